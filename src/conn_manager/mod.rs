@@ -1,0 +1,1 @@
+//! The HTTP connection manager, `envoy.filters.network.http_connection_manager`.

@@ -1,0 +1,1 @@
+//! Drain: stop accepting, finish, deadline.

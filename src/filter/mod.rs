@@ -1,0 +1,1 @@
+//! The extension contract: all that an author of a filter must read.

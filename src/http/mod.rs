@@ -1,0 +1,1 @@
+//! HTTP vocabulary: messages, bodies, codecs. No policy.

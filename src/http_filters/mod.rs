@@ -1,0 +1,1 @@
+//! HTTP filters, one file and one row each.

@@ -1,0 +1,1 @@
+//! Listeners: where connections come in, and which filter chain serves them.

@@ -1,0 +1,1 @@
+//! String and header matchers.

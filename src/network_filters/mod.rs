@@ -1,0 +1,1 @@
+//! Network filters: what serves a connection once its transport is up.

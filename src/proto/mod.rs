@@ -1,0 +1,1 @@
+//! The wire types: Envoy's v3 messages, xDS and our own.

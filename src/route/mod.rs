@@ -1,0 +1,1 @@
+//! RouteConfiguration: what matches, and what to do then.

@@ -1,0 +1,1 @@
+//! The router filter: the last of every chain, the one that answers.

@@ -1,0 +1,1 @@
+//! The one door: what is configured now, and how it changes.

@@ -1,0 +1,1 @@
+//! Counters, gauges and histograms: one shard a worker, one writer each.

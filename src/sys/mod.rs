@@ -1,0 +1,1 @@
+//! The only module that may hold unsafe code: sockets and systemd.

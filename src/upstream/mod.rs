@@ -1,0 +1,1 @@
+//! Clusters: hosts, balancing, connection pools.
