@@ -1,1 +1,3 @@
-//! The only module that may hold unsafe code: sockets and systemd.
+//! The operating system, and the only unsafe code.
+
+pub mod systemd;

@@ -1,0 +1,13 @@
+//! `portreeve check`.
+
+use std::process::ExitCode;
+
+/// The options of `portreeve check`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+impl Args {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        todo!()
+    }
+}
