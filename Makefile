@@ -1,0 +1,43 @@
+# What people and CI run. Every target sets up what it needs; the second time it starts at once.
+#
+#   make run      build, then start `portreeve demo` (options: make run ARGS="--help")
+#   make test     unit tests, the architecture rules, the real server over sockets
+#   make interop  real peers: grpcurl, h2spec, a Deephaven server, Envoy's own judgement of configurations
+#   make bench    CPU per request beside nginx, HAProxy and Envoy
+#   make lint     formatting, clippy, dependencies
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.PHONY: help run test interop bench lint toolchain
+
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+run: toolchain
+	@[ -x $(TARGET)/release/portreeve ] || echo 'Building Portreeve; the first time takes some minutes.'
+	cargo build --release --locked --bin portreeve
+	exec $(TARGET)/release/portreeve demo $(ARGS)
+
+test: toolchain
+	@cargo test --locked
+
+interop: toolchain
+	@cargo build --release --locked --bin portreeve
+	interop/run $(TARGET)/release/portreeve
+
+bench: toolchain
+	@cargo build --profile dist --locked --bin portreeve
+	benches/peers/run $(TARGET)/dist/portreeve $(ARGS)
+
+lint: toolchain
+	@cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	.ci/deny
+
+toolchain:
+	@.ci/toolchain
