@@ -3,6 +3,8 @@
 //! Buckets are log-linear as in Envoy: ten to ninety-nine times a power of ten. A worker has buckets of its own, ninety
 //! per decade, made when the first value of that decade arrives, so recording is a few relaxed loads and stores.
 
+#![expect(clippy::cast_precision_loss, reason = "quantiles are estimates")]
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -94,8 +96,8 @@ impl Recorder {
         let mut merged = Distribution::default();
         for shard in self.shards.iter().filter_map(OnceLock::get) {
             merged.sum = merged.sum.wrapping_add(shard.sum.load(Relaxed));
-            for (decade, cells) in shard.decades.iter().enumerate() {
-                for (step, cell) in cells.get().into_iter().flat_map(|cells| cells.iter().enumerate()) {
+            for (decade, cells) in (0..).zip(&shard.decades) {
+                for (step, cell) in (0..).zip(cells.get().into_iter().flat_map(|cells| cells.iter())) {
                     let count = cell.load(Relaxed);
                     if count > 0 {
                         *merged.buckets.entry(Bucket::new(decade, step)).or_default() += count;
@@ -124,17 +126,17 @@ const DECADES: usize = 21;
 struct Bucket(u16);
 
 impl Bucket {
-    fn new(decade: usize, step: usize) -> Self {
+    fn new(decade: u64, step: u64) -> Self {
         Self(u16::try_from(decade * 90 + step).expect("invariant: there are 21 decades of 90 steps"))
     }
 
     fn of(value: u64) -> Self {
         match value {
             0 => Self(0),
-            1..10 => Self::new(1, value as usize * 10 - 10),
+            1..10 => Self::new(1, value * 10 - 10),
             _ => {
                 let magnitude = value.ilog10();
-                Self::new(magnitude as usize + 1, (value / 10_u64.pow(magnitude - 1)) as usize - 10)
+                Self::new(u64::from(magnitude) + 1, value / 10_u64.pow(magnitude - 1) - 10)
             }
         }
     }
@@ -148,22 +150,19 @@ impl Bucket {
     }
 
     fn width(self) -> f64 {
-        match i32::from(self.0 / 90) {
+        match self.0 / 90 {
             0 => 0.0,
-            decade => 10_f64.powi(decade - 2),
+            1 => 0.1,
+            decade => 10_f64.powi(i32::from(decade) - 2),
         }
     }
 
     fn lower(self) -> f64 {
-        f64::from(self.0 % 90 + 10) * self.width()
-    }
-
-    /// The greatest integer in this bucket.
-    fn greatest(self) -> f64 {
+        let digits = f64::from(self.0 % 90 + 10);
         match self.0 / 90 {
             0 => 0.0,
-            1 => self.lower(),
-            _ => self.lower() + self.width() - 1.0,
+            1 => digits / 10.0,
+            _ => digits * self.width(),
         }
     }
 }
@@ -188,32 +187,30 @@ impl Distribution {
         self.sum
     }
 
-    /// How many values are at most `limit`. Exact below 100; above, for limits that end a bucket.
+    /// How many values are at most `limit`, as Envoy counts: the whole bucket that `limit` lies in is included.
     #[must_use]
     pub fn count_up_to(&self, limit: f64) -> u64 {
-        self.buckets.iter().take_while(|(bucket, _)| bucket.greatest() <= limit).map(|(_, count)| count).sum()
+        self.buckets.iter().take_while(|(bucket, _)| bucket.lower() <= limit).map(|(_, count)| count).sum()
     }
 
-    /// The value at each of [`QUANTILES`], interpolated within its bucket; not a number if nothing was recorded.
+    /// The value at each of [`QUANTILES`]; not a number if nothing was recorded.
     #[must_use]
     pub fn quantiles(&self) -> [f64; QUANTILES.len()] {
         let total = self.count() as f64;
-        QUANTILES.map(|quantile| self.value_at(quantile * total))
+        QUANTILES.map(|quantile| self.value_at((quantile * total).ceil().max(1.0)))
     }
 
-    /// The value that `rank` of the values do not exceed.
+    /// The value at place `rank`, counted from one; those of one bucket are taken to lie evenly in it.
     fn value_at(&self, rank: f64) -> f64 {
         let mut below = 0.0;
-        let mut end = f64::NAN;
         for (bucket, &count) in &self.buckets {
             let count = count as f64;
             if rank <= below + count {
-                return bucket.lower() + (rank - below) / count * bucket.width();
+                return bucket.lower() + (rank - below) / (count + 1.0) * bucket.width();
             }
             below += count;
-            end = bucket.lower() + bucket.width();
         }
-        end
+        f64::NAN
     }
 
     /// What was recorded since `earlier`.

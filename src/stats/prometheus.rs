@@ -1,10 +1,149 @@
-//! The Prometheus text form of the stats.
+//! The Prometheus text form of the stats, with Envoy's names and labels.
 
-use super::Readings;
+use std::fmt::Write;
 
-/// Writes `readings` in the Prometheus text format, with Envoy's names and labels.
+use super::{Distribution, Reading, Readings, tags};
+
+/// The upper bounds of the buckets that Envoy exports by default.
+const BUCKETS: [f64; 19] =
+    [0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 3e5, 6e5, 1.8e6, 3.6e6];
+
+/// Writes `readings` in the Prometheus text exposition format.
 #[must_use]
 pub fn write(readings: &Readings) -> String {
-    let _ = readings;
-    todo!()
+    let mut text = String::new();
+    write_scalars(&mut text, "counter", &readings.counters);
+    write_scalars(&mut text, "gauge", &readings.gauges);
+    let histograms = readings.histograms.iter();
+    write_families(
+        &mut text,
+        "histogram",
+        histograms.map(|histogram| (&*histogram.name, &histogram.cumulative)),
+        write_histogram,
+    );
+    text
+}
+
+fn write_scalars(text: &mut String, kind: &str, readings: &[Reading]) {
+    let named = readings.iter().map(|reading| (&*reading.name, reading.value));
+    write_families(text, kind, named, |text, metric, labels, value| {
+        let _ = writeln!(text, "{metric}{{{labels}}} {value}");
+    });
+}
+
+/// Groups stats that differ in their tags only, and writes each group after its type.
+fn write_families<'a, T>(
+    text: &mut String,
+    kind: &str,
+    stats: impl Iterator<Item = (&'a str, T)>,
+    write: impl Fn(&mut String, &str, &str, T),
+) {
+    let mut samples: Vec<(String, String, T)> = stats
+        .map(|(name, value)| {
+            let (metric, labels) = name_and_labels(name);
+            (metric, labels, value)
+        })
+        .collect();
+    // Stable: within a group the order is that of the full names.
+    samples.sort_by(|left, right| left.0.cmp(&right.0));
+    let mut last = String::new();
+    for (metric, labels, value) in samples {
+        if metric != last {
+            let _ = writeln!(text, "# TYPE {metric} {kind}");
+            last.clone_from(&metric);
+        }
+        write(text, &metric, &labels, value);
+    }
+}
+
+fn write_histogram(text: &mut String, metric: &str, labels: &str, distribution: &Distribution) {
+    let comma = if labels.is_empty() { "" } else { "," };
+    for limit in BUCKETS {
+        let count = distribution.count_up_to(limit);
+        let _ = writeln!(text, "{metric}_bucket{{{labels}{comma}le=\"{limit}\"}} {count}");
+    }
+    let (count, sum) = (distribution.count(), distribution.sum());
+    let _ = writeln!(text, "{metric}_bucket{{{labels}{comma}le=\"+Inf\"}} {count}");
+    let _ = writeln!(text, "{metric}_sum{{{labels}}} {sum}");
+    let _ = writeln!(text, "{metric}_count{{{labels}}} {count}");
+}
+
+fn name_and_labels(name: &str) -> (String, String) {
+    let tagged = tags::extract(name);
+    let mut metric = String::from("envoy");
+    for part in tagged.parts {
+        metric.push('_');
+        metric.extend(part.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }));
+    }
+    let mut labels = String::new();
+    for (label, value) in tagged.tags {
+        let comma = if labels.is_empty() { "" } else { "," };
+        let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let _ = write!(labels, "{comma}{label}=\"{value}\"");
+    }
+    (metric, labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::Registry;
+
+    #[test]
+    fn families_are_grouped_typed_and_sorted() {
+        let registry = Registry::new(0);
+        let scopes = ["cluster.b", "cluster.a", "http.in"].map(|name| registry.scope(name));
+        let _held = (
+            scopes[0].counter("upstream_rq_200"),
+            scopes[1].counter("upstream_rq_200"),
+            scopes[1].counter("upstream_rq_2xx"),
+            scopes[2].gauge("downstream_cx_active"),
+        );
+        scopes[0].counter("upstream_rq_200").add(7);
+        scopes[2].gauge("downstream_cx_active").inc();
+        let expected = "\
+# TYPE envoy_cluster_upstream_rq counter
+envoy_cluster_upstream_rq{envoy_response_code=\"200\",envoy_cluster_name=\"a\"} 0
+envoy_cluster_upstream_rq{envoy_response_code=\"200\",envoy_cluster_name=\"b\"} 7
+# TYPE envoy_cluster_upstream_rq_xx counter
+envoy_cluster_upstream_rq_xx{envoy_response_code_class=\"2\",envoy_cluster_name=\"a\"} 0
+# TYPE envoy_http_downstream_cx_active gauge
+envoy_http_downstream_cx_active{envoy_http_conn_manager_prefix=\"in\"} 1
+";
+        assert_eq!(write(&registry.read()), expected);
+    }
+
+    #[test]
+    fn a_histogram_has_buckets_a_sum_and_a_count() {
+        let registry = Registry::new(0);
+        let histogram = registry.scope("").histogram("h");
+        for value in [0, 1, 5_000] {
+            histogram.record(value);
+        }
+        let text = write(&registry.read());
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[..3],
+            ["# TYPE envoy_h histogram", "envoy_h_bucket{le=\"0.5\"} 1", "envoy_h_bucket{le=\"1\"} 2"]
+        );
+        assert_eq!(
+            lines[11..14],
+            ["envoy_h_bucket{le=\"2500\"} 2", "envoy_h_bucket{le=\"5000\"} 3", "envoy_h_bucket{le=\"10000\"} 3"]
+        );
+        assert_eq!(
+            lines[19..],
+            [
+                "envoy_h_bucket{le=\"3600000\"} 3",
+                "envoy_h_bucket{le=\"+Inf\"} 3",
+                "envoy_h_sum{} 5001",
+                "envoy_h_count{} 3"
+            ]
+        );
+    }
+
+    #[test]
+    fn labels_are_escaped_and_names_made_valid() {
+        let (metric, labels) = name_and_labels("cluster.a\"b\\c\nd.x-y/z");
+        assert_eq!((&*metric, &*labels), ("envoy_cluster_x_y_z", r#"envoy_cluster_name="a\"b\\c\nd""#));
+    }
 }

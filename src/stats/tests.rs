@@ -140,16 +140,22 @@ fn response_codes_are_counted_by_code_and_class() {
     assert_eq!(names(&registry.read().counters), expected);
 }
 
+/// The expected texts were read from Envoy's own `/stats` after the same records.
 #[test]
 fn quantiles_are_those_of_envoy() {
-    let registry = Registry::new(0);
-    let histogram = registry.scope("").histogram("h");
-    assert!(registry.read().histograms[0].cumulative.quantiles().iter().all(|value| value.is_nan()));
-    histogram.record(1);
-    let one = [1.0, 1.025, 1.05, 1.075, 1.09, 1.095, 1.099, 1.0995, 1.0999, 1.1];
-    for (computed, expected) in registry.read().histograms[0].cumulative.quantiles().into_iter().zip(one) {
-        assert!((computed - expected).abs() < 1e-9, "{computed} is not {expected}");
-    }
+    let quantiles = |values: &[u64]| {
+        let registry = Registry::new(0);
+        let histogram = registry.scope("").histogram("h");
+        for &value in values {
+            histogram.record(value);
+        }
+        registry.read().histograms[0].cumulative.quantiles().map(|value| value.to_string()).join(" ")
+    };
+    assert_eq!(quantiles(&[]), "NaN NaN NaN NaN NaN NaN NaN NaN NaN NaN");
+    assert_eq!(quantiles(&[37]), "37.5 37.5 37.5 37.5 37.5 37.5 37.5 37.5 37.5 37.5");
+    assert_eq!(quantiles(&[1, 1, 1]), "1.025 1.025 1.05 1.075 1.075 1.075 1.075 1.075 1.075 1.075");
+    let last = ["8.066666666666666"; 6].join(" ");
+    assert_eq!(quantiles(&[0, 2, 2, 3, 5, 6, 7, 8, 8]), format!("0 2.066666666666667 5.05 7.05 {last}"));
 }
 
 #[test]
@@ -161,7 +167,7 @@ fn a_histogram_counts_up_to_a_limit() {
     }
     let distribution = &registry.read().histograms[0].cumulative;
     let counts = [0.5, 1.0, 5.0, 10.0, 100.0, 300.0, 2e6, f64::INFINITY].map(|limit| distribution.count_up_to(limit));
-    assert_eq!(counts, [1, 2, 3, 4, 5, 7, 8, 9]);
+    assert_eq!(counts, [1, 2, 3, 4, 6, 7, 8, 9]);
 }
 
 #[test]
