@@ -1,1 +1,115 @@
-//! The wire types: Envoy's v3 messages, xDS and our own.
+//! The wire types: Envoy's v3 messages, xDS and our own, by short names.
+//!
+//! `proto::listener::Listener` is `envoy.config.listener.v3.Listener`: the last telling part of the package, version
+//! dropped. [`pool`] describes all of them at run time, which is what reads YAML and writes `/config_dump`.
+
+use std::sync::LazyLock;
+use std::time::Duration as StdDuration;
+
+pub use envoy_types::pb::google::protobuf::{
+    Any, BoolValue, BytesValue, DoubleValue, Duration, Empty, FloatValue, Int32Value, Int64Value, ListValue,
+    StringValue, Struct, Timestamp, UInt32Value, UInt64Value, Value, value,
+};
+pub use envoy_types::pb::google::rpc;
+
+pub use envoy_types::pb::envoy::admin::v3 as admin;
+pub use envoy_types::pb::envoy::config::accesslog::v3 as accesslog;
+pub use envoy_types::pb::envoy::config::bootstrap::v3 as bootstrap;
+pub use envoy_types::pb::envoy::config::cluster::v3 as cluster;
+pub use envoy_types::pb::envoy::config::core::v3 as core;
+pub use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
+pub use envoy_types::pb::envoy::config::listener::v3 as listener;
+pub use envoy_types::pb::envoy::config::metrics::v3 as metrics;
+pub use envoy_types::pb::envoy::config::overload::v3 as overload;
+pub use envoy_types::pb::envoy::config::rbac::v3 as rbac;
+pub use envoy_types::pb::envoy::config::route::v3 as route;
+pub use envoy_types::pb::envoy::config::trace::v3 as trace;
+pub use envoy_types::pb::envoy::extensions::access_loggers::file::v3 as file_access_log;
+pub use envoy_types::pb::envoy::extensions::access_loggers::stream::v3 as stream_access_log;
+pub use envoy_types::pb::envoy::extensions::filters::http::cors::v3 as cors_filter;
+pub use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3 as grpc_web_filter;
+pub use envoy_types::pb::envoy::extensions::filters::http::router::v3 as router_filter;
+pub use envoy_types::pb::envoy::extensions::filters::http::upstream_codec::v3 as upstream_codec_filter;
+pub use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3 as http_inspector;
+pub use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3 as proxy_protocol;
+pub use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3 as tls_inspector;
+pub use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+pub use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
+pub use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3 as cares_dns_resolver;
+pub use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
+pub use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+pub use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http_protocol_options;
+pub use envoy_types::pb::envoy::service::discovery::v3 as discovery;
+pub use envoy_types::pb::envoy::r#type::http::v3 as type_http;
+pub use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
+pub use envoy_types::pb::envoy::r#type::metadata::v3 as metadata;
+pub use envoy_types::pb::envoy::r#type::tracing::v3 as tracing;
+pub use envoy_types::pb::envoy::r#type::v3 as type_v3;
+pub use envoy_types::pb::xds::core::v3 as xds_core;
+pub use envoy_types::pb::xds::r#type::matcher::v3 as xds_matcher;
+
+use prost_reflect::DescriptorPool;
+
+#[allow(missing_docs, clippy::pedantic, unused_qualifications)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/portreeve.rs"));
+}
+
+/// Our own packages and what they import, as an encoded `FileDescriptorSet`: what gRPC reflection serves.
+pub const SERVICE_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/services.bin"));
+
+static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    let descriptors = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin")).as_slice();
+    DescriptorPool::decode(descriptors).expect("invariant: build.rs wrote these descriptors")
+});
+
+/// The descriptors of every message that a configuration can hold: Envoy's, xDS's and ours.
+pub fn pool() -> &'static DescriptorPool {
+    &POOL
+}
+
+/// The wire form of a duration. Seconds beyond what the wire can say become the longest it can.
+pub fn duration(duration: StdDuration) -> Duration {
+    Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).expect("invariant: below one thousand million"),
+    }
+}
+
+/// `None` if the duration is negative or out of protobuf's range.
+pub fn std_duration(duration: &Duration) -> Option<StdDuration> {
+    const LONGEST_SECONDS: u64 = 315_576_000_000;
+    let seconds = u64::try_from(duration.seconds).ok().filter(|seconds| *seconds <= LONGEST_SECONDS)?;
+    let nanos = u32::try_from(duration.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(StdDuration::new(seconds, nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pool_knows_envoys_messages_and_rules() {
+        assert!(pool().get_message_by_name("envoy.config.bootstrap.v3.Bootstrap").is_some());
+        assert!(pool().get_message_by_name("udpa.type.v1.TypedStruct").is_some());
+        assert!(pool().get_extension_by_name("validate.rules").is_some());
+    }
+
+    #[test]
+    fn relative_type_names_are_bound_as_protoc_binds_them() {
+        let cluster = pool().get_message_by_name("envoy.config.cluster.v3.Cluster").expect("in the pool");
+        let field = cluster.get_field_by_name("transport_socket").expect("a field");
+        let prost_reflect::Kind::Message(message) = field.kind() else { panic!("a message") };
+        assert_eq!(message.full_name(), "envoy.config.core.v3.TransportSocket");
+    }
+
+    #[test]
+    fn durations_out_of_range_are_none() {
+        assert_eq!(std_duration(&Duration { seconds: 1, nanos: 500_000_000 }), Some(StdDuration::from_millis(1500)));
+        assert_eq!(std_duration(&Duration { seconds: -1, nanos: 0 }), None);
+        assert_eq!(std_duration(&Duration { seconds: 0, nanos: -1 }), None);
+        assert_eq!(std_duration(&Duration { seconds: 0, nanos: 1_000_000_000 }), None);
+        assert_eq!(std_duration(&Duration { seconds: 315_576_000_001, nanos: 0 }), None);
+        assert_eq!(duration(StdDuration::from_millis(1500)), Duration { seconds: 1, nanos: 500_000_000 });
+    }
+}
