@@ -56,15 +56,12 @@ fn generate(descriptors: &[u8], out: &Path) -> Result<()> {
     let mut config = tonic_prost_build::Config::new();
     config.out_dir(out).include_file("portreeve.rs").enable_type_names();
     config.type_name_domain(["."], "type.googleapis.com");
-    let mut set = prost_types::FileDescriptorSet::decode(descriptors)?;
-    set.file.retain(|file| file.package().starts_with("portreeve."));
-    tonic_prost_build::configure()
-        .compile_well_known_types(true)
-        .extern_path(".google.protobuf", "::envoy_types::pb::google::protobuf")
-        .extern_path(".google.rpc", "::envoy_types::pb::google::rpc")
-        .extern_path(".envoy", "::envoy_types::pb::envoy")
-        .extern_path(".xds", "::envoy_types::pb::xds")
-        .compile_fds_with_config(set, config)?;
+    let mut builder = tonic_prost_build::configure().compile_well_known_types(true);
+    for package in ["envoy", "google.protobuf", "google.rpc", "udpa", "validate", "xds"] {
+        let path = format!("::envoy_types::pb::{}", package.replace('.', "::"));
+        builder = builder.extern_path(format!(".{package}"), path);
+    }
+    builder.compile_fds_with_config(prost_types::FileDescriptorSet::decode(descriptors)?, config)?;
     Ok(())
 }
 

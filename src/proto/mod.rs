@@ -48,6 +48,9 @@ pub use envoy_types::pb::envoy::r#type::v3 as type_v3;
 pub use envoy_types::pb::xds::core::v3 as xds_core;
 pub use envoy_types::pb::xds::r#type::matcher::v3 as xds_matcher;
 
+pub use generated::portreeve::demo::v1 as demo;
+pub use generated::portreeve::registration::v1 as registration;
+
 use prost_reflect::DescriptorPool;
 
 #[allow(missing_docs, clippy::pedantic, unused_qualifications)]
