@@ -1,0 +1,129 @@
+"""What the suites are written in: processes that end, the Portreeve under test, certificates, the tally."""
+
+import collections
+import pathlib
+import queue
+import re
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+
+HERE = pathlib.Path(__file__).parent
+CACHE = HERE.parent / ".cache"
+
+
+class Tally:
+    """Counts checks and prints each."""
+
+    def __init__(self):
+        self.passed = self.failed = 0
+
+    def check(self, name, passed, detail=""):
+        if passed:
+            self.passed += 1
+            print(f"ok      {name}", flush=True)
+        else:
+            self.failed += 1
+            print(f"FAILED  {name}\n        {detail}".rstrip(), flush=True)
+        return bool(passed)
+
+
+class Process:
+    """A process whose output is read line by line; it ends with the `with` block."""
+
+    def __init__(self, command, **options):
+        self.child = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            **options,
+        )
+        self.recent = collections.deque(maxlen=40)
+        self.lines = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.child.stdout:
+            self.recent.append(line)
+            self.lines.put(line.rstrip("\n"))
+        self.lines.put(None)
+
+    def until(self, pattern, seconds):
+        """The lines up to the first that matches `pattern`."""
+        end, seen = time.monotonic() + seconds, []
+        while True:
+            try:
+                line = self.lines.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                line = None
+            if line is None:
+                raise RuntimeError(f"no line with {pattern!r} from {self.child.args[0]}:\n" + "".join(self.recent))
+            seen.append(line)
+            if re.search(pattern, line):
+                return seen
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.child.terminate()
+        try:
+            self.child.wait(10)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+
+
+class Portreeve(Process):
+    """Portreeve with a configuration of interop/config, in which `@NAME@` stands for a value."""
+
+    def __init__(self, binary, configuration, **values):
+        self.directory = tempfile.TemporaryDirectory(prefix="portreeve-interop-")
+        text = (HERE / "config" / configuration).read_text()
+        for name, value in values.items():
+            text = text.replace(f"@{name.upper()}@", str(value))
+        file = pathlib.Path(self.directory.name) / configuration
+        file.write_text(text)
+        super().__init__([binary, "run", "-c", file, "--concurrency", "2"])
+        report = "\n".join(self.until(r"ready$", 20))
+        listeners = re.findall(r"listener started.*? name=\"?([\w-]+)\"? address=\"?\S+:(\d+)", report)
+        self.ports = {name: int(port) for name, port in listeners}
+
+    def __exit__(self, *reason):
+        super().__exit__(*reason)
+        self.directory.cleanup()
+
+
+class Certificates:
+    """An authority and a certificate of it for localhost, as files."""
+
+    def __init__(self):
+        self.directory = tempfile.TemporaryDirectory(prefix="portreeve-interop-")
+        at = pathlib.Path(self.directory.name)
+        self.authority, self.pem = at / "ca.pem", at / "server.pem"
+        names = at / "names"
+        names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        openssl("req", "-x509", *key, "-days", 30, "-subj", "/CN=Interop Authority", "-keyout", at / "ca.key", "-out", self.authority)
+        openssl("req", *key, "-subj", "/CN=localhost", "-keyout", at / "server.key", "-out", at / "server.csr")
+        openssl(
+            *("x509", "-req", "-in", at / "server.csr", "-CA", self.authority, "-CAkey", at / "ca.key"),
+            *("-CAcreateserial", "-days", 30, "-extfile", names, "-out", at / "server.crt"),
+        )
+        self.pem.write_text((at / "server.crt").read_text() + (at / "server.key").read_text())
+
+
+def openssl(*arguments):
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=30)
+
+
+def free_port():
+    """A port that is free now, for peers that cannot choose one themselves."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

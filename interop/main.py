@@ -1,0 +1,32 @@
+"""Runs the suites one after the other: main.py PORTREEVE [SUITE...].
+
+Prints a line for each check, `ok` or `FAILED`, and last the count. Exits with 1 if anything failed.
+"""
+
+import importlib
+import sys
+import time
+import traceback
+
+from harness import Tally
+
+SUITES = ["conformance", "registration", "deephaven", "corpus"]
+
+
+def main(portreeve, names):
+    tally = Tally()
+    for name in names or SUITES:
+        print(f"== {name}", flush=True)
+        started = time.monotonic()
+        try:
+            importlib.import_module(name).run(portreeve, tally)
+        except Exception as error:
+            traceback.print_exc()
+            tally.check(f"{name} runs to its end", False, str(error))
+        print(f"   {name} took {time.monotonic() - started:.0f} s", flush=True)
+    print(f"{tally.passed} passed, {tally.failed} failed")
+    return 1 if tally.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
