@@ -1,1 +1,37 @@
-//! Addresses and byte streams.
+//! Addresses and byte streams: what the rest of the crate says instead of "socket".
+
+pub mod address;
+pub mod io;
+
+pub use address::Address;
+pub use io::Io;
+
+/// An application protocol that TLS peers agree on, as far as a proxy of HTTP has to tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Alpn {
+    /// HTTP/2 over TLS, `h2`.
+    H2,
+    /// HTTP/1.1, `http/1.1`.
+    Http11,
+}
+
+impl Alpn {
+    /// The protocol that this ALPN name stands for; `None` for the many that are not HTTP/1.1 or HTTP/2.
+    #[must_use]
+    pub fn from_wire(name: &[u8]) -> Option<Alpn> {
+        match name {
+            b"h2" => Some(Alpn::H2),
+            b"http/1.1" => Some(Alpn::Http11),
+            _ => None,
+        }
+    }
+
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Alpn::H2 => "h2",
+            Alpn::Http11 => "http/1.1",
+        }
+    }
+}

@@ -1,3 +1,4 @@
 //! The operating system, and the only unsafe code.
 
+pub mod socket;
 pub mod systemd;

@@ -1,0 +1,247 @@
+//! `Io`: one connection's bytes, whatever carries them. TCP and Unix sockets, and TLS of either role over any of them.
+//!
+//! An enum and not a trait object, so that a read costs a branch and not an allocation or an indirect call. Bytes that were read
+//! to find out what a connection speaks are kept and replayed to the next reader.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::{client, server};
+
+use super::Address;
+
+/// A connected byte stream with both its addresses.
+#[derive(Debug)]
+pub struct Io {
+    stream: Stream,
+    /// Bytes read already, which the next read returns first.
+    prefix: BytesMut,
+    local: Address,
+    peer: Address,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    TlsServer(Box<server::TlsStream<Io>>),
+    TlsClient(Box<client::TlsStream<Io>>),
+}
+
+impl Io {
+    /// A TCP connection whose addresses are known, as they are after `accept`. `TCP_NODELAY` is inherited from the listening socket.
+    #[must_use]
+    pub fn accepted_tcp(stream: TcpStream, local: Address, peer: Address) -> Io {
+        Io { stream: Stream::Tcp(stream), prefix: BytesMut::new(), local, peer }
+    }
+
+    /// A TCP connection; sets `TCP_NODELAY`, for a proxy decides itself when to write.
+    ///
+    /// # Errors
+    /// If the connection is gone already.
+    pub fn tcp(stream: TcpStream) -> io::Result<Io> {
+        stream.set_nodelay(true)?;
+        let (local, peer) = (stream.local_addr()?.into(), stream.peer_addr()?.into());
+        Ok(Io::accepted_tcp(stream, local, peer))
+    }
+
+    /// A connection over a Unix socket.
+    ///
+    /// # Errors
+    /// If the connection is gone already.
+    pub fn unix(stream: UnixStream) -> io::Result<Io> {
+        let (local, peer) = (stream.local_addr()?.into(), stream.peer_addr()?.into());
+        Ok(Io { stream: Stream::Unix(stream), prefix: BytesMut::new(), local, peer })
+    }
+
+    /// The plaintext side of a TLS connection that we accepted.
+    pub(crate) fn tls_server(stream: server::TlsStream<Io>) -> Io {
+        let (local, peer) = stream.get_ref().0.addresses();
+        Io { stream: Stream::TlsServer(Box::new(stream)), prefix: BytesMut::new(), local, peer }
+    }
+
+    /// The plaintext side of a TLS connection that we made.
+    pub(crate) fn tls_client(stream: client::TlsStream<Io>) -> Io {
+        let (local, peer) = stream.get_ref().0.addresses();
+        Io { stream: Stream::TlsClient(Box::new(stream)), prefix: BytesMut::new(), local, peer }
+    }
+
+    /// Our end's address.
+    #[must_use]
+    pub fn local_address(&self) -> &Address {
+        &self.local
+    }
+
+    /// The other end's address.
+    #[must_use]
+    pub fn peer_address(&self) -> &Address {
+        &self.peer
+    }
+
+    fn addresses(&self) -> (Address, Address) {
+        (self.local.clone(), self.peer.clone())
+    }
+
+    /// User id, group id and process id of the peer of a Unix socket, as the kernel attests them; `None` for TCP.
+    #[must_use]
+    pub fn peer_credentials(&self) -> Option<tokio::net::unix::UCred> {
+        match &self.stream {
+            Stream::Tcp(_) => None,
+            Stream::Unix(stream) => stream.peer_cred().ok(),
+            Stream::TlsServer(stream) => stream.get_ref().0.peer_credentials(),
+            Stream::TlsClient(stream) => stream.get_ref().0.peer_credentials(),
+        }
+    }
+
+    /// Waits for the first `count` bytes without consuming them: to see what the peer speaks. Fewer bytes are returned only
+    /// if it closes its side before. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// If reading fails.
+    pub async fn peek(&mut self, count: usize) -> io::Result<&[u8]> {
+        let mut prefix = std::mem::take(&mut self.prefix);
+        prefix.reserve(count.saturating_sub(prefix.len()));
+        let mut guard = Peek { io: self, prefix };
+        while guard.prefix.len() < count && guard.io.read_buf(&mut guard.prefix).await? > 0 {}
+        drop(guard);
+        Ok(&self.prefix)
+    }
+}
+
+/// Gives the bytes read so far back to their connection, also if the peeking future is dropped.
+struct Peek<'a> {
+    io: &'a mut Io,
+    prefix: BytesMut,
+}
+
+impl Drop for Peek<'_> {
+    fn drop(&mut self) {
+        self.io.prefix = std::mem::take(&mut self.prefix);
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.prefix.is_empty() {
+            let count = this.prefix.len().min(buf.remaining());
+            buf.put_slice(&this.prefix[..count]);
+            this.prefix.advance(count);
+            if this.prefix.is_empty() {
+                this.prefix = BytesMut::new(); // an idle connection should not keep the buffer
+            }
+            return Poll::Ready(Ok(()));
+        }
+        match &mut this.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::TlsServer(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::TlsClient(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::TlsServer(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::TlsClient(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::TlsServer(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::TlsClient(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::TlsServer(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::TlsClient(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::TlsServer(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::TlsClient(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    fn pair() -> (Io, UnixStream) {
+        let (left, right) = UnixStream::pair().unwrap();
+        (Io::unix(left).unwrap(), right)
+    }
+
+    #[tokio::test]
+    async fn peeked_bytes_are_read_again() {
+        let (mut io, mut peer) = pair();
+        peer.write_all(b"PRI * HTTP/2.0").await.unwrap();
+        assert!(io.peek(4).await.unwrap().starts_with(b"PRI "));
+        assert!(io.peek(1).await.unwrap().starts_with(b"PRI "), "peeking again returns the same bytes");
+        peer.write_all(b" and on").await.unwrap();
+        drop(peer);
+        let mut text = String::new();
+        io.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "PRI * HTTP/2.0 and on");
+    }
+
+    #[tokio::test]
+    async fn peeking_ends_with_the_stream() {
+        let (mut io, mut peer) = pair();
+        peer.write_all(b"PR").await.unwrap();
+        drop(peer);
+        assert_eq!(io.peek(4).await.unwrap(), b"PR");
+    }
+
+    #[tokio::test]
+    async fn a_dropped_peek_loses_nothing() {
+        let (mut io, mut peer) = pair();
+        peer.write_all(b"PR").await.unwrap();
+        tokio::select! {
+            biased;
+            _ = io.peek(4) => panic!("only two bytes were sent"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(peer);
+        let mut text = String::new();
+        io.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "PR");
+    }
+
+    #[test]
+    fn is_send_and_small() {
+        fn assert_send<T: Send + Unpin>() {}
+        assert_send::<Io>();
+        assert!(size_of::<Io>() <= 160, "{}", size_of::<Io>());
+    }
+}
