@@ -1,15 +1,73 @@
 //! The connection manager's rules for headers: what is removed at each hop, whom `x-forwarded-for` may speak for, which
 //! `x-envoy-*` headers a client may send, and the request's identity.
 //!
-//! Pure functions over a header map; the settings are in [`HeaderRules`], the connection's facts in [`Downstream`].
+//! Pure functions over a header map; the settings are in [`HeaderRules`], the connection's facts in [`Downstream`]. A
+//! request passes [`remove_hop_by_hop`], then [`admit_request`]; its response passes the former and [`finish_response`].
 
 use std::net::IpAddr;
 
-use http::HeaderMap;
-use http::HeaderValue;
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONNECTION, HOST, SERVER, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA},
+};
+
+use crate::matcher::CidrRange;
+
+/// Identifies a request across all hops.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The addresses that a request came through.
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// The hosts that a request was meant for before each rewrite.
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// The port that the client connected to.
+pub const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+/// The scheme that the client used.
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// The path before a rewrite.
+pub const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+/// The host before a rewrite.
+pub const X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const DOWNSTREAM_SERVICE_CLUSTER: HeaderName = HeaderName::from_static("x-envoy-downstream-service-cluster");
+const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
+const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
+const FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
+
+/// What only internal callers may ask of the router.
+static INTERNAL_ONLY: [HeaderName; 14] = [
+    HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
+    FORCE_TRACE,
+    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
+    HeaderName::from_static("x-envoy-ip-tags"),
+    HeaderName::from_static("x-envoy-max-retries"),
+    HeaderName::from_static("x-envoy-original-url"),
+    HeaderName::from_static("x-envoy-retriable-header-names"),
+    HeaderName::from_static("x-envoy-retriable-status-codes"),
+    HeaderName::from_static("x-envoy-retry-grpc-on"),
+    HeaderName::from_static("x-envoy-retry-on"),
+    HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
+    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
+];
+
+/// What other proxies may send, but no external client.
+static NOT_FROM_CLIENTS: [HeaderName; 5] = [
+    HeaderName::from_static("x-envoy-decorator-operation"),
+    DOWNSTREAM_SERVICE_CLUSTER,
+    HeaderName::from_static("x-envoy-downstream-service-node"),
+    X_ENVOY_ORIGINAL_HOST,
+    X_ENVOY_ORIGINAL_PATH,
+];
+
+/// As many headers may `Connection` nominate.
+const MAX_NOMINATED: usize = 10;
 
 /// The settings of an HTTP connection manager that decide about headers. Names are those of the configuration.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct HeaderRules {
     /// The peer is the client: append it to `x-forwarded-for` and distrust what the request says about itself.
     pub use_remote_address: bool,
@@ -19,6 +77,10 @@ pub struct HeaderRules {
     pub skip_xff_append: bool,
     /// Set `x-forwarded-port` to the port that the client connected to.
     pub append_x_forwarded_port: bool,
+    /// Who counts as internal (`internal_address_config`); nobody by default.
+    pub internal_addresses: InternalAddresses,
+    /// `add_user_agent`: the service cluster, as `user-agent` where there is none and `x-envoy-downstream-service-cluster`.
+    pub user_agent: Option<HeaderValue>,
     /// Appended to `via` in both directions.
     pub via: Option<HeaderValue>,
     /// Give requests without `x-request-id` one.
@@ -27,56 +89,294 @@ pub struct HeaderRules {
     pub preserve_external_request_id: bool,
     /// Copy the request's `x-request-id` to the response.
     pub always_set_request_id_in_response: bool,
+    /// `server_header_transformation`
+    pub server_header: ServerHeader,
+    /// `server_name`
+    pub server_name: HeaderValue,
 }
 
-/// The facts of the downstream connection that the rules need.
-#[derive(Clone, Copy, Debug)]
+impl Default for HeaderRules {
+    fn default() -> HeaderRules {
+        HeaderRules {
+            use_remote_address: false,
+            xff_num_trusted_hops: 0,
+            skip_xff_append: false,
+            append_x_forwarded_port: false,
+            internal_addresses: InternalAddresses::default(),
+            user_agent: None,
+            via: None,
+            generate_request_id: true,
+            preserve_external_request_id: false,
+            always_set_request_id_in_response: false,
+            server_header: ServerHeader::Overwrite,
+            server_name: HeaderValue::from_static("envoy"),
+        }
+    }
+}
+
+/// `internal_address_config`
+#[derive(Clone, Debug, Default)]
+pub struct InternalAddresses {
+    /// Peers in these ranges are internal.
+    pub cidr_ranges: Vec<CidrRange>,
+    /// Peers on Unix sockets are.
+    pub unix_sockets: bool,
+}
+
+impl InternalAddresses {
+    fn contains(&self, client: Option<IpAddr>) -> bool {
+        match client {
+            Some(address) => self.cidr_ranges.iter().any(|range| range.contains(address)),
+            None => self.unix_sockets,
+        }
+    }
+}
+
+/// `server_header_transformation`
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ServerHeader {
+    /// The response bears our name.
+    #[default]
+    Overwrite,
+    /// The response bears our name unless the upstream gave its own.
+    AppendIfAbsent,
+    /// The response has the upstream's name or none.
+    PassThrough,
+}
+
+/// The facts of a downstream connection that the rules need, in the form in which they go into headers.
+#[derive(Clone, Debug)]
 pub struct Downstream {
-    /// The peer's address; None on a Unix socket.
-    pub peer: Option<IpAddr>,
-    /// The port that the client connected to; None on a Unix socket.
-    pub local_port: Option<u16>,
-    /// Whether the connection is encrypted.
-    pub tls: bool,
+    peer: Option<IpAddr>,
+    peer_value: HeaderValue,
+    local_port: Option<u16>,
+    scheme: HeaderValue,
+}
+
+impl Downstream {
+    /// `peer` and `local_port` are None on a Unix socket.
+    #[must_use]
+    pub fn new(peer: Option<IpAddr>, local_port: Option<u16>, tls: bool) -> Downstream {
+        Downstream {
+            peer,
+            peer_value: peer.map_or(HeaderValue::from_static(""), address_value),
+            local_port,
+            scheme: HeaderValue::from_static(if tls { "https" } else { "http" }),
+        }
+    }
 }
 
 /// Who sent a request, as far as it can be trusted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Origin {
-    /// `%DOWNSTREAM_REMOTE_ADDRESS%` without port: the client's address by `x-forwarded-for` or by the connection.
-    /// None on a Unix socket without a trusted `x-forwarded-for`.
+    /// The client's address by `x-forwarded-for` or by the connection; None on a Unix socket.
     pub client: Option<IpAddr>,
     /// The request came from an internal address and was marked `x-envoy-internal`.
     pub internal: bool,
 }
 
-/// Why a request's headers are refused with status 400.
+/// `Connection` nominates a header that a client must not make us drop, or too many headers: the request is answered with
+/// status 400, details `http1.connection_header_rejected`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum HeaderError {
-    /// `Connection` nominates a header that a client must not make us drop, or too many.
-    #[error("http1.connection_header_rejected")]
-    ConnectionHeaderRejected,
-}
+#[error("the connection header nominates headers that must not be removed")]
+pub struct ConnectionHeaderRejected;
 
 /// Removes what concerns only this hop: headers nominated by `Connection`, `keep-alive`, `proxy-connection`,
-/// `transfer-encoding`, `te` but for `trailers`, and, unless the message asks for an `upgrade`, `connection` and `upgrade`.
+/// `transfer-encoding`, `te` but for `trailers`, and, unless the message is an `upgrade`, `connection` and `upgrade`.
 ///
 /// # Errors
 /// If `Connection` nominates headers that must not be dropped.
-pub fn remove_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) -> Result<(), HeaderError> {
-    let _ = (headers, upgrade);
-    todo!()
+pub fn remove_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) -> Result<(), ConnectionHeaderRejected> {
+    if headers.contains_key(CONNECTION) {
+        remove_nominated(headers)?;
+        if upgrade {
+            headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        } else {
+            headers.remove(CONNECTION);
+        }
+    }
+    if !upgrade {
+        headers.remove(UPGRADE);
+    }
+    headers.remove(KEEP_ALIVE);
+    headers.remove(PROXY_CONNECTION);
+    headers.remove(TRANSFER_ENCODING);
+    if headers.contains_key(TE) {
+        let trailers = tokens(headers, &TE).any(|token| token == b"trailers");
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        } else {
+            headers.remove(TE);
+        }
+    }
+    Ok(())
+}
+
+fn remove_nominated(headers: &mut HeaderMap) -> Result<(), ConnectionHeaderRejected> {
+    let mut nominated = Vec::new();
+    for (count, token) in tokens(headers, &CONNECTION).enumerate() {
+        if count == MAX_NOMINATED {
+            return Err(ConnectionHeaderRejected);
+        }
+        // The usual ones name no header, or one that has a rule of its own.
+        if token.is_empty()
+            || [&b"close"[..], b"keep-alive", b"te", b"upgrade"].iter().any(|usual| token.eq_ignore_ascii_case(usual))
+        {
+            continue;
+        }
+        let name = HeaderName::from_bytes(token).map_err(|_| ConnectionHeaderRejected)?;
+        if [HOST, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO].contains(&name) {
+            return Err(ConnectionHeaderRejected);
+        }
+        nominated.push(name);
+    }
+    for name in nominated {
+        headers.remove(name);
+    }
+    Ok(())
 }
 
 /// Applies the rules to a request that has passed [`remove_hop_by_hop`], and tells who sent it. `random` becomes the
 /// `x-request-id` where one is due.
-pub fn admit_request(headers: &mut HeaderMap, rules: &HeaderRules, downstream: Downstream, random: u128) -> Origin {
-    let _ = (headers, rules, downstream, random);
-    todo!()
+pub fn admit_request(headers: &mut HeaderMap, rules: &HeaderRules, downstream: &Downstream, random: u128) -> Origin {
+    let (client, may_be_internal) = client_address(headers, rules, downstream);
+    if rules.use_remote_address && !rules.skip_xff_append && downstream.peer.is_some() {
+        append(headers, X_FORWARDED_FOR, &downstream.peer_value, ",");
+    }
+    // Without a trusted proxy before us, what the request says of scheme and port is hearsay.
+    let hearsay = rules.use_remote_address && rules.xff_num_trusted_hops == 0;
+    if hearsay || !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, downstream.scheme.clone());
+    }
+    if let Some(port) = downstream.local_port.filter(|_| rules.append_x_forwarded_port)
+        && (hearsay || !headers.contains_key(X_FORWARDED_PORT))
+    {
+        headers.insert(X_FORWARDED_PORT, port.into());
+    }
+
+    let internal = may_be_internal && rules.internal_addresses.contains(client);
+    let edge = rules.use_remote_address && !internal;
+    remove_privileged(headers, internal, edge);
+    if internal {
+        headers.insert(INTERNAL, HeaderValue::from_static("true"));
+    }
+    if let Some(name) = &rules.user_agent {
+        headers.insert(DOWNSTREAM_SERVICE_CLUSTER, name.clone());
+        if headers.get(USER_AGENT).is_none_or(HeaderValue::is_empty) {
+            headers.insert(USER_AGENT, name.clone());
+        }
+    }
+    if let Some(via) = &rules.via {
+        append(headers, VIA, via, ", ");
+    }
+    if let Some(address) = client.filter(|_| edge) {
+        let known = downstream.peer == client;
+        headers.insert(EXTERNAL_ADDRESS, if known { downstream.peer_value.clone() } else { address_value(address) });
+    }
+    let replace = edge && !rules.preserve_external_request_id;
+    if rules.generate_request_id && (replace || !headers.contains_key(X_REQUEST_ID)) {
+        headers.insert(X_REQUEST_ID, request_id(random));
+    }
+    Origin { client, internal }
 }
 
-/// Applies the rules to a response on its way to the client; `request_id` is that of its request.
-pub fn finish_response(headers: &mut HeaderMap, rules: &HeaderRules, request_id: Option<&HeaderValue>) {
-    let _ = (headers, rules, request_id);
-    todo!()
+/// The client's address, and whether it can be an internal one: only a request that passed no proxy can come from inside.
+fn client_address(headers: &HeaderMap, rules: &HeaderRules, downstream: &Downstream) -> (Option<IpAddr>, bool) {
+    let hops = rules.xff_num_trusted_hops;
+    if rules.use_remote_address {
+        let forwarded = hops.checked_sub(1).and_then(|skip| forwarded_address(headers, skip));
+        return (forwarded.or(downstream.peer), !headers.contains_key(X_FORWARDED_FOR));
+    }
+    match forwarded_address(headers, hops) {
+        Some(address) => (Some(address), tokens(headers, &X_FORWARDED_FOR).nth(1).is_none()),
+        None => (downstream.peer, false),
+    }
 }
+
+/// The address in `x-forwarded-for` before the last `skip` ones.
+fn forwarded_address(headers: &HeaderMap, skip: usize) -> Option<IpAddr> {
+    let last_first =
+        headers.get_all(X_FORWARDED_FOR).iter().rev().flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+    str::from_utf8(last_first.map(<[u8]>::trim_ascii).nth(skip)?).ok()?.parse().ok()
+}
+
+/// Removes what the sender has no right to say.
+fn remove_privileged(headers: &mut HeaderMap, internal: bool, edge: bool) {
+    if !headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
+        return;
+    }
+    headers.remove(INTERNAL);
+    if !internal {
+        for name in &INTERNAL_ONLY {
+            headers.remove(name);
+        }
+    }
+    if edge {
+        for name in &NOT_FROM_CLIENTS {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Applies the rules to a response on its way to the client; `request` are the headers of its request as admitted.
+pub fn finish_response(headers: &mut HeaderMap, rules: &HeaderRules, request: &HeaderMap) {
+    if (rules.always_set_request_id_in_response || request.contains_key(FORCE_TRACE))
+        && let Some(id) = request.get(X_REQUEST_ID)
+    {
+        headers.insert(X_REQUEST_ID, id.clone());
+    }
+    if let Some(via) = &rules.via {
+        append(headers, VIA, via, ", ");
+    }
+    let ours = match rules.server_header {
+        ServerHeader::Overwrite => true,
+        ServerHeader::AppendIfAbsent => !headers.contains_key(SERVER),
+        ServerHeader::PassThrough => false,
+    };
+    if ours {
+        headers.insert(SERVER, rules.server_name.clone());
+    }
+}
+
+/// Appends to a list in a header, joining what came in several lines.
+pub(crate) fn append(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue, separator: &str) {
+    let mut joined = Vec::new();
+    for present in headers.get_all(&name).iter().filter(|present| !present.is_empty()) {
+        joined.extend_from_slice(present.as_bytes());
+        joined.extend_from_slice(separator.as_bytes());
+    }
+    if joined.is_empty() {
+        headers.insert(name, value.clone());
+        return;
+    }
+    joined.extend_from_slice(value.as_bytes());
+    headers
+        .insert(name, HeaderValue::from_maybe_shared(Bytes::from(joined)).expect("invariant: made of header values"));
+}
+
+/// The members of a header that is a comma-separated list.
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    headers
+        .get_all(name)
+        .into_iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+}
+
+fn address_value(address: IpAddr) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::from(address.to_string())).expect("invariant: addresses are visible ASCII")
+}
+
+/// A version 4 UUID (RFC 9562).
+fn request_id(random: u128) -> HeaderValue {
+    let random = random & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let mut text = [b'-'; 36];
+    let places = (0..36).filter(|place| ![8, 13, 18, 23].contains(place));
+    for (digit, place) in places.enumerate() {
+        text[place] = b"0123456789abcdef"[(random >> (124 - 4 * digit) & 0xf) as usize];
+    }
+    HeaderValue::from_bytes(&text).expect("invariant: digits and dashes")
+}
+
+#[cfg(test)]
+mod tests;
