@@ -1,1 +1,347 @@
-//! What happened to one request: the sole input of access logs, statistics and spans.
+//! What happened to one connection and to one request: the sole input of access logs, statistics and spans.
+//!
+//! The data path writes facts here and reports nothing else; `conn_manager/stream.rs` reads them once, at the end.
+//! Names of flags are Envoy's (`%RESPONSE_FLAGS%`, `%RESPONSE_FLAGS_LONG%`).
+
+use std::{
+    borrow::Cow,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, uri::PathAndQuery};
+use tokio::time::Instant;
+
+use crate::net::Address;
+
+/// One accepted downstream connection; shared by its requests.
+#[derive(Debug)]
+pub struct ConnectionInfo {
+    /// Unique within the process.
+    pub id: u64,
+    /// When it was accepted.
+    pub start: Instant,
+    /// The peer: physical, or what a PROXY header said.
+    pub remote: Address,
+    /// The physical peer.
+    pub direct_remote: Address,
+    /// Our side.
+    pub local: Address,
+    /// Name of the listener.
+    pub listener: Arc<str>,
+    /// Name of the filter chain; empty when it has none.
+    pub filter_chain: Arc<str>,
+    /// Facts of the TLS handshake; `None` on a plain connection.
+    pub tls: Option<TlsInfo>,
+}
+
+/// What a TLS handshake agreed on.
+#[derive(Debug, Default, Clone)]
+pub struct TlsInfo {
+    /// "TLSv1.2" or "TLSv1.3".
+    pub version: &'static str,
+    /// OpenSSL's name of the cipher suite.
+    pub cipher: &'static str,
+    /// The server name that the client asked for.
+    pub sni: Option<Box<str>>,
+    /// The agreed application protocol.
+    pub alpn: Option<Box<[u8]>>,
+    /// The verified peer certificate.
+    pub peer: Option<Box<PeerCertificate>>,
+}
+
+/// The facts of a peer's certificate that logs, headers and authorization use.
+#[derive(Debug, Default, Clone)]
+pub struct PeerCertificate {
+    /// Subject, RFC 2253.
+    pub subject: String,
+    /// Issuer, RFC 2253.
+    pub issuer: String,
+    /// DNS subject alternative names.
+    pub dns_sans: Vec<String>,
+    /// URI subject alternative names.
+    pub uri_sans: Vec<String>,
+    /// IP address subject alternative names.
+    pub ip_sans: Vec<IpAddr>,
+    /// E-mail subject alternative names.
+    pub email_sans: Vec<String>,
+    /// SHA-256 of the DER form, lower-case hexadecimal.
+    pub fingerprint_256: String,
+    /// Serial number, lower-case hexadecimal.
+    pub serial: String,
+    /// Start of validity.
+    pub not_before: Option<SystemTime>,
+    /// End of validity.
+    pub not_after: Option<SystemTime>,
+}
+
+/// The host and cluster that a request was sent to; built once for a host of a worker.
+#[derive(Debug)]
+pub struct UpstreamInfo {
+    /// Name of the cluster.
+    pub cluster: Arc<str>,
+    /// Address of the host.
+    pub address: Address,
+    /// Name of the host, or its address where it has none.
+    pub host_name: String,
+}
+
+/// One request and its response.
+#[derive(Debug)]
+pub struct StreamInfo {
+    /// The connection that it came in on.
+    pub connection: Rc<ConnectionInfo>,
+    /// When its headers had been read.
+    pub start: Instant,
+    /// The same moment for people.
+    pub start_time: SystemTime,
+    /// Downstream protocol.
+    pub protocol: Version,
+    /// The client's address as far as trusted (`x-forwarded-for`); `None`: the connection's.
+    pub trusted_client: Option<SocketAddr>,
+    /// Request method.
+    pub method: Method,
+    /// `:authority` or `Host` as sent upstream.
+    pub authority: Option<HeaderValue>,
+    /// `:path` as sent upstream.
+    pub path: Option<PathAndQuery>,
+    /// `:scheme`: "http" or "https".
+    pub scheme: &'static str,
+    /// Request headers that a log asked for.
+    pub request_headers: Vec<(HeaderName, HeaderValue)>,
+    /// Response headers that a log asked for.
+    pub response_headers: Vec<(HeaderName, HeaderValue)>,
+    /// Response trailers that a log asked for.
+    pub response_trailers: Vec<(HeaderName, HeaderValue)>,
+    /// Status that went out; `None` when none did.
+    pub response_code: Option<u16>,
+    /// Who set the status, and why (`%RESPONSE_CODE_DETAILS%`).
+    pub response_code_details: Cow<'static, str>,
+    /// What went wrong.
+    pub flags: ResponseFlags,
+    /// `grpc-status` of the response, from its trailers or headers.
+    pub grpc_status: Option<u32>,
+    /// Request body bytes read.
+    pub bytes_received: u64,
+    /// Response body bytes written.
+    pub bytes_sent: u64,
+    /// Name of the chosen route.
+    pub route_name: Option<Rc<str>>,
+    /// Where the request went.
+    pub upstream: Option<Rc<UpstreamInfo>>,
+    /// Name of the chosen cluster, also when no host was found.
+    pub upstream_cluster: Option<Rc<str>>,
+    /// Protocol spoken upstream.
+    pub upstream_protocol: Option<Version>,
+    /// Why a connection upstream failed.
+    pub upstream_transport_failure_reason: Option<String>,
+    /// How many times a host was tried.
+    pub attempt_count: u32,
+    /// Durations since `start`.
+    pub timing: Timing,
+}
+
+/// Durations since the start of the request; `None` when it never came to that.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Timing {
+    /// The last byte of the request was read.
+    pub last_downstream_rx: Option<Duration>,
+    /// The first byte was sent upstream.
+    pub first_upstream_tx: Option<Duration>,
+    /// The last byte was sent upstream.
+    pub last_upstream_tx: Option<Duration>,
+    /// Response headers came.
+    pub first_upstream_rx: Option<Duration>,
+    /// The last byte of the response came.
+    pub last_upstream_rx: Option<Duration>,
+    /// The first byte was sent downstream.
+    pub first_downstream_tx: Option<Duration>,
+    /// The last byte was sent downstream, or the stream ended otherwise.
+    pub end: Option<Duration>,
+}
+
+impl StreamInfo {
+    /// The facts that are known when the headers of a request have been read.
+    pub fn begin(connection: Rc<ConnectionInfo>, protocol: Version, method: Method) -> StreamInfo {
+        StreamInfo {
+            connection,
+            start: Instant::now(),
+            start_time: SystemTime::now(),
+            protocol,
+            trusted_client: None,
+            method,
+            authority: None,
+            path: None,
+            scheme: "http",
+            request_headers: Vec::new(),
+            response_headers: Vec::new(),
+            response_trailers: Vec::new(),
+            response_code: None,
+            response_code_details: Cow::Borrowed(""),
+            flags: ResponseFlags::NONE,
+            grpc_status: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            route_name: None,
+            upstream: None,
+            upstream_cluster: None,
+            upstream_protocol: None,
+            upstream_transport_failure_reason: None,
+            attempt_count: 0,
+            timing: Timing::default(),
+        }
+    }
+
+    /// The client: the trusted one of `x-forwarded-for`, else the connection's peer.
+    pub fn client_ip(&self) -> Option<IpAddr> {
+        self.trusted_client.map(|client| client.ip()).or_else(|| self.connection.remote.ip())
+    }
+
+    /// A captured request header.
+    pub fn request_header(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        find(&self.request_headers, name)
+    }
+
+    /// A captured response header.
+    pub fn response_header(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        find(&self.response_headers, name)
+    }
+
+    /// A captured response trailer.
+    pub fn response_trailer(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        find(&self.response_trailers, name)
+    }
+}
+
+fn find<'a>(headers: &'a [(HeaderName, HeaderValue)], name: &HeaderName) -> Option<&'a HeaderValue> {
+    headers.iter().find(|(n, _)| n == name).map(|(_, value)| value)
+}
+
+/// The headers that the access logs of a connection manager print, and which must therefore be kept.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct HeaderCapture {
+    /// Of the request.
+    pub request: Vec<HeaderName>,
+    /// Of the response.
+    pub response: Vec<HeaderName>,
+    /// Of the response's trailers.
+    pub trailers: Vec<HeaderName>,
+}
+
+impl HeaderCapture {
+    /// Copies what is named from `headers`.
+    pub fn take(names: &[HeaderName], headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+        names.iter().filter_map(|name| headers.get(name).map(|value| (name.clone(), value.clone()))).collect()
+    }
+
+    /// Asks for what `other` asks for as well.
+    pub fn merge(&mut self, other: &HeaderCapture) {
+        for (mine, theirs) in [
+            (&mut self.request, &other.request),
+            (&mut self.response, &other.response),
+            (&mut self.trailers, &other.trailers),
+        ] {
+            for name in theirs {
+                if !mine.contains(name) {
+                    mine.push(name.clone());
+                }
+            }
+        }
+    }
+}
+
+/// A set of Envoy's response flags.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct ResponseFlags(u32);
+
+/// Bit, `%RESPONSE_FLAGS%`, `%RESPONSE_FLAGS_LONG%`, in the order in which Envoy prints them.
+const FLAGS: &[(ResponseFlags, &str, &str)] = &[
+    (ResponseFlags::FAILED_LOCAL_HEALTH_CHECK, "LH", "FailedLocalHealthCheck"),
+    (ResponseFlags::NO_HEALTHY_UPSTREAM, "UH", "NoHealthyUpstream"),
+    (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "UT", "UpstreamRequestTimeout"),
+    (ResponseFlags::LOCAL_RESET, "LR", "LocalReset"),
+    (ResponseFlags::UPSTREAM_REMOTE_RESET, "UR", "UpstreamRemoteReset"),
+    (ResponseFlags::UPSTREAM_CONNECTION_FAILURE, "UF", "UpstreamConnectionFailure"),
+    (ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, "UC", "UpstreamConnectionTermination"),
+    (ResponseFlags::UPSTREAM_OVERFLOW, "UO", "UpstreamOverflow"),
+    (ResponseFlags::NO_ROUTE_FOUND, "NR", "NoRouteFound"),
+    (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "DC", "DownstreamConnectionTermination"),
+    (ResponseFlags::STREAM_IDLE_TIMEOUT, "SI", "StreamIdleTimeout"),
+    (ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "DPE", "DownstreamProtocolError"),
+    (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "UPE", "UpstreamProtocolError"),
+    (ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "UMSDR", "UpstreamMaxStreamDurationReached"),
+    (ResponseFlags::NO_CLUSTER_FOUND, "NC", "NoClusterFound"),
+    (ResponseFlags::OVERLOAD_MANAGER, "OM", "OverloadManagerTerminated"),
+    (ResponseFlags::DOWNSTREAM_REMOTE_RESET, "DR", "DownstreamRemoteReset"),
+];
+
+impl ResponseFlags {
+    /// Nothing went wrong.
+    pub const NONE: ResponseFlags = ResponseFlags(0);
+    /// Local service failed its health check.
+    pub const FAILED_LOCAL_HEALTH_CHECK: ResponseFlags = ResponseFlags(1);
+    /// No host could be chosen.
+    pub const NO_HEALTHY_UPSTREAM: ResponseFlags = ResponseFlags(1 << 1);
+    /// The route's timeout ran out.
+    pub const UPSTREAM_REQUEST_TIMEOUT: ResponseFlags = ResponseFlags(1 << 2);
+    /// We reset the stream.
+    pub const LOCAL_RESET: ResponseFlags = ResponseFlags(1 << 3);
+    /// The host reset the stream.
+    pub const UPSTREAM_REMOTE_RESET: ResponseFlags = ResponseFlags(1 << 4);
+    /// No connection to the host.
+    pub const UPSTREAM_CONNECTION_FAILURE: ResponseFlags = ResponseFlags(1 << 5);
+    /// The host closed the connection.
+    pub const UPSTREAM_CONNECTION_TERMINATION: ResponseFlags = ResponseFlags(1 << 6);
+    /// A circuit breaker is open.
+    pub const UPSTREAM_OVERFLOW: ResponseFlags = ResponseFlags(1 << 7);
+    /// No route matched.
+    pub const NO_ROUTE_FOUND: ResponseFlags = ResponseFlags(1 << 8);
+    /// The client closed the connection.
+    pub const DOWNSTREAM_CONNECTION_TERMINATION: ResponseFlags = ResponseFlags(1 << 9);
+    /// Nothing moved for the stream idle timeout.
+    pub const STREAM_IDLE_TIMEOUT: ResponseFlags = ResponseFlags(1 << 10);
+    /// The client broke the protocol.
+    pub const DOWNSTREAM_PROTOCOL_ERROR: ResponseFlags = ResponseFlags(1 << 11);
+    /// The host broke the protocol.
+    pub const UPSTREAM_PROTOCOL_ERROR: ResponseFlags = ResponseFlags(1 << 12);
+    /// `max_stream_duration` ran out.
+    pub const UPSTREAM_MAX_STREAM_DURATION_REACHED: ResponseFlags = ResponseFlags(1 << 13);
+    /// The route names a cluster that does not exist.
+    pub const NO_CLUSTER_FOUND: ResponseFlags = ResponseFlags(1 << 14);
+    /// The process is overloaded.
+    pub const OVERLOAD_MANAGER: ResponseFlags = ResponseFlags(1 << 15);
+    /// The client reset the stream.
+    pub const DOWNSTREAM_REMOTE_RESET: ResponseFlags = ResponseFlags(1 << 16);
+
+    /// Adds the flags of `other`.
+    pub fn set(&mut self, other: ResponseFlags) {
+        self.0 |= other.0;
+    }
+
+    /// Whether all flags of `other` are set.
+    pub fn contains(self, other: ResponseFlags) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether any flag of `other` is set.
+    pub fn intersects(self, other: ResponseFlags) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether none is set.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The short and the long names of the flags set, in Envoy's order.
+    pub fn names(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        FLAGS.iter().filter(move |(flag, ..)| self.contains(*flag)).map(|(_, short, long)| (*short, *long))
+    }
+
+    /// The flag with this short name, such as "UH".
+    pub fn from_short_name(name: &str) -> Option<ResponseFlags> {
+        FLAGS.iter().find(|(_, short, _)| *short == name).map(|(flag, ..)| *flag)
+    }
+}

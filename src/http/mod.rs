@@ -1,5 +1,79 @@
-//! HTTP vocabulary: messages, bodies, codecs. No policy.
+//! HTTP vocabulary: messages, bodies, codecs, replies of our own. No policy.
+//!
+//! Inside the proxy a message is `http::Request<Body>` or `http::Response<Body>`, whatever protocol it came in or goes out by.
+//! The authority of a request stands where its client put it: in the URI (HTTP/2, absolute form) or in `Host`; [`authority`] and
+//! [`set_authority`] know both, and the upstream codecs write it as their protocol demands.
+//!
+//! hyper speaks HTTP/1 (`http1.rs`, `body.rs`), the h2 crate HTTP/2 (`http2.rs`); no other file above `upstream` names them.
 
+pub mod body;
 pub mod cork;
+pub mod date;
+pub mod grpc;
 pub mod headers;
+pub mod http1;
+pub mod http2;
+pub mod local_reply;
 pub mod path;
+pub mod upgrade;
+
+use http::{
+    HeaderValue, Uri,
+    header::HOST,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+
+use body::Body;
+
+/// A request on its way from the downstream codec to an upstream one.
+pub type Request = http::Request<Body>;
+/// A response on its way back.
+pub type Response = http::Response<Body>;
+
+/// Host and port that the request is for, from its URI or else from `Host`; `None` when it has neither, or no text.
+pub fn authority<B>(request: &http::Request<B>) -> Option<&str> {
+    match request.uri().authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => request.headers().get(HOST)?.to_str().ok(),
+    }
+}
+
+/// Puts another authority in place of the request's.
+pub fn set_authority<B>(request: &mut http::Request<B>, authority: HeaderValue) {
+    if request.uri().authority().is_some() {
+        *request.uri_mut() = path_only(request.uri());
+    }
+    request.headers_mut().insert(HOST, authority);
+}
+
+/// The request in the form that HTTP/1.1 sends to an origin server (RFC 9112 section 3.2.1): path in the URI, authority in `Host`.
+pub fn to_origin_form<B>(request: &mut http::Request<B>) {
+    if let Some(authority) = request.uri().authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        set_authority(request, host);
+    }
+}
+
+/// The request in the form that HTTP/2 needs (RFC 9113 section 8.3.1): scheme and authority in the URI, no `Host`.
+///
+/// A `Host` that is no authority stays, and the request goes without one.
+pub fn to_absolute_form<B>(request: &mut http::Request<B>, scheme: Scheme) {
+    let mut parts = request.uri().clone().into_parts();
+    if parts.authority.is_none() {
+        let host = request.headers().get(HOST);
+        parts.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    }
+    if parts.authority.is_some() {
+        request.headers_mut().remove(HOST);
+    }
+    parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+    parts.scheme = parts.authority.is_some().then_some(scheme);
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+}
+
+fn path_only(uri: &Uri) -> Uri {
+    uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from)
+}

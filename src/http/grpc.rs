@@ -1,0 +1,109 @@
+//! gRPC over HTTP/2, as far as a proxy must know it: which requests are gRPC, and how a failure is said in it.
+//!
+//! Rules: grpc/doc/PROTOCOL-HTTP2.md and http-grpc-status-mapping.md of the gRPC project.
+
+use std::{fmt::Write as _, time::Duration};
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+/// Whether the content type is `application/grpc`, with or without a suffix such as `+proto`; gRPC-Web is not.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return false };
+    match content_type.as_bytes().strip_prefix(b"application/grpc") {
+        Some(rest) => rest.is_empty() || rest[0] == b'+' || rest[0] == b';',
+        None => false,
+    }
+}
+
+/// The gRPC status that stands for an HTTP status of a proxy.
+pub fn status_of_http(status: StatusCode) -> u32 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
+
+/// `grpc-status` of a response's headers or trailers.
+pub fn status(headers: &HeaderMap) -> Option<u32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// A `grpc-message`: everything but printable ASCII is percent-encoded.
+pub fn message(text: &str) -> HeaderValue {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if (0x20..0x7f).contains(&byte) && byte != b'%' {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    HeaderValue::from_str(&encoded).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// The deadline that the client set by `grpc-timeout`: at most eight digits and a unit.
+pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: &'static str, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())])
+    }
+
+    #[test]
+    fn content_types() {
+        for (value, grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/json", false),
+        ] {
+            assert_eq!(is_grpc(&headers("content-type", value)), grpc, "{value}");
+        }
+    }
+
+    #[test]
+    fn timeouts() {
+        for (value, expected) in [
+            ("5S", Some(Duration::from_secs(5))),
+            ("99999999m", Some(Duration::from_millis(99_999_999))),
+            ("1H", Some(Duration::from_secs(3600))),
+            ("100000000S", None),
+            ("S", None),
+            ("-1S", None),
+            ("5", None),
+            ("5x", None),
+        ] {
+            assert_eq!(timeout(&headers("grpc-timeout", value)), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn messages_are_percent_encoded() {
+        assert_eq!(message("no route: 100 %\u{e9}"), "no route: 100 %25%C3%A9");
+    }
+}

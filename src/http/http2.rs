@@ -1,0 +1,201 @@
+//! HTTP/2 by the h2 crate: the downstream connection, and the pump that both directions share.
+//!
+//! Not by hyper, because a proxy needs what hyper hides: GOAWAY and reset codes, streams refused before they were processed, one
+//! flush for many frames (`cork.rs`).
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use h2::{Reason, SendStream, ext::Protocol, server::SendResponse};
+use http_body::Body as _;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::spawn_local,
+};
+
+use super::{
+    Request, Response,
+    body::{Body, BodyError},
+    cork,
+    upgrade::Upgrade,
+};
+
+/// Limits of one HTTP/2 connection (RFC 9113 section 6.5.2), downstream or upstream.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Streams that the peer may have open at once.
+    pub max_concurrent_streams: u32,
+    /// Bytes that a stream may receive before we have passed them on.
+    pub initial_stream_window_size: u32,
+    /// The same for all streams of a connection together.
+    pub initial_connection_window_size: u32,
+    /// Most bytes of a header list.
+    pub max_header_list_size: u32,
+    /// Whether extended CONNECT (RFC 8441) is offered.
+    pub enable_connect: bool,
+}
+
+/// Bytes that may wait unsent in a stream before the body behind it is not polled any more.
+pub const SEND_BUFFER: usize = 256 * 1024;
+
+/// Serves a connection until it ends. When `graceful` resolves, the client is told by GOAWAY, and its streams run to their end.
+///
+/// # Errors
+/// What ended the connection early; the client has been told by GOAWAY.
+pub async fn serve<F, R>(
+    io: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    options: &Options,
+    service: F,
+    graceful: impl Future<Output = ()>,
+) -> Result<(), h2::Error>
+where
+    F: Fn(Request) -> R + 'static,
+    R: Future<Output = Response> + 'static,
+{
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(options.max_concurrent_streams)
+        .initial_window_size(options.initial_stream_window_size)
+        .initial_connection_window_size(options.initial_connection_window_size)
+        .max_header_list_size(options.max_header_list_size)
+        .max_send_buffer_size(SEND_BUFFER);
+    if options.enable_connect {
+        builder.enable_connect_protocol();
+    }
+    let (io, cork) = cork::cork(io);
+    // A flush that fails says that the client has gone, which is no error here.
+    let Ok(handshake) = cork.drive(builder.handshake::<_, Bytes>(io)).await else { return Ok(()) };
+    let mut connection = handshake?;
+    let mut graceful = pin!(graceful);
+    let mut told = false;
+    let streams = async {
+        poll_fn(|cx| {
+            if !told && graceful.as_mut().poll(cx).is_ready() {
+                told = true;
+                connection.graceful_shutdown();
+            }
+            while let Poll::Ready(next) = connection.poll_accept(cx) {
+                match next {
+                    Some(Ok((request, respond))) => {
+                        spawn_local(exchange(service(admit(request)), respond));
+                    }
+                    Some(Err(error)) => return Poll::Ready(Err(error)),
+                    None => return Poll::Ready(Ok(())),
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    };
+    cork.drive(streams).await.unwrap_or(Ok(()))
+}
+
+/// The request as the rest of the proxy sees it.
+fn admit(request: http::Request<h2::RecvStream>) -> Request {
+    let mut request = request.map(Body::from);
+    if let Some(protocol) = request.extensions_mut().remove::<Protocol>() {
+        Upgrade::normalize_connect(&mut request, protocol.as_str());
+    }
+    request
+}
+
+/// One stream: the answer, then its body. A reset by the client drops the service's future, and so cancels all behind it.
+async fn exchange(response: impl Future<Output = Response>, mut respond: SendResponse<Bytes>) {
+    let mut response = pin!(response);
+    let answered = poll_fn(|cx| {
+        if let Poll::Ready(response) = response.as_mut().poll(cx) {
+            return Poll::Ready(Some(response));
+        }
+        respond.poll_reset(cx).map(|_| None)
+    });
+    let Some(mut response) = answered.await else { return };
+    Upgrade::normalize_switching(&mut response);
+    remove_connection_headers(response.headers_mut());
+    let (parts, body) = response.into_parts();
+    let ended = body.is_end_stream();
+    // Refused only when the client has gone: dropping the body ends the stream behind it.
+    if let Ok(stream) = respond.send_response(http::Response::from_parts(parts, ()), ended)
+        && !ended
+    {
+        let _ = pump(body, stream).await;
+    }
+}
+
+/// HTTP/2 has no connection headers (RFC 9113 section 8.2.2).
+fn remove_connection_headers(headers: &mut http::HeaderMap) {
+    for name in [http::header::CONNECTION, http::header::TRANSFER_ENCODING, http::header::UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+/// Sends a body into a stream, trailers and end of stream included, no faster than the peer's window opens.
+///
+/// # Errors
+/// The peer reset the stream, or the body broke off (then we have reset the stream by the reason that tells why).
+pub async fn pump(mut body: Body, mut stream: SendStream<Bytes>) -> Result<(), BodyError> {
+    loop {
+        poll_fn(|cx| poll_writable(&mut stream, cx)).await?;
+        let frame = poll_fn(|cx| match Pin::new(&mut body).poll_frame(cx) {
+            Poll::Pending => stream.poll_reset(cx).map(|reset| Err(reset_error(reset))),
+            Poll::Ready(frame) => Poll::Ready(Ok(frame)),
+        });
+        match frame.await? {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    let end = body.is_end_stream();
+                    stream.send_data(data, end)?;
+                    if end {
+                        return Ok(());
+                    }
+                }
+                Err(frame) => {
+                    if let Ok(trailers) = frame.into_trailers() {
+                        stream.send_trailers(trailers)?;
+                        return Ok(());
+                    }
+                }
+            },
+            Some(Err(error)) => {
+                stream.send_reset(error.reset_reason());
+                return Err(error);
+            }
+            None => {
+                stream.send_data(Bytes::new(), true)?;
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Ready when the peer's window has room for one byte or more: a body is polled only then, so that what waits here is bounded.
+fn poll_writable(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+    stream.reserve_capacity(1);
+    if stream.capacity() > 0 {
+        return Poll::Ready(Ok(()));
+    }
+    loop {
+        match stream.poll_capacity(cx) {
+            Poll::Ready(Some(Ok(0))) => {}
+            Poll::Ready(Some(Ok(_))) => return Poll::Ready(Ok(())),
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
+            Poll::Ready(None) => return Poll::Ready(Err(BodyError::Disconnect)),
+            Poll::Pending => return stream.poll_reset(cx).map(|reset| Err(reset_error(reset))),
+        }
+    }
+}
+
+fn reset_error(reset: Result<Reason, h2::Error>) -> BodyError {
+    match reset {
+        Ok(reason) => BodyError::Reset(reason),
+        Err(error) => error.into(),
+    }
+}
+
+/// Whether the client broke the protocol, and did not merely go away.
+pub fn is_protocol_error(error: &h2::Error) -> bool {
+    error.is_library() && !error.is_io()
+}

@@ -1,0 +1,186 @@
+//! Replies of our own: the table of every failure that a client can see.
+//!
+//! A failure on the data path is a value of this type, never an error that is thrown: status, response flag and
+//! `response_code_details` are Envoy's, the bodies too, because operators search for them.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use super::{Response, body::Body, grpc};
+use crate::stream_info::ResponseFlags;
+
+/// What we answer ourselves, and why.
+#[derive(Debug, Clone)]
+pub struct LocalReply {
+    /// Status for an HTTP client; a gRPC client is told the status that `grpc::status_of_http` gives, unless `grpc_status` is set.
+    pub status: StatusCode,
+    /// Status for a gRPC client where it is not the one that follows from `status`.
+    pub grpc_status: Option<u32>,
+    /// What the access log shows.
+    pub flags: ResponseFlags,
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub details: Cow<'static, str>,
+    /// Text for the client.
+    pub body: Cow<'static, str>,
+    /// Headers besides the content's.
+    pub headers: HeaderMap,
+    /// Whether the downstream connection ends with this reply.
+    pub close: bool,
+}
+
+impl LocalReply {
+    /// A reply without flags, body and headers of its own.
+    pub fn new(status: StatusCode, details: impl Into<Cow<'static, str>>) -> LocalReply {
+        LocalReply {
+            status,
+            grpc_status: None,
+            flags: ResponseFlags::NONE,
+            details: details.into(),
+            body: Cow::Borrowed(""),
+            headers: HeaderMap::new(),
+            close: false,
+        }
+    }
+
+    fn because(mut self, flags: ResponseFlags, body: impl Into<Cow<'static, str>>) -> LocalReply {
+        self.flags = flags;
+        self.body = body.into();
+        self
+    }
+
+    /// No virtual host or route matches.
+    pub fn route_not_found() -> LocalReply {
+        LocalReply::new(StatusCode::NOT_FOUND, "route_not_found").because(ResponseFlags::NO_ROUTE_FOUND, "")
+    }
+
+    /// The route names a cluster that does not exist.
+    pub fn cluster_not_found(status: StatusCode) -> LocalReply {
+        LocalReply::new(status, "cluster_not_found").because(ResponseFlags::NO_CLUSTER_FOUND, "")
+    }
+
+    /// The cluster has no host that may be used.
+    pub fn no_healthy_upstream() -> LocalReply {
+        LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_upstream")
+            .because(ResponseFlags::NO_HEALTHY_UPSTREAM, "no healthy upstream")
+    }
+
+    /// No attempt brought response headers. `details` is Envoy's word for the last failure, such as
+    /// `upstream_reset_before_response_started{connection_failure}`.
+    pub fn upstream_failure(flags: ResponseFlags, details: String, reason: &str) -> LocalReply {
+        let body = format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
+        LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, details).because(flags, body)
+    }
+
+    /// The route's timeout ran out before the response had begun.
+    pub fn upstream_timeout() -> LocalReply {
+        let mut reply = LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "response_timeout")
+            .because(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream request timeout");
+        reply.grpc_status = Some(4);
+        reply
+    }
+
+    /// `max_stream_duration` ran out before the response had begun.
+    pub fn max_duration_timeout() -> LocalReply {
+        LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "max_duration_timeout")
+            .because(ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "")
+    }
+
+    /// Nothing moved for the stream idle timeout, and the response had not begun.
+    pub fn stream_idle_timeout() -> LocalReply {
+        LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "stream_idle_timeout")
+            .because(ResponseFlags::STREAM_IDLE_TIMEOUT, "stream timeout")
+    }
+
+    /// The request did not arrive within `request_timeout`.
+    pub fn request_timeout() -> LocalReply {
+        LocalReply::new(StatusCode::REQUEST_TIMEOUT, "request_overall_timeout")
+            .because(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "request timeout")
+    }
+
+    /// HTTP/1.0, which the listener does not accept.
+    pub fn low_version() -> LocalReply {
+        LocalReply { close: true, ..LocalReply::new(StatusCode::UPGRADE_REQUIRED, "low_version") }
+    }
+
+    /// Neither `:authority` nor `Host`.
+    pub fn missing_host() -> LocalReply {
+        LocalReply::new(StatusCode::BAD_REQUEST, "missing_host_header")
+            .because(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "")
+    }
+
+    /// A path that does not begin with "/".
+    pub fn absolute_path_rejected() -> LocalReply {
+        LocalReply::new(StatusCode::NOT_FOUND, "absolute_path_rejected")
+    }
+
+    /// A path that cannot be normalized.
+    pub fn path_normalization_failed() -> LocalReply {
+        LocalReply::new(StatusCode::BAD_REQUEST, "path_normalization_failed")
+    }
+
+    /// The request asks for an upgrade that neither the connection manager nor the route allows.
+    pub fn upgrade_failed() -> LocalReply {
+        LocalReply::new(StatusCode::FORBIDDEN, "upgrade_failed")
+    }
+
+    /// More request header bytes or headers than the listener takes.
+    pub fn headers_too_large() -> LocalReply {
+        LocalReply::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "request_headers_too_large")
+            .because(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "")
+    }
+
+    /// As a response to this request: for a gRPC client a trailers-only one with status 200.
+    pub fn into_response(self, is_grpc: bool) -> Response {
+        let mut response = Response::new(Body::empty());
+        let headers = response.headers_mut();
+        *headers = self.headers;
+        if is_grpc {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            let status = self.grpc_status.unwrap_or_else(|| grpc::status_of_http(self.status));
+            headers.insert("grpc-status", HeaderValue::from(status));
+            if !self.body.is_empty() {
+                headers.insert("grpc-message", grpc::message(&self.body));
+            }
+            return response;
+        }
+        if !self.body.is_empty() {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
+            if !headers.contains_key(header::CONTENT_TYPE) {
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            }
+        }
+        if self.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        *response.status_mut() = self.status;
+        *response.body_mut() = match self.body {
+            Cow::Borrowed(text) => Body::full(text),
+            Cow::Owned(text) => Body::full(text),
+        };
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_clients_get_a_trailers_only_response() {
+        let response = LocalReply::no_healthy_upstream().into_response(true);
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["grpc-status"], "14");
+        assert_eq!(response.headers()["grpc-message"], "no healthy upstream");
+        let response = LocalReply::upstream_timeout().into_response(true);
+        assert_eq!(response.headers()["grpc-status"], "4");
+    }
+
+    #[test]
+    fn http_clients_get_status_and_text() {
+        let response = LocalReply::no_healthy_upstream().into_response(false);
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()["content-length"], "19");
+        assert_eq!(response.headers()["content-type"], "text/plain");
+    }
+}
