@@ -5,3 +5,14 @@
 #![allow(dead_code, reason = "under construction")]
 
 mod support;
+
+mod access_log;
+mod admin;
+mod bad_requests;
+mod drain;
+mod grpc;
+mod http;
+mod routing;
+mod start_up;
+mod tls;
+mod websocket;

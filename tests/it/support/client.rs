@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderValue, Uri, header::HOST};
+use http::{HeaderValue, Method, Uri, header::HOST};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -116,6 +116,19 @@ impl Client {
         let Protocol::Http2(sender) = &self.protocol else { panic!("only HTTP/2 has streams") };
         let mut sender = within("a free stream", sender.clone().ready()).await.unwrap();
         sender.send_request(http2_request(request), false).unwrap()
+    }
+
+    /// Asks for another protocol on an HTTP/2 stream, by extended CONNECT.
+    pub async fn extended(
+        &self,
+        request: Request,
+        protocol: &str,
+    ) -> (h2::client::ResponseFuture, h2::SendStream<Bytes>) {
+        let Protocol::Http2(sender) = &self.protocol else { panic!("only HTTP/2 has streams") };
+        let mut sender = within("a free stream", sender.clone().ready()).await.unwrap();
+        let mut message = http2_request(Request { method: Method::CONNECT, ..request });
+        message.extensions_mut().insert(h2::ext::Protocol::from(protocol));
+        sender.send_request(message, false).unwrap()
     }
 
     /// Waits until the other side has closed the connection.

@@ -25,7 +25,7 @@ use super::{
 
 /// A configuration: one HTTP listener called `main`, with routes to clusters, and whatever a test adds.
 pub struct Config {
-    routes: String,
+    virtual_hosts: String,
     manager: String,
     chain: String,
     listeners: String,
@@ -37,13 +37,14 @@ impl Config {
     /// Everything goes to the cluster `upstream`.
     pub fn new() -> Config {
         Config {
-            routes: "{ match: { prefix: / }, route: { cluster: upstream } }".to_owned(),
+            virtual_hosts: String::new(),
             manager: String::new(),
             chain: String::new(),
             listeners: String::new(),
             clusters: String::new(),
             arguments: Vec::new(),
         }
+        .routes("{ match: { prefix: / }, route: { cluster: upstream } }")
     }
 
     /// The common case: everything goes to this one upstream, which speaks HTTP/1.1.
@@ -53,8 +54,14 @@ impl Config {
 
     /// The routes of the one virtual host, as members of a list.
     #[must_use]
-    pub fn routes(mut self, routes: &str) -> Config {
-        routes.clone_into(&mut self.routes);
+    pub fn routes(self, routes: &str) -> Config {
+        self.virtual_hosts(&virtual_host(routes))
+    }
+
+    /// The virtual hosts, as members of a list.
+    #[must_use]
+    pub fn virtual_hosts(mut self, virtual_hosts: &str) -> Config {
+        virtual_hosts.clone_into(&mut self.virtual_hosts);
         self
     }
 
@@ -121,7 +128,7 @@ impl Config {
         let main = format!(
             "{{ name: main, address: {}, filter_chains: [ {{ filters: [ {} ] {} }} ] }}",
             socket_address(([127, 0, 0, 1], 0).into()),
-            connection_manager(&self.routes, &self.manager),
+            connection_manager(&self.virtual_hosts, &self.manager),
             self.chain,
         );
         format!(
@@ -169,14 +176,18 @@ pub const HTTP2: &str = r#", typed_extension_protocol_options: { envoy.extension
     "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions,
     explicit_http_config: { http2_protocol_options: {} } } }"#;
 
-/// A connection manager with one virtual host; `fields` begin with a comma.
-pub fn connection_manager(routes: &str, fields: &str) -> String {
+/// A virtual host for every domain.
+pub fn virtual_host(routes: &str) -> String {
+    format!(r#"{{ name: all, domains: ["*"], routes: [ {routes} ] }}"#)
+}
+
+/// A connection manager; `fields` begin with a comma.
+pub fn connection_manager(virtual_hosts: &str, fields: &str) -> String {
     let filters = if fields.contains("http_filters") { String::new() } else { format!(", http_filters: [ {ROUTER} ]") };
     format!(
         r#"{{ name: http, typed_config: {{
              "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager,
-             stat_prefix: main, route_config: {{ name: local, virtual_hosts: [ {{ name: all, domains: ["*"], routes: [ {routes} ] }} ] }}
-             {filters} {fields} }} }}"#
+             stat_prefix: main, route_config: {{ name: local, virtual_hosts: [ {virtual_hosts} ] }} {filters} {fields} }} }}"#
     )
 }
 
