@@ -84,9 +84,11 @@ async fn a_client_that_leaves_is_logged_too() {
     let mut portreeve = Config::to(&upstream).manager(&format).start().await;
     let client = portreeve.http2().await;
     let exchange = client.open(get("/")).await;
-    while portreeve.stat("cluster.upstream.upstream_rq_active").await < 1 {
-        tokio::task::yield_now().await;
-    }
+    portreeve.until("cluster.upstream.upstream_rq_active", 1).await;
     drop(exchange);
-    assert!(portreeve.output().await.starts_with("0 DC "));
+    assert_eq!(portreeve.output().await, "0 DR http2.remote_reset");
+    let _exchange = client.open(get("/")).await;
+    portreeve.until("cluster.upstream.upstream_rq_active", 1).await;
+    drop(client);
+    assert_eq!(portreeve.output().await, "0 DC downstream_remote_disconnect");
 }

@@ -35,7 +35,7 @@ async fn it_says_that_it_is_live() {
     let info = json(&portreeve, "/server_info").await;
     assert_eq!(info["state"], "LIVE");
     assert_eq!(info["command_line_options"]["concurrency"], 2);
-    assert!(portreeve.admin("/").await.text().contains("/config_dump"));
+    assert!(portreeve.admin("/").await.text().contains("config_dump"));
 }
 
 #[tokio::test]

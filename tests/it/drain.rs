@@ -33,9 +33,7 @@ async fn running_requests_finish_before_the_process_ends() {
     let second = http2.send(get("/"));
     let both = async { tokio::join!(first, second) };
     let terminate = async {
-        while portreeve.stat("cluster.upstream.upstream_rq_active").await < 2 {
-            tokio::task::yield_now().await;
-        }
+        portreeve.until("cluster.upstream.upstream_rq_active", 2).await;
         portreeve.terminate();
         portreeve.log("drain").await;
         release.send(true).unwrap();
@@ -55,9 +53,7 @@ async fn the_drain_time_ends_what_does_not_finish() {
     let portreeve = Config::to(&upstream).argument("--drain-time-s").argument("1").start().await;
     let client = portreeve.http2().await;
     let (answer, _body) = client.open(get("/")).await;
-    while portreeve.stat("cluster.upstream.upstream_rq_active").await < 1 {
-        tokio::task::yield_now().await;
-    }
+    portreeve.until("cluster.upstream.upstream_rq_active", 1).await;
     portreeve.terminate();
     assert!(within("the end of the stream", answer).await.is_err());
     assert!(portreeve.ended().await.success());

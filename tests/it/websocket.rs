@@ -15,7 +15,7 @@ const WEBSOCKET: &str = "upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-
     sec-websocket-protocol: chat\r\n";
 
 async fn echo() -> Upstream {
-    upstream::http1().route("/", Reply::Echo).start().await
+    upstream::http1().route("/hello", "hello").route("/", Reply::Echo).start().await
 }
 
 fn config(upstream: &Upstream) -> Config {
@@ -49,7 +49,7 @@ async fn http2_extended_connect_becomes_an_http1_upgrade() {
     let portreeve = config(&upstream).manager("http2_protocol_options: { allow_connect: true }").start().await;
     let mut client = portreeve.http2().await;
     // The settings are here once something is answered.
-    let _ = client.send(get("/")).await;
+    assert_eq!(client.send(get("/hello")).await.text(), "hello");
     assert!(client.extended_connect());
     let (answer, mut to) = client.extended(get("/chat").header("sec-websocket-protocol", "chat"), "websocket").await;
     let answer = within("headers", answer).await.unwrap();

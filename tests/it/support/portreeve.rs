@@ -342,6 +342,12 @@ impl Portreeve {
         line.unwrap_or_else(|| panic!("no stat {name} in:\n{}", answer.text())).parse().unwrap()
     }
 
+    /// Waits until a counter or gauge has this value.
+    pub async fn until(&self, name: &str, value: u64) {
+        let reached = async { while self.stat(name).await != value {} };
+        within(name, reached).await;
+    }
+
     /// The next line of standard output: where the tests put access logs.
     pub async fn output(&mut self) -> String {
         within("a line of output", self.process.output.recv()).await.expect("Portreeve runs")
