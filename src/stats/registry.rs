@@ -80,6 +80,12 @@ impl Registry {
         Arc::new(Self { workers, tables: Mutex::default() })
     }
 
+    /// A registry for the same threads whose stats this one does not list, such as those of hosts.
+    #[must_use]
+    pub fn sibling(&self) -> Arc<Self> {
+        Self::new(self.workers)
+    }
+
     /// The stats whose names begin with `prefix` and a dot; with the empty prefix, all of them.
     #[must_use]
     pub fn scope(self: &Arc<Self>, prefix: &str) -> Scope {

@@ -1,1 +1,22 @@
 //! Clusters: hosts, balancing, connection pools.
+//!
+//! [`Cluster`], [`HostSet`] and [`Host`] are the model, shared by all threads. [`ClusterManager`] is one worker's view of
+//! it: per cluster the balancer's position, per host the connections. A request takes two steps here:
+//! [`ClusterState::choose_host`], then [`ClusterState::send`], both on the worker's own thread.
+
+mod cluster;
+mod cluster_manager;
+mod conn_pool;
+pub mod dns;
+mod host;
+mod host_set;
+mod load_assignment;
+mod load_balancer;
+mod protocol_options;
+
+pub use cluster::{Cluster, ClusterEntry, ClusterStats, Discovery, TcpKeepalive};
+pub use cluster_manager::{ClusterManager, ClusterState, HostRef};
+pub use conn_pool::{FailureKind, UpstreamFailure, UpstreamTiming};
+pub use host::{Endpoint, Health, Host, HostStats};
+pub use host_set::HostSet;
+pub use protocol_options::{Http1Options, Http2Options, Keepalive, Protocol, ProtocolOptions};

@@ -1,0 +1,237 @@
+//! A cluster: `envoy.config.cluster.v3.Cluster`.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Endpoint, Health, Host, HostSet, HostStats,
+    dns::DnsOptions,
+    load_assignment::{self, NamedEndpoint},
+    protocol_options::{DeprecatedOptions, Protocol, ProtocolOptions},
+};
+use crate::{
+    config::Field,
+    proto::{
+        cluster::{
+            self, UpstreamConnectionOptions,
+            cluster::{
+                ClusterDiscoveryType, ClusterProtocolSelection, CommonLbConfig, DiscoveryType, LbConfig, LbPolicy,
+                common_lb_config::LocalityConfigSpecifier,
+            },
+        },
+        core::{self, transport_socket::ConfigType},
+        raw_buffer::RawBuffer,
+        tls::UpstreamTlsContext,
+    },
+    stats::{self, Registry, ResponseCodes},
+    tls::{Secrets, UpstreamTls},
+};
+use prost::Name;
+
+/// A cluster and its hosts, as the snapshot holds them. DNS and registrations change the hosts alone.
+#[derive(Debug, Clone)]
+pub struct ClusterEntry {
+    /// What does not change without a new configuration.
+    pub cluster: Arc<Cluster>,
+    /// Its hosts now.
+    pub hosts: Arc<HostSet>,
+}
+
+impl ClusterEntry {
+    /// A cluster with the hosts that its configuration names. A DNS cluster has none before its names are resolved.
+    pub fn from_proto(
+        proto: &cluster::Cluster,
+        field: Field<'_>,
+        secrets: &Secrets,
+        registry: &Arc<Registry>,
+    ) -> Option<ClusterEntry> {
+        let cluster = Cluster::from_proto(proto, field, secrets, registry)?;
+        let known = cluster.endpoints.iter().filter(|named| named.name.is_none());
+        let hosts = HostSet::new(&cluster, known.map(|named| named.endpoint.clone()).collect(), &HostSet::default());
+        cluster.stats.record_membership(&hosts);
+        Some(ClusterEntry { cluster: Arc::new(cluster), hosts })
+    }
+
+    /// The same cluster with other hosts. Called on the main thread, which counts the membership.
+    pub fn with_hosts(&self, hosts: Arc<HostSet>) -> ClusterEntry {
+        self.cluster.stats.membership_change.inc();
+        self.cluster.stats.record_membership(&hosts);
+        ClusterEntry { cluster: Arc::clone(&self.cluster), hosts }
+    }
+}
+
+/// A cluster without its hosts.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How its hosts are found.
+    pub discovery: Discovery,
+    /// Time for a connection, TLS included.
+    pub connect_timeout: Duration,
+    /// How its hosts are spoken to.
+    pub protocol: ProtocolOptions,
+    /// How its connections are secured.
+    pub tls: Option<UpstreamTls>,
+    /// Probes that keep quiet connections alive.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// The percentage of healthy hosts below which health is no criterion any more.
+    pub healthy_panic_threshold: f64,
+    /// What is counted under `cluster.<name>.`
+    pub stats: ClusterStats,
+    /// Responses by status: `upstream_rq_<code>` and `upstream_rq_<class>`.
+    pub response_codes: ResponseCodes,
+    pub(super) dns: DnsOptions,
+    pub(super) endpoints: Vec<NamedEndpoint>,
+    host_registry: Arc<Registry>,
+}
+
+/// How the hosts of a cluster are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discovery {
+    /// Addresses in the configuration, or registered.
+    Static,
+    /// Every address that the names resolve to is a host.
+    StrictDns,
+    /// One host, whose address follows its name.
+    LogicalDns,
+}
+
+/// Probes on a quiet TCP connection; what is `None` the kernel decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpKeepalive {
+    /// Unanswered probes after which the connection is dead.
+    pub probes: Option<u32>,
+    /// Quiet time before the first probe.
+    pub time: Option<Duration>,
+    /// Time between probes.
+    pub interval: Option<Duration>,
+}
+
+impl Cluster {
+    /// Reports what is wrong at its place, and is `None` if a cluster cannot be made of the rest.
+    fn from_proto(
+        proto: &cluster::Cluster,
+        field: Field<'_>,
+        secrets: &Secrets,
+        registry: &Arc<Registry>,
+    ) -> Option<Cluster> {
+        let _ = (proto, field, secrets, registry);
+        todo!()
+    }
+
+    /// A host of this cluster. Hosts of the same address, or of the same logical name, share their counters.
+    pub(super) fn host(&self, endpoint: Endpoint) -> Host {
+        let scope = if endpoint.logical {
+            self.host_registry.scope(&endpoint.hostname)
+        } else {
+            self.host_registry.scope(&endpoint.address.to_string())
+        };
+        Host { stats: HostStats::new(&scope), endpoint }
+    }
+}
+
+stats::declare! {
+    /// Of a cluster, under `cluster.<name>.`
+    pub struct ClusterStats {
+        /// Connections made or tried.
+        upstream_cx_total: Counter,
+        /// Connections open now.
+        upstream_cx_active: Gauge,
+        /// HTTP/1.1 connections made.
+        upstream_cx_http1_total: Counter,
+        /// HTTP/2 connections made.
+        upstream_cx_http2_total: Counter,
+        /// Connections that could not be made.
+        upstream_cx_connect_fail: Counter,
+        /// Connections that were not made in time.
+        upstream_cx_connect_timeout: Counter,
+        /// Time to make a connection, in milliseconds.
+        upstream_cx_connect_ms: Histogram,
+        /// Lifetime of a connection, in milliseconds.
+        upstream_cx_length_ms: Histogram,
+        /// Connections closed.
+        upstream_cx_destroy: Counter,
+        /// Connections closed by us.
+        upstream_cx_destroy_local: Counter,
+        /// Connections closed by the host.
+        upstream_cx_destroy_remote: Counter,
+        /// Connections closed while requests were running.
+        upstream_cx_destroy_with_active_rq: Counter,
+        /// Connections closed by us while requests were running.
+        upstream_cx_destroy_local_with_active_rq: Counter,
+        /// Connections closed by the host while requests were running.
+        upstream_cx_destroy_remote_with_active_rq: Counter,
+        /// HTTP/2 connections closed for want of an answer to a PING.
+        upstream_cx_close_notify: Counter,
+        /// Connections closed because they had no request for too long.
+        upstream_cx_idle_timeout: Counter,
+        /// Connections closed because they had served their number of requests.
+        upstream_cx_max_requests: Counter,
+        /// Connections closed because the host broke the protocol.
+        upstream_cx_protocol_error: Counter,
+        /// Bytes received.
+        upstream_cx_rx_bytes_total: Counter,
+        /// Bytes sent.
+        upstream_cx_tx_bytes_total: Counter,
+        /// Times that the bound on connections was reached.
+        upstream_cx_overflow: Counter,
+        /// Times that no connection could be used or made for a request, because there was no host.
+        upstream_cx_none_healthy: Counter,
+        /// Requests sent, retries included.
+        upstream_rq_total: Counter,
+        /// Requests running now.
+        upstream_rq_active: Gauge,
+        /// Requests that waited for a connection.
+        upstream_rq_pending_total: Counter,
+        /// Requests that wait for a connection now.
+        upstream_rq_pending_active: Gauge,
+        /// Requests refused because too many waited.
+        upstream_rq_pending_overflow: Counter,
+        /// Requests that failed because their connection could not be made.
+        upstream_rq_pending_failure_eject: Counter,
+        /// Requests cancelled before they had a connection.
+        upstream_rq_cancelled: Counter,
+        /// Requests whose connection was closed for want of time.
+        upstream_rq_timeout: Counter,
+        /// Attempts given up for want of time.
+        upstream_rq_per_try_timeout: Counter,
+        /// Requests that the host reset.
+        upstream_rq_rx_reset: Counter,
+        /// Requests that we reset.
+        upstream_rq_tx_reset: Counter,
+        /// Requests sent again.
+        upstream_rq_retry: Counter,
+        /// Requests sent again with success.
+        upstream_rq_retry_success: Counter,
+        /// Responses of any status.
+        upstream_rq_completed: Counter,
+        /// Time from sending a request to the end of its response, in milliseconds.
+        upstream_rq_time: Histogram,
+        /// Changes of the hosts.
+        membership_change: Counter,
+        /// Hosts that take requests.
+        membership_healthy: Gauge,
+        /// Hosts that take requests only when no healthy one is left.
+        membership_degraded: Gauge,
+        /// All hosts.
+        membership_total: Gauge,
+        /// Resolutions tried.
+        update_attempt: Counter,
+        /// Resolutions that succeeded.
+        update_success: Counter,
+        /// Resolutions that failed.
+        update_failure: Counter,
+        /// Resolutions that succeeded without an address.
+        update_empty: Counter,
+        /// Resolutions that changed nothing.
+        update_no_rebuild: Counter,
+    }
+}
+
+impl ClusterStats {
+    fn record_membership(&self, hosts: &HostSet) {
+        self.membership_total.set(hosts.hosts().len() as u64);
+        self.membership_healthy.set(hosts.count(Health::Healthy));
+        self.membership_degraded.set(hosts.count(Health::Degraded));
+    }
+}

@@ -1,0 +1,61 @@
+//! One attempt at a request: when what happened, and how it failed.
+
+use std::fmt;
+
+use tokio::time::Instant;
+
+use crate::http::Request;
+
+/// An attempt that brought no response headers.
+pub struct UpstreamFailure {
+    /// What went wrong.
+    pub kind: FailureKind,
+    /// The request, whole, if the host cannot have begun to process it: then any method may be sent again.
+    pub request: Option<Box<Request>>,
+    /// The reason in words, for logs and `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+    pub cause: String,
+}
+
+impl fmt::Debug for UpstreamFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} ({}), unprocessed: {}", self.kind, self.cause, self.request.is_some())
+    }
+}
+
+/// What went wrong with an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// No connection to the host could be made.
+    Connect,
+    /// No connection to the host was made in time (`connect_timeout`).
+    ConnectTimeout,
+    /// The host was reached, but TLS was not agreed on.
+    Tls,
+    /// The host reset the stream.
+    Reset(h2::Reason),
+    /// The connection closed before the response.
+    Disconnect,
+    /// The host refused the stream unprocessed (`REFUSED_STREAM`).
+    RefusedStream,
+    /// The host had begun to shut the connection down, and left this stream unprocessed.
+    GoAway,
+    /// Too many requests wait for a connection.
+    Overflow,
+    /// The host broke the protocol.
+    Protocol,
+    /// The request's own body broke off: the client is gone.
+    RequestBody,
+}
+
+/// The moments of an attempt; `None` when it never came to that.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct UpstreamTiming {
+    /// A new connection was begun for it; `None` when a pooled one served.
+    pub connect_started: Option<Instant>,
+    /// The new connection was ready, TLS included.
+    pub connected: Option<Instant>,
+    /// The request was handed to a connection.
+    pub first_byte_sent: Option<Instant>,
+    /// The response's headers came.
+    pub headers_received: Option<Instant>,
+}

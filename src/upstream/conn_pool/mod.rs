@@ -1,0 +1,5 @@
+//! Connection pools: one per worker, host and protocol.
+
+mod attempt;
+
+pub use attempt::{FailureKind, UpstreamFailure, UpstreamTiming};

@@ -1,0 +1,438 @@
+//! How a cluster's hosts are spoken to: `envoy.extensions.upstreams.http.v3.HttpProtocolOptions`, and the older fields of
+//! `Cluster` that say the same.
+
+use std::{collections::HashMap, num::NonZeroU32, time::Duration};
+
+use crate::{
+    config::Field,
+    proto::{
+        Any, UInt32Value,
+        core::{
+            self,
+            http1_protocol_options::{HeaderKeyFormat, header_key_format::HeaderFormat},
+        },
+        http_protocol_options::{
+            self as upstreams,
+            http_protocol_options::{
+                AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+                explicit_http_config::ProtocolConfig,
+            },
+        },
+    },
+};
+
+/// The key of these options in `typed_extension_protocol_options`.
+const KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// How a cluster's hosts are spoken to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProtocolOptions {
+    /// Which protocol.
+    pub protocol: Protocol,
+    /// A connection without requests is closed after this time; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// A connection is closed after this many requests.
+    pub max_requests_per_connection: Option<NonZeroU32>,
+    /// The largest response head that is accepted, in bytes.
+    pub max_response_headers_bytes: u32,
+    /// The most response headers that are accepted.
+    pub max_response_headers: usize,
+    /// The server name asked for by TLS is the request's host.
+    pub auto_sni: bool,
+    /// Settings of HTTP/1.1.
+    pub http1: Http1Options,
+    /// Settings of HTTP/2.
+    pub http2: Http2Options,
+}
+
+/// Which protocol a cluster's hosts are spoken to by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2; without TLS by prior knowledge.
+    Http2,
+    /// What the host chooses by ALPN.
+    Alpn,
+    /// That of the downstream request.
+    Downstream,
+}
+
+/// Settings of HTTP/1.1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Http1Options {
+    /// Header names are sent in Proper-Case.
+    pub proper_case: bool,
+}
+
+/// Settings of HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2Options {
+    /// The most streams on a connection; the peer may allow fewer.
+    pub max_concurrent_streams: u32,
+    /// Bytes of one response that may wait in us.
+    pub stream_window: u32,
+    /// Bytes of all responses of a connection that may wait in us.
+    pub connection_window: u32,
+    /// Size of the peer's header compression table.
+    pub header_table_size: Option<u32>,
+    /// How often an idle-looking peer is asked whether it lives.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// PINGs that prove a connection alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Time between one answer and the next question.
+    pub interval: Duration,
+    /// Time for the answer.
+    pub timeout: Duration,
+}
+
+impl Default for ProtocolOptions {
+    fn default() -> ProtocolOptions {
+        ProtocolOptions {
+            protocol: Protocol::Http1,
+            idle_timeout: Some(Duration::from_secs(3600)),
+            max_requests_per_connection: None,
+            max_response_headers_bytes: 60 * 1024,
+            max_response_headers: 100,
+            auto_sni: false,
+            http1: Http1Options::default(),
+            http2: Http2Options::default(),
+        }
+    }
+}
+
+impl Default for Http2Options {
+    /// A stream's window bounds what one slow reader costs. The connection's is far larger, so that many slow readers do
+    /// not stop the others.
+    fn default() -> Http2Options {
+        Http2Options {
+            max_concurrent_streams: 1024,
+            stream_window: 1024 * 1024,
+            connection_window: 256 * 1024 * 1024,
+            header_table_size: None,
+            keepalive: None,
+        }
+    }
+}
+
+/// The older spelling: fields of `Cluster` itself.
+pub(super) struct DeprecatedOptions<'a> {
+    pub common: &'a Option<core::HttpProtocolOptions>,
+    pub upstream: &'a Option<core::UpstreamHttpProtocolOptions>,
+    pub http1: &'a Option<core::Http1ProtocolOptions>,
+    pub http2: &'a Option<core::Http2ProtocolOptions>,
+    pub max_requests_per_connection: &'a Option<UInt32Value>,
+    pub use_downstream_protocol: bool,
+}
+
+impl ProtocolOptions {
+    /// `field` is the cluster's. The typed options take the place of the older fields as a whole.
+    pub(super) fn from_proto(
+        typed: &HashMap<String, Any>,
+        deprecated: &DeprecatedOptions<'_>,
+        field: Field<'_>,
+    ) -> ProtocolOptions {
+        let typed_field = field.key("typed_extension_protocol_options");
+        for key in typed.keys().filter(|key| *key != KEY) {
+            typed_field.entry(key).error("unknown extension");
+        }
+        let mut options = ProtocolOptions::default();
+        if let Some(any) = typed.get(KEY) {
+            let field = typed_field.entry(KEY);
+            if let Some(proto) = field.unpack::<upstreams::HttpProtocolOptions>(any) {
+                options.apply_typed(&proto, field);
+            }
+        } else {
+            options.apply_deprecated(deprecated, field);
+        }
+        options
+    }
+
+    fn apply_deprecated(&mut self, deprecated: &DeprecatedOptions<'_>, field: Field<'_>) {
+        let DeprecatedOptions { common, upstream, http1, http2, max_requests_per_connection, use_downstream_protocol } =
+            deprecated;
+        self.max_requests_per_connection = max_requests_per_connection.and_then(|max| NonZeroU32::new(max.value));
+        self.apply_common(common.as_ref(), field.key("common_http_protocol_options"));
+        self.apply_upstream(upstream.as_ref(), field.key("upstream_http_protocol_options"));
+        self.http1 = Http1Options::from_proto(http1.as_ref(), field.key("http_protocol_options"));
+        self.http2 = Http2Options::from_proto(http2.as_ref(), field.key("http2_protocol_options"));
+        self.protocol = match (use_downstream_protocol, http2) {
+            (true, _) => Protocol::Downstream,
+            (false, Some(_)) => Protocol::Http2,
+            (false, None) => Protocol::Http1,
+        };
+    }
+
+    fn apply_typed(&mut self, proto: &upstreams::HttpProtocolOptions, field: Field<'_>) {
+        let upstreams::HttpProtocolOptions {
+            common_http_protocol_options,
+            upstream_http_protocol_options,
+            http_filters,
+            header_validation_config,
+            outlier_detection,
+            request_mirror_policies,
+            hash_policy,
+            retry_policy,
+            upstream_protocol_options,
+        } = proto;
+        self.apply_common(common_http_protocol_options.as_ref(), field.key("common_http_protocol_options"));
+        self.apply_upstream(upstream_http_protocol_options.as_ref(), field.key("upstream_http_protocol_options"));
+        field.unsupported("http_filters", http_filters);
+        field.unsupported("header_validation_config", header_validation_config);
+        field.ignored("outlier_detection", outlier_detection, "hosts are not ejected for their errors yet");
+        field.unsupported("request_mirror_policies", request_mirror_policies);
+        field.unsupported("hash_policy", hash_policy);
+        field.unsupported("retry_policy", retry_policy);
+        match field.required("upstream_protocol_options", upstream_protocol_options) {
+            Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
+                self.apply_explicit(explicit, field.key("explicit_http_config"));
+            }
+            Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(downstream)) => {
+                let UseDownstreamHttpConfig { http_protocol_options, http2_protocol_options, http3_protocol_options } =
+                    downstream;
+                let field = field.key("use_downstream_protocol_config");
+                self.protocol = Protocol::Downstream;
+                self.http1 =
+                    Http1Options::from_proto(http_protocol_options.as_ref(), field.key("http_protocol_options"));
+                self.http2 =
+                    Http2Options::from_proto(http2_protocol_options.as_ref(), field.key("http2_protocol_options"));
+                field.ignored("http3_protocol_options", http3_protocol_options, "HTTP/3 is not spoken upstream");
+            }
+            Some(UpstreamProtocolOptions::AutoConfig(auto)) => {
+                let AutoHttpConfig {
+                    http_protocol_options,
+                    http2_protocol_options,
+                    http3_protocol_options,
+                    alternate_protocols_cache_options,
+                } = auto;
+                let field = field.key("auto_config");
+                self.protocol = Protocol::Alpn;
+                self.http1 =
+                    Http1Options::from_proto(http_protocol_options.as_ref(), field.key("http_protocol_options"));
+                self.http2 =
+                    Http2Options::from_proto(http2_protocol_options.as_ref(), field.key("http2_protocol_options"));
+                let why = "HTTP/3 is not spoken upstream";
+                field.ignored("http3_protocol_options", http3_protocol_options, why);
+                field.ignored("alternate_protocols_cache_options", alternate_protocols_cache_options, why);
+            }
+            None => {}
+        }
+    }
+
+    fn apply_explicit(&mut self, proto: &ExplicitHttpConfig, field: Field<'_>) {
+        let ExplicitHttpConfig { protocol_config } = proto;
+        match field.required("protocol_config", protocol_config) {
+            Some(ProtocolConfig::HttpProtocolOptions(http1)) => {
+                self.protocol = Protocol::Http1;
+                self.http1 = Http1Options::from_proto(Some(http1), field.key("http_protocol_options"));
+            }
+            Some(ProtocolConfig::Http2ProtocolOptions(http2)) => {
+                self.protocol = Protocol::Http2;
+                self.http2 = Http2Options::from_proto(Some(http2), field.key("http2_protocol_options"));
+            }
+            Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
+                field.unsupported("http3_protocol_options", &true);
+            }
+            None => {}
+        }
+    }
+
+    fn apply_common(&mut self, proto: Option<&core::HttpProtocolOptions>, field: Field<'_>) {
+        let Some(proto) = proto else { return };
+        let core::HttpProtocolOptions {
+            idle_timeout,
+            max_connection_duration,
+            max_connection_duration_jitter,
+            max_headers_count,
+            max_response_headers_kb,
+            max_stream_duration,
+            headers_with_underscores_action,
+            max_requests_per_connection,
+        } = proto;
+        if let Some(timeout) = field.duration("idle_timeout", idle_timeout) {
+            self.idle_timeout = Some(timeout).filter(|timeout| !timeout.is_zero());
+        }
+        if let Some(max) = max_requests_per_connection {
+            self.max_requests_per_connection = NonZeroU32::new(max.value);
+        }
+        if let Some(kib) = max_response_headers_kb {
+            match kib.value {
+                1..=8192 => self.max_response_headers_bytes = kib.value * 1024,
+                _ => field.key("max_response_headers_kb").error("must be from 1 to 8192"),
+            }
+        }
+        if let Some(count) = max_headers_count {
+            match count.value {
+                0 => field.key("max_headers_count").error("must be at least 1"),
+                count => self.max_response_headers = count as usize,
+            }
+        }
+        let why = "connections upstream are bounded by idle_timeout and max_requests_per_connection only";
+        field.ignored("max_connection_duration", max_connection_duration, why);
+        field.ignored("max_connection_duration_jitter", max_connection_duration_jitter, why);
+        field.ignored("max_stream_duration", max_stream_duration, "streams are bounded by the route's timeouts only");
+        let why = "it is for requests; set it on the connection manager";
+        field.ignored("headers_with_underscores_action", headers_with_underscores_action, why);
+    }
+
+    fn apply_upstream(&mut self, proto: Option<&core::UpstreamHttpProtocolOptions>, field: Field<'_>) {
+        let Some(proto) = proto else { return };
+        let core::UpstreamHttpProtocolOptions { auto_sni, auto_san_validation, override_auto_sni_header } = proto;
+        self.auto_sni = *auto_sni;
+        field.unsupported("auto_san_validation", auto_san_validation);
+        field.unsupported("override_auto_sni_header", override_auto_sni_header);
+    }
+}
+
+impl Http1Options {
+    fn from_proto(proto: Option<&core::Http1ProtocolOptions>, field: Field<'_>) -> Http1Options {
+        let mut options = Http1Options::default();
+        let Some(proto) = proto else { return options };
+        #[expect(deprecated, reason = "every field is looked at")]
+        let core::Http1ProtocolOptions {
+            allow_absolute_url,
+            accept_http_10,
+            default_host_for_http_10,
+            header_key_format,
+            enable_trailers,
+            allow_chunked_length,
+            override_stream_error_on_invalid_http_message,
+            send_fully_qualified_url,
+            use_balsa_parser,
+            allow_custom_methods,
+            ignore_http_11_upgrade,
+        } = proto;
+        if let Some(HeaderKeyFormat { header_format }) = header_key_format {
+            let field = field.key("header_key_format");
+            match field.required("header_format", header_format) {
+                Some(HeaderFormat::ProperCaseWords(_)) => options.proper_case = true,
+                Some(HeaderFormat::StatefulFormatter(_)) => {
+                    field.ignored("stateful_formatter", &true, "header names are sent in lower case");
+                }
+                None => {}
+            }
+        }
+        let why = "it is for connections from clients";
+        field.ignored("allow_absolute_url", allow_absolute_url, why);
+        field.ignored("accept_http_10", accept_http_10, why);
+        field.ignored("default_host_for_http_10", default_host_for_http_10, why);
+        field.ignored("ignore_http_11_upgrade", ignore_http_11_upgrade, why);
+        field.ignored(
+            "override_stream_error_on_invalid_http_message",
+            override_stream_error_on_invalid_http_message,
+            why,
+        );
+        field.ignored("enable_trailers", enable_trailers, "trailers are passed on wherever the message may have them");
+        field.ignored("allow_chunked_length", allow_chunked_length, "a message with both lengths is refused");
+        field.unsupported("send_fully_qualified_url", send_fully_qualified_url);
+        field.ignored("use_balsa_parser", use_balsa_parser, "there is one parser");
+        field.ignored("allow_custom_methods", allow_custom_methods, "any method is passed on");
+        options
+    }
+}
+
+impl Http2Options {
+    fn from_proto(proto: Option<&core::Http2ProtocolOptions>, field: Field<'_>) -> Http2Options {
+        let mut options = Http2Options::default();
+        let Some(proto) = proto else { return options };
+        #[expect(deprecated, reason = "every field is looked at")]
+        let core::Http2ProtocolOptions {
+            hpack_table_size,
+            max_concurrent_streams,
+            initial_stream_window_size,
+            initial_connection_window_size,
+            allow_connect,
+            allow_metadata,
+            max_outbound_frames,
+            max_outbound_control_frames,
+            max_consecutive_inbound_frames_with_empty_payload,
+            max_inbound_priority_frames_per_stream,
+            max_inbound_window_update_frames_per_data_frame_sent,
+            stream_error_on_invalid_http_messaging,
+            override_stream_error_on_invalid_http_message,
+            custom_settings_parameters,
+            connection_keepalive,
+            use_oghttp2_codec,
+            max_metadata_size,
+            enable_huffman_encoding,
+            max_header_field_size_kb,
+            disallow_obs_text,
+            stream_reset_burst,
+            stream_reset_rate,
+        } = proto;
+        options.header_table_size = hpack_table_size.map(|size| size.value);
+        if let Some(streams) = in_range("max_concurrent_streams", max_concurrent_streams, 1, field) {
+            options.max_concurrent_streams = streams;
+        }
+        if let Some(window) = in_range("initial_stream_window_size", initial_stream_window_size, 65_535, field) {
+            options.stream_window = window;
+        }
+        if let Some(window) = in_range("initial_connection_window_size", initial_connection_window_size, 65_535, field)
+        {
+            options.connection_window = window;
+        }
+        if let Some(keepalive) = connection_keepalive {
+            options.keepalive = Keepalive::from_proto(keepalive, field.key("connection_keepalive"));
+        }
+        field.ignored("allow_connect", allow_connect, "upgrades go upstream by HTTP/1.1");
+        field.unsupported("allow_metadata", allow_metadata);
+        field.ignored("max_metadata_size", max_metadata_size, "METADATA frames are not spoken");
+        let why = "the bounds on frames are built in";
+        field.ignored("max_outbound_frames", max_outbound_frames, why);
+        field.ignored("max_outbound_control_frames", max_outbound_control_frames, why);
+        let empty_frames = max_consecutive_inbound_frames_with_empty_payload;
+        field.ignored("max_consecutive_inbound_frames_with_empty_payload", empty_frames, why);
+        field.ignored("max_inbound_priority_frames_per_stream", max_inbound_priority_frames_per_stream, why);
+        let window_updates = max_inbound_window_update_frames_per_data_frame_sent;
+        field.ignored("max_inbound_window_update_frames_per_data_frame_sent", window_updates, why);
+        field.ignored("stream_reset_burst", stream_reset_burst, why);
+        field.ignored("stream_reset_rate", stream_reset_rate, why);
+        let why = "an invalid message ends its stream, not the connection";
+        field.ignored("stream_error_on_invalid_http_messaging", stream_error_on_invalid_http_messaging, why);
+        let stream_error = override_stream_error_on_invalid_http_message;
+        field.ignored("override_stream_error_on_invalid_http_message", stream_error, why);
+        field.unsupported("custom_settings_parameters", custom_settings_parameters);
+        field.ignored("use_oghttp2_codec", use_oghttp2_codec, "there is one codec");
+        field.ignored("enable_huffman_encoding", enable_huffman_encoding, "the encoder decides");
+        field.ignored(
+            "max_header_field_size_kb",
+            max_header_field_size_kb,
+            "max_response_headers_kb bounds each header too",
+        );
+        field.ignored("disallow_obs_text", disallow_obs_text, "header values are passed on as they are");
+        options
+    }
+}
+
+impl Keepalive {
+    fn from_proto(proto: &core::KeepaliveSettings, field: Field<'_>) -> Option<Keepalive> {
+        let core::KeepaliveSettings { interval, timeout, interval_jitter, connection_idle_interval } = proto;
+        field.ignored("interval_jitter", interval_jitter, "connections begin at different times");
+        field.ignored("connection_idle_interval", connection_idle_interval, "set interval instead");
+        field.required("timeout", timeout);
+        let at_least_a_millisecond = |name, value| {
+            let duration = field.duration(name, value)?;
+            if duration < Duration::from_millis(1) {
+                field.key(name).error("must be at least 0.001s");
+            }
+            Some(duration.max(Duration::from_millis(1)))
+        };
+        let timeout = at_least_a_millisecond("timeout", timeout);
+        let interval = at_least_a_millisecond("interval", interval);
+        Some(Keepalive { interval: interval?, timeout: timeout? })
+    }
+}
+
+/// A number from `least` to what 31 bits hold, which is what HTTP/2 allows.
+fn in_range(name: &'static str, value: &Option<UInt32Value>, least: u32, field: Field<'_>) -> Option<u32> {
+    const MOST: u32 = (1 << 31) - 1;
+    let value = value.as_ref()?.value;
+    if !(least..=MOST).contains(&value) {
+        field.key(name).error(format!("must be from {least} to {MOST}"));
+        return None;
+    }
+    Some(value)
+}
