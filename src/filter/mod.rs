@@ -1,1 +1,104 @@
-//! The extension contract: all that an author of a filter must read.
+//! The extension contract: all that the author of a filter must read.
+//!
+//! A factory makes a filter's configuration when a document is loaded, with a [`FactoryContext`]; the configuration makes one
+//! filter for each connection or stream, on a worker, with that worker's [`WorkerContext`]. Nothing here is shared between
+//! workers but configurations, which are immutable.
+
+pub mod http;
+pub mod network;
+pub mod service;
+pub mod timer;
+
+use std::{
+    cell::{Cell, RefCell},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+};
+
+use crate::{http::date::DateCache, route::RegisteredRoutes, stats, tls::Secrets, upstream::ClusterManager};
+use service::InternalService;
+
+/// A future that never leaves its worker.
+pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// What code may ask for while a document becomes configuration.
+#[derive(Clone, Copy)]
+pub struct FactoryContext<'a> {
+    /// Where statistics are made.
+    pub stats: &'a Arc<stats::Registry>,
+    /// The network filters there are.
+    pub network_filters: &'a [network::NetworkFilterFactory],
+    /// The HTTP filters there are.
+    pub http_filters: &'a [http::HttpFilterFactory],
+    /// The services that run on the main thread.
+    pub services: &'a Services,
+    /// `static_resources.secrets`.
+    pub secrets: &'a Secrets,
+    /// `node.cluster`, or `--service-cluster`.
+    pub service_cluster: &'a str,
+}
+
+/// Handles of the services that run on the main thread and are reached through filters.
+#[derive(Clone, Debug, Default)]
+pub struct Services {
+    /// The registration API.
+    pub registration: Option<InternalService>,
+}
+
+/// What running code may ask for: one for each worker.
+pub struct WorkerContext {
+    /// 1 for the first worker; the main thread is 0.
+    pub index: usize,
+    /// The only way to an upstream.
+    pub clusters: ClusterManager,
+    /// Randomness for balancing, sampling and identifiers; not for secrets.
+    pub random: Random,
+    /// The clock of `date` headers.
+    pub date: DateCache,
+    registered: RefCell<Rc<Arc<RegisteredRoutes>>>,
+}
+
+impl WorkerContext {
+    /// The context of worker `index`, which knows no registered routes yet.
+    pub fn new(index: usize, clusters: ClusterManager, random: Random) -> WorkerContext {
+        let registered = RefCell::new(Rc::new(Arc::new(RegisteredRoutes::default())));
+        WorkerContext { index, clusters, random, date: DateCache::new(), registered }
+    }
+
+    /// The routes that registrations hold now.
+    pub fn registered_routes(&self) -> Rc<Arc<RegisteredRoutes>> {
+        Rc::clone(&self.registered.borrow())
+    }
+
+    /// Puts other registered routes in place; requests that have found their route keep it.
+    pub fn set_registered_routes(&self, routes: &Arc<RegisteredRoutes>) {
+        if !Arc::ptr_eq(&self.registered.borrow(), routes) {
+            *self.registered.borrow_mut() = Rc::new(Arc::clone(routes));
+        }
+    }
+}
+
+/// A worker's pseudo-random numbers (wyrand): fast, good enough to spread load, not secret.
+#[derive(Debug)]
+pub struct Random(Cell<u64>);
+
+impl Random {
+    /// Starts at `seed`; workers must not share one.
+    pub fn new(seed: u64) -> Random {
+        Random(Cell::new(seed))
+    }
+
+    /// The next 64 bits.
+    pub fn next_u64(&self) -> u64 {
+        let state = self.0.get().wrapping_add(0xa076_1d64_78bd_642f);
+        self.0.set(state);
+        let product = u128::from(state) * u128::from(state ^ 0xe703_7ed1_a0b4_28db);
+        (product >> 64) as u64 ^ product as u64
+    }
+
+    /// The next 128 bits.
+    pub fn next_u128(&self) -> u128 {
+        u128::from(self.next_u64()) << 64 | u128::from(self.next_u64())
+    }
+}

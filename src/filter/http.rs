@@ -1,0 +1,92 @@
+//! HTTP filters: what sees a request before the router answers it, and the response on its way back.
+//!
+//! A filter is one file and one row in `http_filters::FACTORIES`. Decode hooks run in order, encode hooks in reverse order and for
+//! every filter of the chain, also for local replies. To wait, a hook awaits; to see or change a body, it wraps it.
+
+use std::{fmt, rc::Rc, sync::Arc};
+
+use http::HeaderValue;
+
+use super::{FactoryContext, LocalFuture, WorkerContext, timer::StreamTimer};
+use crate::{
+    config::field::Field,
+    http::{Request, Response, authority, local_reply::LocalReply},
+    proto,
+    route::RouteRef,
+    stream_info::{HeaderCapture, StreamInfo},
+    upstream::ClusterState,
+};
+
+/// One request in progress, as filters and the router see it.
+pub struct Stream {
+    /// What has happened so far.
+    pub info: StreamInfo,
+    /// The route that matched; `None` until the connection manager has looked, and where none did.
+    pub route: Option<RouteRef>,
+    /// The worker that serves it.
+    pub worker: Rc<WorkerContext>,
+    /// Its deadlines.
+    pub timer: Rc<StreamTimer>,
+    /// Whether the client speaks gRPC, and failures are to be said so.
+    pub is_grpc: bool,
+    /// The cluster that the router chose.
+    pub cluster: Option<Rc<ClusterState>>,
+    /// What access logs print of the request; `None` when there are none.
+    pub capture: Option<Rc<HeaderCapture>>,
+}
+
+impl Stream {
+    /// Keeps what access logs print of the request, as it stands now: to be called where a request is sent on or answered.
+    pub fn capture_request(&mut self, request: &Request) {
+        let Some(capture) = &self.capture else { return };
+        let info = &mut self.info;
+        info.authority = authority(request).and_then(|host| HeaderValue::from_str(host).ok());
+        info.path = request.uri().path_and_query().cloned();
+        info.request_headers = HeaderCapture::take(&capture.request, request.headers());
+    }
+}
+
+/// What a filter decides on a request.
+pub enum Decoded {
+    /// The next filter's turn.
+    Continue,
+    /// This is the answer.
+    Respond(Response),
+    /// This is the answer, one of our own.
+    Reply(LocalReply),
+}
+
+/// A filter on one stream.
+pub trait HttpFilter {
+    /// Sees the request: headers, and the body still to come.
+    fn decode_headers<'a>(&'a mut self, request: &'a mut Request, stream: &'a mut Stream) -> LocalFuture<'a, Decoded> {
+        let _ = (request, stream);
+        Box::pin(async { Decoded::Continue })
+    }
+
+    /// Sees the response, whoever made it.
+    fn encode_headers<'a>(&'a mut self, response: &'a mut Response, stream: &'a mut Stream) -> LocalFuture<'a, ()> {
+        let _ = (response, stream);
+        Box::pin(async {})
+    }
+}
+
+/// A filter's settings: immutable, shared by all workers.
+pub trait HttpFilterConfig: Send + Sync + fmt::Debug {
+    /// The filter for one stream.
+    fn new_stream(&self, worker: &Rc<WorkerContext>) -> Box<dyn HttpFilter>;
+}
+
+/// Makes a filter's settings from its `typed_config`; `None` when an error has been reported.
+pub type HttpFilterFromProto = fn(&proto::Any, Field<'_>, &FactoryContext<'_>) -> Option<Arc<dyn HttpFilterConfig>>;
+
+/// A kind of filter.
+#[derive(Debug, Clone, Copy)]
+pub struct HttpFilterFactory {
+    /// The name that configurations use by custom.
+    pub name: &'static str,
+    /// The message type of its `typed_config`, by which it is found.
+    pub type_name: &'static str,
+    /// Its conversion.
+    pub from_proto: HttpFilterFromProto,
+}

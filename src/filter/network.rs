@@ -1,0 +1,32 @@
+//! Network filters: what serves a connection once its transport is up.
+
+use std::{fmt, rc::Rc, sync::Arc};
+
+use super::{FactoryContext, LocalFuture, WorkerContext};
+use crate::{config::field::Field, drain::Watcher, net::Io, proto, stream_info::ConnectionInfo};
+
+/// A terminal network filter's settings: immutable, shared by all workers.
+pub trait NetworkFilter: Send + Sync + fmt::Debug {
+    /// Serves a connection until it has ended, or `drain` says so. Dropping the future ends it at once.
+    fn serve(
+        self: Arc<Self>,
+        io: Io,
+        connection: Rc<ConnectionInfo>,
+        worker: Rc<WorkerContext>,
+        drain: Watcher,
+    ) -> LocalFuture<'static, ()>;
+}
+
+/// Makes a filter's settings from its `typed_config`; `None` when an error has been reported.
+pub type NetworkFilterFromProto = fn(&proto::Any, Field<'_>, &FactoryContext<'_>) -> Option<Arc<dyn NetworkFilter>>;
+
+/// A kind of network filter.
+#[derive(Debug, Clone, Copy)]
+pub struct NetworkFilterFactory {
+    /// The name that configurations use by custom.
+    pub name: &'static str,
+    /// The message type of its `typed_config`, by which it is found.
+    pub type_name: &'static str,
+    /// Its conversion.
+    pub from_proto: NetworkFilterFromProto,
+}

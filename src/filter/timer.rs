@@ -1,0 +1,197 @@
+//! The deadlines of one stream, watched by one timer.
+//!
+//! Activity only stores a time. The one timer fires at the earliest deadline as it was when it was set, and is set again if that
+//! has moved: a request that is answered soon costs no timer beyond one registration.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Which deadline passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expired {
+    /// The route's `timeout`.
+    Route,
+    /// `stream_idle_timeout` or the route's `idle_timeout`.
+    Idle,
+    /// `max_stream_duration`.
+    MaxDuration,
+    /// `request_timeout`: the request did not end in time.
+    Request,
+}
+
+/// The deadlines of one stream.
+#[derive(Debug)]
+pub struct StreamTimer {
+    start: Instant,
+    last_activity: Cell<Instant>,
+    idle_timeout: Cell<Option<Duration>>,
+    max_duration: Cell<Option<Duration>>,
+    request_timeout: Cell<Option<Duration>>,
+    route_timeout: Cell<Option<Duration>>,
+    request_end: Cell<Option<Instant>>,
+    waiting: RefCell<Option<Waker>>,
+}
+
+impl StreamTimer {
+    /// No deadline yet.
+    pub fn new(start: Instant) -> StreamTimer {
+        StreamTimer {
+            start,
+            last_activity: Cell::new(start),
+            idle_timeout: Cell::new(None),
+            max_duration: Cell::new(None),
+            request_timeout: Cell::new(None),
+            route_timeout: Cell::new(None),
+            request_end: Cell::new(None),
+            waiting: RefCell::new(None),
+        }
+    }
+
+    /// Something moved.
+    pub fn touch(&self, now: Instant) {
+        self.last_activity.set(now);
+    }
+
+    /// The request has been read to its end: the route's timeout begins to run.
+    pub fn end_request(&self, now: Instant) {
+        if self.request_end.get().is_none() {
+            self.request_end.set(Some(now));
+            self.wake();
+        }
+    }
+
+    /// The longest time in which nothing moves; `None`: for ever.
+    pub fn set_idle_timeout(&self, timeout: Option<Duration>) {
+        self.idle_timeout.set(timeout);
+        self.wake();
+    }
+
+    /// The longest life of the stream; `None`: for ever.
+    pub fn set_max_duration(&self, timeout: Option<Duration>) {
+        self.max_duration.set(timeout);
+        self.wake();
+    }
+
+    /// The longest time until the request has been read; `None`: for ever.
+    pub fn set_request_timeout(&self, timeout: Option<Duration>) {
+        self.request_timeout.set(timeout);
+        self.wake();
+    }
+
+    /// The longest time from the end of the request to the end of the response; `None`: for ever.
+    pub fn set_route_timeout(&self, timeout: Option<Duration>) {
+        self.route_timeout.set(timeout);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waiting.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// The earliest deadline as things stand.
+    fn next(&self) -> Option<(Instant, Expired)> {
+        let after = |from: Option<Instant>, timeout: &Cell<Option<Duration>>, expired| {
+            // A deadline beyond the clock's range is none.
+            Some((from?.checked_add(timeout.get()?)?, expired))
+        };
+        let request_open = self.request_end.get().is_none().then_some(self.start);
+        [
+            after(self.request_end.get(), &self.route_timeout, Expired::Route),
+            after(Some(self.start), &self.max_duration, Expired::MaxDuration),
+            after(request_open, &self.request_timeout, Expired::Request),
+            after(Some(self.last_activity.get()), &self.idle_timeout, Expired::Idle),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
+    }
+
+    /// Ready when a deadline has passed; `sleep` is the caller's timer, made when first needed.
+    pub fn poll_expired(&self, sleep: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> Poll<Expired> {
+        loop {
+            let Some((at, expired)) = self.next() else { break };
+            let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
+            if sleep.deadline() > at || (sleep.is_elapsed() && sleep.deadline() < at) {
+                sleep.as_mut().reset(at);
+            }
+            if sleep.as_mut().poll(cx).is_pending() {
+                break;
+            }
+            if sleep.deadline() >= at {
+                return Poll::Ready(expired);
+            }
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waiting = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Resolves when a deadline has passed.
+    pub async fn expired(&self) -> Expired {
+        let mut sleep = None;
+        poll_fn(|cx| self.poll_expired(&mut sleep, cx)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn route_timeout_runs_from_the_end_of_the_request() {
+        let start = Instant::now();
+        let timer = Rc::new(StreamTimer::new(start));
+        timer.set_route_timeout(Some(15 * SECOND));
+        let ending = async {
+            tokio::time::sleep(20 * SECOND).await;
+            timer.end_request(Instant::now());
+            std::future::pending::<()>().await;
+        };
+        let expired = tokio::select! { expired = timer.expired() => expired, () = ending => unreachable!() };
+        assert_eq!(expired, Expired::Route);
+        assert_eq!(start.elapsed(), 35 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn activity_moves_the_idle_deadline() {
+        let start = Instant::now();
+        let timer = StreamTimer::new(start);
+        timer.set_idle_timeout(Some(10 * SECOND));
+        let activity = async {
+            for _ in 0..3 {
+                tokio::time::sleep(6 * SECOND).await;
+                timer.touch(Instant::now());
+            }
+            std::future::pending::<()>().await;
+        };
+        let expired = tokio::select! { expired = timer.expired() => expired, () = activity => unreachable!() };
+        assert_eq!(expired, Expired::Idle);
+        assert_eq!(start.elapsed(), 28 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earliest_deadline_wins() {
+        let timer = StreamTimer::new(Instant::now());
+        timer.set_idle_timeout(Some(300 * SECOND));
+        timer.set_max_duration(Some(60 * SECOND));
+        timer.set_request_timeout(Some(30 * SECOND));
+        assert_eq!(timer.expired().await, Expired::Request);
+        timer.end_request(Instant::now());
+        assert_eq!(timer.expired().await, Expired::MaxDuration);
+    }
+}
