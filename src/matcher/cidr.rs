@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use crate::{config::Field, proto};
+
 /// A range of IP addresses that share a prefix.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct CidrRange {
@@ -10,23 +12,83 @@ pub struct CidrRange {
 }
 
 impl CidrRange {
+    /// Compiles an `envoy.config.core.v3.CidrRange`.
+    pub fn from_proto(proto: &proto::core::CidrRange, field: Field<'_>) -> Option<CidrRange> {
+        let proto::core::CidrRange { address_prefix, prefix_len } = proto;
+        let Ok(prefix) = address_prefix.parse() else {
+            field.key("address_prefix").error("must be an IPv4 or IPv6 address");
+            return None;
+        };
+        let length = prefix_len.as_ref().map_or(0, |length| length.value);
+        let range = u8::try_from(length).ok().and_then(|length| CidrRange::new(prefix, length));
+        if range.is_none() {
+            field.key("prefix_len").error("is longer than the address");
+        }
+        range
+    }
+
     /// The addresses whose first `length` bits are those of `prefix`; None if the address has fewer bits.
     #[must_use]
     pub fn new(prefix: IpAddr, length: u8) -> Option<CidrRange> {
-        let (prefix, bits) = match prefix {
+        let bits = u32::from(length);
+        let prefix = match prefix {
             IpAddr::V4(v4) => {
-                (IpAddr::V4((u32::from(v4) & u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0)).into()), 32)
+                let mask = u32::MAX.checked_shl(32_u32.checked_sub(bits)?).unwrap_or(0);
+                IpAddr::V4((v4.to_bits() & mask).into())
             }
             IpAddr::V6(v6) => {
-                (IpAddr::V6((u128::from(v6) & u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0)).into()), 128)
+                let mask = u128::MAX.checked_shl(128_u32.checked_sub(bits)?).unwrap_or(0);
+                IpAddr::V6((v6.to_bits() & mask).into())
             }
         };
-        (length <= bits).then_some(CidrRange { prefix, length })
+        Some(CidrRange { prefix, length })
     }
 
-    /// Whether `address` is in the range. An IPv4 range never contains an IPv6 address.
+    /// Whether `address` is in the range. A range of one IP version holds no addresses of the other.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
-        CidrRange::new(address, self.length) == Some(*self)
+        CidrRange::new(address, self.length).is_some_and(|range| range.prefix == self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Report;
+
+    #[test]
+    fn ranges_hold_what_shares_their_prefix() {
+        for (prefix, length, address, expected) in [
+            ("10.0.0.0", 8, "10.255.1.2", true),
+            ("10.0.0.0", 8, "11.0.0.0", false),
+            ("10.1.2.3", 8, "10.9.9.9", true),
+            ("10.1.2.3", 32, "10.1.2.3", true),
+            ("10.1.2.3", 32, "10.1.2.2", false),
+            ("0.0.0.0", 0, "255.1.1.1", true),
+            ("0.0.0.0", 0, "::1", false),
+            ("::", 0, "2001:db8::1", true),
+            ("2001:db8::", 32, "2001:db8:1::", true),
+            ("2001:db8::", 32, "2001:db9::", false),
+            ("fd00::", 64, "10.0.0.1", false),
+        ] {
+            let range = CidrRange::new(prefix.parse().unwrap(), length).unwrap();
+            assert_eq!(range.contains(address.parse().unwrap()), expected, "{prefix}/{length} {address}");
+        }
+        assert_eq!(CidrRange::new("1.2.3.4".parse().unwrap(), 33), None);
+    }
+
+    #[test]
+    fn bad_ranges_are_refused() {
+        for (address_prefix, length, problem) in [
+            ("nonsense", 8, "address_prefix: must be an IPv4 or IPv6 address"),
+            ("1.2.3.4", 33, "prefix_len: is longer than the address"),
+            ("::", 300, "prefix_len: is longer than the address"),
+        ] {
+            let report = Report::new();
+            let prefix_len = Some(proto::UInt32Value { value: length });
+            let proto = proto::core::CidrRange { address_prefix: address_prefix.to_owned(), prefix_len };
+            assert_eq!(CidrRange::from_proto(&proto, Field::root(&report)), None);
+            assert_eq!(report.into_problems()[0].to_string(), problem);
+        }
     }
 }
