@@ -4,6 +4,7 @@
 //! path through the conversions to the model, so that one run reports every problem of a document; [`Diagnostics`] shows them
 //! at their lines.
 
+pub mod data_source;
 pub mod diagnostics;
 pub mod field;
 pub mod source;

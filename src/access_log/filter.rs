@@ -1,0 +1,218 @@
+//! Access log filters: which streams are logged (`envoy.config.accesslog.v3.AccessLogFilter`).
+//!
+//! A filter that is not implemented is an error and not a warning, although it touches no traffic: ignoring it would write more than the
+//! author asked for, perhaps what must not be kept.
+
+use std::hash::{DefaultHasher, Hasher};
+
+use http::HeaderName;
+
+use crate::config::Field;
+use crate::proto::accesslog::access_log_filter::FilterSpecifier;
+use crate::proto::accesslog::comparison_filter::Op;
+use crate::proto::accesslog::{
+    AccessLogFilter, AndFilter, ComparisonFilter, DurationFilter, GrpcStatusFilter, LogTypeFilter,
+    NotHealthCheckFilter, OrFilter, ResponseFlagFilter, RuntimeFilter, StatusCodeFilter,
+};
+use crate::proto::core::RuntimeUInt32;
+use crate::proto::type_v3::FractionalPercent;
+use crate::proto::type_v3::fractional_percent::DenominatorType;
+use crate::stream_info::{HeaderCapture, ResponseFlags, StreamInfo};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The value of `AccessLogType` that all our entries have.
+const DOWNSTREAM_END: i32 = 6;
+
+/// Envoy's flags that nothing here raises; a filter may name them all the same.
+const FLAGS_NEVER_RAISED: &[&str] = &[
+    "DI", "FI", "RL", "UAEX", "RLSE", "IH", "RFCF", "NFCF", "DT", "OM", "DF", "DO", "DR", "UDO", "URX", "LH", "DPE",
+    "UMSDR", "SI", "UPE", "NC",
+];
+
+/// A compiled filter.
+#[derive(Debug)]
+pub enum Filter {
+    /// `status_code_filter`
+    StatusCode(Comparison),
+    /// `duration_filter`, in milliseconds.
+    Duration(Comparison),
+    /// `runtime_filter`: so many of so many streams, chosen by request id.
+    Sample {
+        /// How many are logged,
+        chosen: u64,
+        /// of so many.
+        of: u64,
+    },
+    /// `and_filter`
+    All(Vec<Filter>),
+    /// `or_filter`
+    Any(Vec<Filter>),
+    /// `response_flag_filter`
+    Flags(ResponseFlags),
+    /// `response_flag_filter` that names none: any flag.
+    AnyFlag,
+    /// `grpc_status_filter`
+    GrpcStatus {
+        /// The codes that are listed.
+        statuses: Vec<u32>,
+        /// Whether the listed ones are the ones left out.
+        exclude: bool,
+    },
+    /// The same for every stream.
+    Constant(bool),
+}
+
+/// A number compared with the configured one.
+#[derive(Debug, Clone, Copy)]
+pub struct Comparison {
+    op: Op,
+    value: u64,
+}
+
+impl Filter {
+    /// Converts a filter and reports what is wrong with it.
+    pub fn from_proto(filter: &AccessLogFilter, field: Field<'_>) -> Option<Filter> {
+        let AccessLogFilter { filter_specifier } = filter;
+        match field.required("filter_specifier", filter_specifier)? {
+            FilterSpecifier::StatusCodeFilter(StatusCodeFilter { comparison }) => {
+                let field = field.key("status_code_filter");
+                Comparison::from_proto(field.required("comparison", comparison)?, field).map(Filter::StatusCode)
+            }
+            FilterSpecifier::DurationFilter(DurationFilter { comparison }) => {
+                let field = field.key("duration_filter");
+                Comparison::from_proto(field.required("comparison", comparison)?, field).map(Filter::Duration)
+            }
+            // No filter answers health checks by itself yet, so every stream passes.
+            FilterSpecifier::NotHealthCheckFilter(NotHealthCheckFilter {}) => Some(Filter::Constant(true)),
+            FilterSpecifier::RuntimeFilter(runtime) => sample(runtime, field.key("runtime_filter")),
+            FilterSpecifier::AndFilter(AndFilter { filters }) => {
+                list(filters, field.key("and_filter")).map(Filter::All)
+            }
+            FilterSpecifier::OrFilter(OrFilter { filters }) => list(filters, field.key("or_filter")).map(Filter::Any),
+            FilterSpecifier::ResponseFlagFilter(flags) => response_flags(flags, field.key("response_flag_filter")),
+            FilterSpecifier::GrpcStatusFilter(GrpcStatusFilter { statuses, exclude }) => Some(Filter::GrpcStatus {
+                statuses: statuses.iter().filter_map(|status| u32::try_from(*status).ok()).collect(),
+                exclude: *exclude,
+            }),
+            FilterSpecifier::LogTypeFilter(LogTypeFilter { types, exclude }) => {
+                Some(Filter::Constant(types.contains(&DOWNSTREAM_END) != *exclude))
+            }
+            FilterSpecifier::HeaderFilter(filter) => unsupported("header_filter", filter, field),
+            FilterSpecifier::TraceableFilter(filter) => unsupported("traceable_filter", filter, field),
+            FilterSpecifier::ExtensionFilter(filter) => unsupported("extension_filter", filter, field),
+            FilterSpecifier::MetadataFilter(filter) => unsupported("metadata_filter", filter, field),
+        }
+    }
+
+    /// Whether the stream is logged.
+    #[must_use]
+    pub fn passes(&self, info: &StreamInfo) -> bool {
+        match self {
+            Filter::StatusCode(comparison) => comparison.holds(u64::from(info.response_code.unwrap_or(0))),
+            Filter::Duration(comparison) => {
+                let milliseconds = info.timing.end.unwrap_or_default().as_millis();
+                comparison.holds(u64::try_from(milliseconds).unwrap_or(u64::MAX))
+            }
+            Filter::Sample { chosen, of } => stable_random(info) % of < *chosen,
+            Filter::All(filters) => filters.iter().all(|filter| filter.passes(info)),
+            Filter::Any(filters) => filters.iter().any(|filter| filter.passes(info)),
+            Filter::Flags(flags) => info.flags.intersects(*flags),
+            Filter::AnyFlag => !info.flags.is_empty(),
+            Filter::GrpcStatus { statuses, exclude } => statuses.contains(&info.grpc_status.unwrap_or(0)) != *exclude,
+            Filter::Constant(passes) => *passes,
+        }
+    }
+
+    /// Adds the headers that the filter reads.
+    pub fn capture(&self, capture: &mut HeaderCapture) {
+        match self {
+            Filter::Sample { .. } if !capture.request.contains(&REQUEST_ID) => capture.request.push(REQUEST_ID),
+            Filter::All(filters) | Filter::Any(filters) => filters.iter().for_each(|filter| filter.capture(capture)),
+            _ => {}
+        }
+    }
+}
+
+fn unsupported<T: Clone>(name: &'static str, filter: &T, field: Field<'_>) -> Option<Filter> {
+    field.unsupported(name, &Some(filter));
+    None
+}
+
+/// Converts all, so that all errors are reported.
+fn list(filters: &[AccessLogFilter], field: Field<'_>) -> Option<Vec<Filter>> {
+    let field = field.key("filters");
+    let converted: Vec<_> =
+        filters.iter().enumerate().map(|(i, filter)| Filter::from_proto(filter, field.index(i))).collect();
+    converted.into_iter().collect()
+}
+
+fn sample(filter: &RuntimeFilter, field: Field<'_>) -> Option<Filter> {
+    let RuntimeFilter { runtime_key: _key, percent_sampled, use_independent_randomness } = filter;
+    field.ignored("use_independent_randomness", use_independent_randomness, "requests are chosen by their id");
+    let Some(FractionalPercent { numerator, denominator }) = percent_sampled else {
+        return Some(Filter::Constant(false));
+    };
+    let of = match DenominatorType::try_from(*denominator) {
+        Ok(DenominatorType::Hundred) => 100,
+        Ok(DenominatorType::TenThousand) => 10_000,
+        Ok(DenominatorType::Million) => 1_000_000,
+        Err(error) => {
+            field.key("percent_sampled").key("denominator").error(error.to_string());
+            return None;
+        }
+    };
+    Some(Filter::Sample { chosen: u64::from(*numerator), of })
+}
+
+/// A number that is the same for all logs of one request.
+fn stable_random(info: &StreamInfo) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match info.request_header(&REQUEST_ID) {
+        Some(id) => hasher.write(id.as_bytes()),
+        None => {
+            hasher.write_u64(info.connection.id);
+            let since = info.start_time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            hasher.write_u128(since.as_nanos());
+        }
+    }
+    hasher.finish()
+}
+
+fn response_flags(filter: &ResponseFlagFilter, field: Field<'_>) -> Option<Filter> {
+    let ResponseFlagFilter { flags: names } = filter;
+    if names.is_empty() {
+        return Some(Filter::AnyFlag);
+    }
+    let mut flags = ResponseFlags::NONE;
+    for (i, name) in names.iter().enumerate() {
+        match ResponseFlags::from_short_name(name) {
+            Some(flag) => flags.set(flag),
+            None if FLAGS_NEVER_RAISED.contains(&name.as_str()) => {}
+            None => {
+                field.key("flags").index(i).error(format!("unknown response flag {name:?}"));
+                return None;
+            }
+        }
+    }
+    Some(Filter::Flags(flags))
+}
+
+impl Comparison {
+    fn from_proto(comparison: &ComparisonFilter, field: Field<'_>) -> Option<Comparison> {
+        let field = field.key("comparison");
+        let ComparisonFilter { op, value } = comparison;
+        let RuntimeUInt32 { default_value, runtime_key: _key } = field.required("value", value)?;
+        let op = Op::try_from(*op).map_err(|error| field.key("op").error(error.to_string())).ok()?;
+        Some(Comparison { op, value: u64::from(*default_value) })
+    }
+
+    fn holds(self, actual: u64) -> bool {
+        match self.op {
+            Op::Eq => actual == self.value,
+            Op::Ge => actual >= self.value,
+            Op::Le => actual <= self.value,
+            Op::Ne => actual != self.value,
+        }
+    }
+}
