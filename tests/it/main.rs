@@ -12,6 +12,7 @@ mod bad_requests;
 mod drain;
 mod grpc;
 mod http;
+mod registration;
 mod routing;
 mod start_up;
 mod tls;
