@@ -156,7 +156,7 @@ class Bench:
                     problems += [f"{proxy}: no {', '.join(missing)}"] if missing else []
                     samples[proxy] = []
             for turn in range(self.options.rounds + 1):
-                requests = int(workload.requests * self.options.scale / (1 if turn else 10))
+                requests = max(200, int(workload.requests * self.options.scale / (1 if turn else 10)))
                 for proxy, (child, port) in running.items():
                     before = cpu(child.pid)
                     answered = self.load(port, workload, requests)
