@@ -11,12 +11,15 @@ pub mod timer;
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashSet,
     pin::Pin,
     rc::Rc,
     sync::Arc,
 };
 
-use crate::{http::date::DateCache, route::RegisteredRoutes, stats, tls::Secrets, upstream::ClusterManager};
+use crate::{
+    access_log, http::date::DateCache, route::RegisteredRoutes, stats, tls::Secrets, upstream::ClusterManager,
+};
 use service::InternalService;
 
 /// A future that never leaves its worker.
@@ -35,6 +38,10 @@ pub struct FactoryContext<'a> {
     pub services: &'a Services,
     /// `static_resources.secrets`.
     pub secrets: &'a Secrets,
+    /// The names of the configured clusters: a static route to any other is a mistake.
+    pub cluster_names: &'a HashSet<Arc<str>>,
+    /// Where access logs go.
+    pub access_logs: &'a access_log::Sinks,
     /// `node.cluster`, or `--service-cluster`.
     pub service_cluster: &'a str,
 }
@@ -56,6 +63,8 @@ pub struct WorkerContext {
     pub random: Random,
     /// The clock of `date` headers.
     pub date: DateCache,
+    /// Lines of access logs on their way.
+    pub access_logs: access_log::Buffers,
     registered: RefCell<Rc<Arc<RegisteredRoutes>>>,
 }
 
@@ -63,7 +72,14 @@ impl WorkerContext {
     /// The context of worker `index`, which knows no registered routes yet.
     pub fn new(index: usize, clusters: ClusterManager, random: Random) -> WorkerContext {
         let registered = RefCell::new(Rc::new(Arc::new(RegisteredRoutes::default())));
-        WorkerContext { index, clusters, random, date: DateCache::new(), registered }
+        WorkerContext {
+            index,
+            clusters,
+            random,
+            date: DateCache::new(),
+            access_logs: access_log::Buffers::default(),
+            registered,
+        }
     }
 
     /// The routes that registrations hold now.
