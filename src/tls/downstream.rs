@@ -1,36 +1,257 @@
 //! The server side of TLS: `envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext`.
 
-use crate::{config::field::Field, net::Io, proto, stats::Scope};
+use std::{sync::Arc, time::Duration};
 
-use super::{Secrets, TlsError};
+use prost::Message;
+use rustls::{
+    ServerConfig, ServerConnection,
+    server::{Acceptor, NoServerSessionStorage, ServerSessionMemoryCache, StoresServerSessions},
+};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
+
+use crate::{
+    config::field::Field,
+    net::Io,
+    proto::tls::{
+        CommonTlsContext, DownstreamTlsContext,
+        downstream_tls_context::{OcspStaplePolicy, SessionTicketKeysType},
+    },
+    stats::Scope,
+    stream_info::TlsInfo,
+};
+
+use super::{
+    LoadedCertificate, Secrets, TlsError,
+    certificate::Certificate,
+    common_context::CommonContext,
+    resolver::{CertificateResolver, ResolverOptions},
+    secrets,
+    stats::{self, TlsStats},
+    ticket,
+    validation::Validation,
+    verifier::ClientVerifier,
+    x509,
+};
+
+/// How long clients may resume a session unless `session_timeout` says otherwise.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(7200);
+
+/// Sessions kept for clients that cannot keep tickets, where tickets are off.
+const STORED_SESSIONS: usize = 1024;
 
 /// How a filter chain accepts TLS connections.
 #[derive(Debug)]
-pub struct DownstreamTls {}
+pub struct DownstreamTls {
+    config: Arc<ServerConfig>,
+    /// For clients that offer protocols of which we have none: they get a connection without a protocol agreed on.
+    config_without_alpn: Arc<ServerConfig>,
+    certificates: Vec<Arc<Certificate>>,
+    validation: Arc<Validation>,
+    stats: TlsStats,
+}
 
 impl DownstreamTls {
     /// Loads certificates and keys, and compiles verification; `scope` is the listener's.
     pub fn from_proto(
-        proto: &proto::tls::DownstreamTlsContext,
+        proto: &DownstreamTlsContext,
         field: Field<'_>,
         secrets: &Secrets,
         scope: &Scope,
     ) -> Option<DownstreamTls> {
-        let _ = (proto, field.path(), secrets, scope);
-        todo!()
+        let DownstreamTlsContext {
+            common_tls_context,
+            require_client_certificate,
+            require_sni,
+            disable_stateful_session_resumption,
+            session_timeout,
+            ocsp_staple_policy,
+            full_scan_certs_on_sni_mismatch,
+            prefer_client_ciphers,
+            session_ticket_keys_type,
+        } = proto;
+        if *ocsp_staple_policy != OcspStaplePolicy::LenientStapling as i32 {
+            field.unsupported("ocsp_staple_policy", ocsp_staple_policy);
+        }
+        let session_timeout = field.duration("session_timeout", session_timeout).unwrap_or(SESSION_TIMEOUT);
+        let tickets = Tickets::from_proto(session_ticket_keys_type.as_ref(), field, secrets);
+        let common_field = field.key("common_tls_context");
+        let common = CommonContext::from_proto(common_tls_context.as_ref(), common_field, secrets)?;
+        if common.certificates.is_empty() {
+            common_field.key("tls_certificates").error("a server needs at least one certificate");
+            return None;
+        }
+
+        let stats = TlsStats::new(scope);
+        let validation = common.validation.unwrap_or_default();
+        let mandatory = require_client_certificate.is_some_and(|required| required.value);
+        let provider = &common.parameters.provider;
+        let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
+            .with_protocol_versions(&common.parameters.versions)
+            .inspect_err(|error| common_field.key("tls_params").error(error.to_string()))
+            .ok()?;
+        let builder = if mandatory || validation.asks_anything() {
+            let verifier = ClientVerifier::new(Arc::clone(&validation), mandatory, provider, &stats.handshakes)
+                .inspect_err(|error| common_field.key("validation_context").error(error.to_string()))
+                .ok()?;
+            builder.with_client_cert_verifier(Arc::new(verifier))
+        } else {
+            builder.with_no_client_auth()
+        };
+        let options = ResolverOptions {
+            require_sni: require_sni.is_some_and(|required| required.value),
+            full_scan_on_mismatch: full_scan_certs_on_sni_mismatch.is_some_and(|scan| scan.value),
+        };
+        let resolver = CertificateResolver::new(common.certificates.clone(), options);
+        let mut config = builder.with_cert_resolver(Arc::new(resolver));
+        config.ignore_client_order = !prefer_client_ciphers;
+        config.alpn_protocols = common.alpn_protocols;
+        let fingerprint = fingerprint(proto, &common.certificates, &validation);
+        tickets?.apply(&mut config, session_timeout, fingerprint, *disable_stateful_session_resumption);
+
+        let mut config_without_alpn = config.clone();
+        config_without_alpn.alpn_protocols.clear();
+        Some(DownstreamTls {
+            config: Arc::new(config),
+            config_without_alpn: Arc::new(config_without_alpn),
+            certificates: common.certificates,
+            validation,
+            stats,
+        })
+    }
+
+    /// Completes the handshake that `hello` began.
+    ///
+    /// # Errors
+    /// If the peers cannot agree, the client's certificate is not acceptable, or the connection fails.
+    pub async fn accept(&self, hello: ClientHello) -> Result<(Io, TlsInfo), TlsError> {
+        let config = if self.shares_protocol(&hello) { &self.config } else { &self.config_without_alpn };
+        match hello.handshake.into_stream(Arc::clone(config)).await {
+            Ok(stream) => {
+                let session = stream.get_ref().1;
+                self.stats.count(session);
+                let info = info(session);
+                Ok((Io::tls_server(stream), info))
+            }
+            Err(error) => {
+                let error = TlsError::from(error);
+                self.stats.count_failure(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Counts a connection that failed before its handshake came this far.
+    pub fn count_failure(&self, error: &TlsError) {
+        self.stats.count_failure(error);
+    }
+
+    /// The certificates that clients are shown.
+    pub fn certificates(&self) -> impl Iterator<Item = &LoadedCertificate> {
+        self.certificates.iter().map(|certificate| &certificate.loaded)
+    }
+
+    /// The authorities whose clients are let in.
+    #[must_use]
+    pub fn authorities(&self) -> &[LoadedCertificate] {
+        self.validation.authorities()
+    }
+
+    fn shares_protocol(&self, hello: &ClientHello) -> bool {
+        let mut offered = hello.application_protocols().peekable();
+        offered.peek().is_none()
+            || offered.any(|protocol| self.config.alpn_protocols.iter().any(|ours| ours == protocol))
     }
 }
 
 /// A connection whose ClientHello has been read, and nothing been answered yet.
-pub struct ClientHello {}
+pub struct ClientHello {
+    handshake: StartHandshake<Io>,
+}
 
 impl ClientHello {
-    /// Reads the ClientHello.
+    /// Reads the ClientHello. A peer that does not speak TLS is told so, with an alert.
     ///
     /// # Errors
     /// If the peer does not speak TLS, or the connection fails.
     pub async fn read(io: Io) -> Result<ClientHello, TlsError> {
-        let _ = io;
-        todo!()
+        let handshake = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
+        Ok(ClientHello { handshake })
+    }
+
+    /// The server name that the client asks for, in lower case.
+    #[must_use]
+    pub fn server_name(&self) -> Option<String> {
+        self.handshake.client_hello().server_name().map(str::to_ascii_lowercase)
+    }
+
+    /// The protocols that the client offers, best first.
+    pub fn application_protocols(&self) -> impl Iterator<Item = &[u8]> {
+        self.handshake.client_hello().alpn().into_iter().flatten()
+    }
+}
+
+/// How sessions are resumed without our keeping them.
+enum Tickets {
+    RandomKeys,
+    Keys(Vec<Arc<ticket::TicketKey>>),
+    None,
+}
+
+impl Tickets {
+    fn from_proto(keys: Option<&SessionTicketKeysType>, field: Field<'_>, secrets: &Secrets) -> Option<Tickets> {
+        match keys {
+            None | Some(SessionTicketKeysType::DisableStatelessSessionResumption(false)) => Some(Tickets::RandomKeys),
+            Some(SessionTicketKeysType::DisableStatelessSessionResumption(true)) => Some(Tickets::None),
+            Some(SessionTicketKeysType::SessionTicketKeys(keys)) => {
+                secrets::ticket_keys(keys, field.key("session_ticket_keys")).map(Tickets::Keys)
+            }
+            Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(reference)) => {
+                secrets.ticket_keys(reference, field.key("session_ticket_keys_sds_secret_config")).map(Tickets::Keys)
+            }
+        }
+    }
+
+    fn apply(self, config: &mut ServerConfig, timeout: Duration, context: [u8; 32], stateless_only: bool) {
+        config.session_storage = if stateless_only {
+            Arc::new(NoServerSessionStorage {})
+        } else {
+            ServerSessionMemoryCache::new(STORED_SESSIONS) as Arc<dyn StoresServerSessions>
+        };
+        match self {
+            Tickets::RandomKeys => match ticket::rotating(timeout) {
+                Some(ticketer) => config.ticketer = ticketer,
+                None => config.send_tls13_tickets = 0,
+            },
+            Tickets::Keys(keys) => config.ticketer = ticket::with_keys(keys, context, timeout),
+            // Without a ticketer, TLS 1.3 tickets would name sessions that we keep; Envoy has none of these.
+            Tickets::None => config.send_tls13_tickets = 0,
+        }
+    }
+}
+
+/// What a session depends on: one that was begun under other certificates or another demand for the client's is not resumed.
+fn fingerprint(proto: &DownstreamTlsContext, certificates: &[Arc<Certificate>], validation: &Validation) -> [u8; 32] {
+    let demands = DownstreamTlsContext {
+        common_tls_context: proto.common_tls_context.as_ref().map(|common| CommonTlsContext {
+            validation_context_type: common.validation_context_type.clone(),
+            ..CommonTlsContext::default()
+        }),
+        require_client_certificate: proto.require_client_certificate,
+        ..DownstreamTlsContext::default()
+    };
+    let own = certificates.iter().map(|certificate| x509::sha256(certificate.key.cert.first().map_or(&[], |der| der)));
+    let trusted = validation.trust.iter().flat_map(|trust| &trust.certificates).map(|der| x509::sha256(der));
+    let mut bytes = demands.encode_to_vec();
+    bytes.extend(own.chain(trusted).flatten());
+    x509::sha256(&bytes)
+}
+
+fn info(session: &ServerConnection) -> TlsInfo {
+    TlsInfo {
+        version: session.protocol_version().map_or("", stats::version_name),
+        cipher: stats::cipher_name(session),
+        sni: session.server_name().map(Into::into),
+        alpn: session.alpn_protocol().map(Into::into),
+        peer: session.peer_certificates().and_then(|chain| x509::facts(chain.first()?)).map(Box::new),
     }
 }

@@ -1,10 +1,24 @@
 //! TLS contexts: certificates, verification, resumption. rustls is named here and in `net::io` only.
+//!
+//! A context becomes a [`DownstreamTls`] or an [`UpstreamTls`] when configuration is loaded: files are read, keys compared with
+//! their certificates, matchers compiled. A handshake then only looks things up.
 
+mod certificate;
+mod common_context;
 mod downstream;
 mod error;
+mod parameters;
+mod pem;
+mod resolver;
 mod secrets;
+mod stats;
+mod ticket;
 mod upstream;
+mod validation;
+mod verifier;
+mod x509;
 
+pub use certificate::LoadedCertificate;
 pub use downstream::{ClientHello, DownstreamTls};
 pub use error::TlsError;
 pub use secrets::Secrets;

@@ -1,28 +1,114 @@
 //! The client side of TLS: `envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext`.
 
+use std::{fmt, sync::Arc};
+
+use rustls::{
+    ClientConfig,
+    client::Resumption,
+    pki_types::{IpAddr, Ipv4Addr, ServerName},
+    sign::SingleCertAndKey,
+};
+use tokio_rustls::TlsConnector;
+
 use crate::{
     config::field::Field,
     net::{Alpn, Io},
-    proto,
+    proto::tls::UpstreamTlsContext,
     stats::Scope,
 };
 
-use super::{Secrets, TlsError};
+use super::{
+    LoadedCertificate, Secrets, TlsError, certificate::Certificate, common_context::CommonContext, stats::TlsStats,
+    validation::Validation, verifier::ServerVerifier,
+};
+
+/// Servers whose sessions are kept unless `max_session_keys` says otherwise.
+const SESSIONS: usize = 256;
 
 /// How a cluster's connections are secured.
-#[derive(Debug)]
-pub struct UpstreamTls {}
+pub struct UpstreamTls {
+    connector: TlsConnector,
+    /// Who is asked for, unless a host has a name and `auto_host_sni` prefers that.
+    server_name: ServerName<'static>,
+    auto_host_sni: bool,
+    certificate: Option<Arc<Certificate>>,
+    validation: Arc<Validation>,
+    stats: TlsStats,
+}
 
 impl UpstreamTls {
     /// Loads certificates and compiles verification; `scope` is the cluster's.
     pub fn from_proto(
-        proto: &proto::tls::UpstreamTlsContext,
+        proto: &UpstreamTlsContext,
         field: Field<'_>,
         secrets: &Secrets,
         scope: &Scope,
     ) -> Option<UpstreamTls> {
-        let _ = (proto, field.path(), secrets, scope);
-        todo!()
+        let UpstreamTlsContext {
+            common_tls_context,
+            sni,
+            auto_host_sni,
+            auto_sni_san_validation,
+            allow_renegotiation,
+            max_session_keys,
+            enforce_rsa_key_usage,
+        } = proto;
+        field.ignored("allow_renegotiation", allow_renegotiation, "hosts may not renegotiate");
+        field.ignored("enforce_rsa_key_usage", enforce_rsa_key_usage, "key usage is not looked at");
+        let common_field = field.key("common_tls_context");
+        let common = CommonContext::from_proto(common_tls_context.as_ref(), common_field, secrets)?;
+        if common.certificates.len() > 1 {
+            common_field.key("tls_certificates").error("a client has at most one certificate");
+            return None;
+        }
+        let server_name = server_name(sni).or_else(|| {
+            field.key("sni").error(format!("{sni:?} is not a host name"));
+            None
+        })?;
+        let validation = common.validation.unwrap_or_default();
+        if *auto_sni_san_validation && validation.trust.is_none() {
+            field.key("auto_sni_san_validation").error("proves nothing without a validation context with trusted_ca");
+            return None;
+        }
+        if !validation.asks_anything() {
+            common_field.key("validation_context").warning(
+                "without it the server's certificate is not verified, and anybody can pose as the server: set trusted_ca",
+            );
+        }
+
+        let stats = TlsStats::new(scope);
+        let provider = &common.parameters.provider;
+        let verifier =
+            ServerVerifier::new(Arc::clone(&validation), *auto_sni_san_validation, provider, &stats.handshakes)
+                .inspect_err(|error| common_field.key("validation_context").error(error.to_string()))
+                .ok()?;
+        let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
+            .with_protocol_versions(&common.parameters.versions)
+            .inspect_err(|error| common_field.key("tls_params").error(error.to_string()))
+            .ok()?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let certificate = common.certificates.into_iter().next();
+        let mut config = match &certificate {
+            Some(certificate) => {
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&certificate.key))))
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = common.alpn_protocols;
+        config.resumption = match max_session_keys {
+            Some(limit) if limit.value == 0 => Resumption::disabled(),
+            Some(limit) => Resumption::in_memory_sessions(usize::try_from(limit.value).unwrap_or(usize::MAX)),
+            None => Resumption::in_memory_sessions(SESSIONS),
+        };
+        Some(UpstreamTls {
+            connector: TlsConnector::from(Arc::new(config)),
+            server_name,
+            auto_host_sni: *auto_host_sni,
+            certificate,
+            validation,
+            stats,
+        })
     }
 
     /// Secures a connection to a host. `host_name` is asked for where `auto_host_sni` says so. `alpn` is what the pool that
@@ -31,7 +117,54 @@ impl UpstreamTls {
     /// # Errors
     /// If the peers cannot agree, the server's certificate is not acceptable, or the connection fails.
     pub async fn connect(&self, io: Io, host_name: &str, alpn: &[Alpn]) -> Result<(Io, Option<Alpn>), TlsError> {
-        let _ = (io, host_name, alpn);
-        todo!()
+        let server_name = match server_name(host_name) {
+            Some(name) if self.auto_host_sni && !host_name.is_empty() => name,
+            _ => self.server_name.clone(),
+        };
+        let connected = if self.connector.config().alpn_protocols.is_empty() {
+            let protocols = alpn.iter().map(|protocol| protocol.as_str().as_bytes().to_vec()).collect();
+            self.connector.with_alpn(protocols).connect(server_name, io).await
+        } else {
+            self.connector.connect(server_name, io).await
+        };
+        match connected {
+            Ok(stream) => {
+                let session = stream.get_ref().1;
+                self.stats.count(session);
+                let alpn = session.alpn_protocol().and_then(Alpn::from_wire);
+                Ok((Io::tls_client(stream), alpn))
+            }
+            Err(error) => {
+                let error = TlsError::from(error);
+                self.stats.count_failure(&error);
+                Err(error)
+            }
+        }
     }
+
+    /// The certificate that we show, if any.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&LoadedCertificate> {
+        self.certificate.as_ref().map(|certificate| &certificate.loaded)
+    }
+
+    /// The authorities that must have signed the certificates of hosts.
+    #[must_use]
+    pub fn authorities(&self) -> &[LoadedCertificate] {
+        self.validation.authorities()
+    }
+}
+
+impl fmt::Debug for UpstreamTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamTls").field("server_name", &self.server_name).finish_non_exhaustive()
+    }
+}
+
+/// Who to ask for; the address that is nobody's stands for nobody, because addresses are never sent.
+fn server_name(name: &str) -> Option<ServerName<'static>> {
+    if name.is_empty() {
+        return Some(ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0; 4]))));
+    }
+    ServerName::try_from(name.to_owned()).ok()
 }

@@ -1,0 +1,170 @@
+//! A certificate that we present: `envoy.extensions.transport_sockets.tls.v3.TlsCertificate`.
+
+use std::{sync::Arc, time::SystemTime};
+
+use rustls::{
+    SignatureAlgorithm,
+    crypto::aws_lc_rs::sign::any_supported_type,
+    pki_types::{CertificateDer, PrivateKeyDer},
+    sign::{CertifiedKey, SigningKey},
+};
+
+use crate::{config::field::Field, proto, stream_info::PeerCertificate};
+
+use super::{
+    pem::{self, Origin, Pem},
+    x509,
+};
+
+/// A certificate chain and its key, checked to belong together.
+#[derive(Debug)]
+pub(super) struct Certificate {
+    pub(super) key: Arc<CertifiedKey>,
+    /// The DNS names it is valid for, or its common name if it has none.
+    pub(super) names: Vec<String>,
+    pub(super) loaded: LoadedCertificate,
+}
+
+/// A certificate in use and where it was read: a row of `/certs`.
+#[derive(Clone, Debug)]
+pub struct LoadedCertificate {
+    /// The file, `<inline>`, or the environment variable with a `$` before it.
+    pub path: String,
+    /// What the certificate says.
+    pub facts: PeerCertificate,
+}
+
+impl Certificate {
+    /// Loads chain and key. One PEM file may hold both: named twice, or named once as the chain.
+    pub(super) fn from_proto(proto: &proto::tls::TlsCertificate, field: Field<'_>) -> Option<Arc<Certificate>> {
+        let proto::tls::TlsCertificate {
+            certificate_chain,
+            private_key,
+            pkcs12,
+            watched_directory,
+            private_key_provider,
+            password,
+            ocsp_staple,
+            signed_certificate_timestamp,
+            tls_params,
+        } = proto;
+        field.unsupported("pkcs12", pkcs12);
+        field.unsupported("private_key_provider", private_key_provider);
+        field.unsupported("password", password);
+        field.unsupported("tls_params", tls_params);
+        field.ignored("watched_directory", watched_directory, "files are read when the configuration is loaded");
+        field.ignored("ocsp_staple", ocsp_staple, "no OCSP response is stapled");
+        field.ignored("signed_certificate_timestamp", signed_certificate_timestamp, "TLS libraries dropped it");
+        if pkcs12.is_some() || private_key_provider.is_some() {
+            return None; // reported already, and there is no other key
+        }
+
+        let chain_source = field.required("certificate_chain", certificate_chain)?;
+        let key_source = private_key.as_ref().unwrap_or(chain_source);
+        let (chain_field, key_field) = match private_key {
+            Some(_) => (field.key("certificate_chain"), field.key("private_key")),
+            None => (field.key("certificate_chain"), field.key("certificate_chain")),
+        };
+        let chain = pem::load(chain_source, chain_field);
+        let key = private_key.as_ref().map(|source| pem::load(source, key_field));
+        let chain = chain?;
+        let key = match &key {
+            Some(key) => key.as_ref()?,
+            None => &chain,
+        };
+        let place = pem::value(key_source, &key_field);
+        let signing_key = signing_key(key, private_key.is_none(), place);
+        let leaf = leaf(&chain, pem::value(chain_source, &chain_field));
+        let (signing_key, facts) = (signing_key?, leaf?);
+        check_pair(&chain, &key.origin, &*signing_key, place)?;
+
+        Some(Arc::new(Certificate {
+            names: names(&chain.certificates[0], &facts),
+            loaded: LoadedCertificate { path: chain.origin.to_string(), facts },
+            key: Arc::new(CertifiedKey::new(chain.certificates, signing_key)),
+        }))
+    }
+
+    /// Whether clients that can should be given this one rather than one with an RSA key: it is cheaper to sign with.
+    pub(super) fn is_ecdsa(&self) -> bool {
+        matches!(self.key.key.algorithm(), SignatureAlgorithm::ECDSA | SignatureAlgorithm::ED25519)
+    }
+}
+
+fn signing_key(pem: &Pem, only_chain_named: bool, field: Field<'_>) -> Option<Arc<dyn SigningKey>> {
+    let Some(key) = pem.keys.first() else {
+        field.error(if pem.has_encrypted_key {
+            format!("the private key in {} is protected by a passphrase: store it without", pem.origin)
+        } else if only_chain_named {
+            format!("no private key in {}, and no private_key is given", pem.origin)
+        } else {
+            format!("no private key in {}", pem.origin)
+        });
+        return None;
+    };
+    any_supported_type(key)
+        .inspect_err(|_| field.error(format!("the {} private key in {} cannot be used", encoding(key), pem.origin)))
+        .ok()
+}
+
+fn encoding(key: &PrivateKeyDer<'_>) -> &'static str {
+    match key {
+        PrivateKeyDer::Pkcs1(_) => "PKCS#1",
+        PrivateKeyDer::Sec1(_) => "SEC1",
+        PrivateKeyDer::Pkcs8(_) => "PKCS#8",
+        _ => "unknown",
+    }
+}
+
+/// The facts of the server's own certificate, the first of the chain; warns if it is not valid today.
+fn leaf(chain: &Pem, field: Field<'_>) -> Option<PeerCertificate> {
+    let Some(leaf) = chain.certificates.first() else {
+        field.error(format!("no certificate in {}", chain.origin));
+        return None;
+    };
+    let Some(facts) = x509::facts(leaf) else {
+        field.error(format!("the first certificate in {} is damaged", chain.origin));
+        return None;
+    };
+    warn_of_validity(&facts, &chain.origin, field);
+    Some(facts)
+}
+
+/// Warns of a certificate that has expired, or whose time has not come.
+pub(super) fn warn_of_validity(facts: &PeerCertificate, origin: &Origin, field: Field<'_>) {
+    let now = SystemTime::now();
+    if facts.not_after.is_some_and(|end| end < now) {
+        field.warning(format!("the certificate {:?} in {origin} has expired", facts.subject));
+    }
+    if facts.not_before.is_some_and(|start| start > now) {
+        field.warning(format!("the certificate {:?} in {origin} is not valid yet", facts.subject));
+    }
+}
+
+fn check_pair(chain: &Pem, key_origin: &Origin, key: &dyn SigningKey, field: Field<'_>) -> Option<()> {
+    let Some(expected) = key.public_key() else { return Some(()) };
+    let belongs = |certificate: &CertificateDer<'_>| x509::public_key(certificate) == Some(expected.as_ref());
+    match chain.certificates.iter().position(belongs) {
+        Some(0) => Some(()),
+        Some(position) => {
+            field.error(format!(
+                "the private key in {key_origin} belongs to certificate {} of {}: the server's own must come first",
+                position + 1,
+                chain.origin
+            ));
+            None
+        }
+        None => {
+            field.error(format!("the private key in {key_origin} does not match the certificate in {}", chain.origin));
+            None
+        }
+    }
+}
+
+fn names(leaf: &[u8], facts: &PeerCertificate) -> Vec<String> {
+    let mut names: Vec<String> = facts.dns_sans.iter().map(|name| name.to_ascii_lowercase()).collect();
+    if names.is_empty() {
+        names.extend(x509::common_name(leaf).map(|name| name.to_ascii_lowercase()));
+    }
+    names
+}

@@ -1,0 +1,117 @@
+//! What both sides of TLS are told: `envoy.extensions.transport_sockets.tls.v3.CommonTlsContext`.
+
+use std::sync::Arc;
+
+use crate::{
+    config::field::Field,
+    proto::tls::{
+        CommonTlsContext,
+        common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
+    },
+};
+
+use super::{Secrets, certificate::Certificate, parameters::Parameters, validation::Validation};
+
+/// Loaded and checked.
+pub(super) struct CommonContext {
+    pub(super) parameters: Parameters,
+    pub(super) certificates: Vec<Arc<Certificate>>,
+    pub(super) validation: Option<Arc<Validation>>,
+    pub(super) alpn_protocols: Vec<Vec<u8>>,
+}
+
+impl CommonContext {
+    /// Certificates and authorities may be given in place, or by the name of a static secret.
+    pub(super) fn from_proto(
+        proto: Option<&CommonTlsContext>,
+        field: Field<'_>,
+        secrets: &Secrets,
+    ) -> Option<CommonContext> {
+        let default = CommonTlsContext::default();
+        let CommonTlsContext {
+            tls_params,
+            tls_certificates,
+            tls_certificate_sds_secret_configs,
+            tls_certificate_provider_instance,
+            custom_tls_certificate_selector,
+            tls_certificate_certificate_provider,
+            tls_certificate_certificate_provider_instance,
+            alpn_protocols,
+            custom_handshaker,
+            key_log,
+            validation_context_type,
+        } = proto.unwrap_or(&default);
+        field.unsupported("tls_certificate_provider_instance", tls_certificate_provider_instance);
+        field.unsupported("custom_tls_certificate_selector", custom_tls_certificate_selector);
+        field.unsupported("tls_certificate_certificate_provider", tls_certificate_certificate_provider);
+        field.unsupported(
+            "tls_certificate_certificate_provider_instance",
+            tls_certificate_certificate_provider_instance,
+        );
+        field.unsupported("custom_handshaker", custom_handshaker);
+        field.ignored("key_log", key_log, "keys of connections are never written");
+
+        let parameters = Parameters::from_proto(tls_params.as_ref(), field.key("tls_params"));
+        let inline: Vec<_> = tls_certificates
+            .iter()
+            .enumerate()
+            .map(|(index, proto)| Certificate::from_proto(proto, field.key("tls_certificates").index(index)))
+            .collect();
+        let named: Vec<_> = tls_certificate_sds_secret_configs
+            .iter()
+            .enumerate()
+            .map(|(index, reference)| {
+                secrets.certificate(reference, field.key("tls_certificate_sds_secret_configs").index(index))
+            })
+            .collect();
+        let validation = match validation_context_type {
+            Some(context) => Some(validation(context, field, secrets)?),
+            None => None,
+        };
+        let certificates: Option<Vec<_>> = inline.into_iter().chain(named).collect();
+        Some(CommonContext {
+            parameters: parameters?,
+            certificates: certificates?,
+            validation,
+            alpn_protocols: alpn_protocols.iter().map(|protocol| protocol.clone().into_bytes()).collect(),
+        })
+    }
+}
+
+fn validation(context: &ValidationContextType, field: Field<'_>, secrets: &Secrets) -> Option<Arc<Validation>> {
+    match context {
+        ValidationContextType::ValidationContext(proto) => {
+            Validation::from_proto(proto, field.key("validation_context"))
+        }
+        ValidationContextType::ValidationContextSdsSecretConfig(reference) => {
+            secrets.validation(reference, field.key("validation_context_sds_secret_config"))
+        }
+        ValidationContextType::CombinedValidationContext(combined) => {
+            let CombinedCertificateValidationContext {
+                default_validation_context,
+                validation_context_sds_secret_config,
+                validation_context_certificate_provider,
+                validation_context_certificate_provider_instance,
+            } = combined;
+            let field = field.key("combined_validation_context");
+            field.unsupported("validation_context_certificate_provider", validation_context_certificate_provider);
+            field.unsupported(
+                "validation_context_certificate_provider_instance",
+                validation_context_certificate_provider_instance,
+            );
+            let default = field.required("default_validation_context", default_validation_context)?;
+            match validation_context_sds_secret_config {
+                Some(reference) => secrets.combined_validation(default, reference, field),
+                None => Validation::from_proto(default, field.key("default_validation_context")),
+            }
+        }
+        ValidationContextType::ValidationContextCertificateProvider(provider) => {
+            field.unsupported("validation_context_certificate_provider", &Some(provider));
+            None
+        }
+        ValidationContextType::ValidationContextCertificateProviderInstance(provider) => {
+            field.unsupported("validation_context_certificate_provider_instance", &Some(provider));
+            None
+        }
+    }
+}

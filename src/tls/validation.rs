@@ -1,0 +1,304 @@
+//! Which peers are acceptable: `envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext`.
+
+use std::sync::Arc;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, CertificateRevocationListDer},
+};
+
+use crate::{
+    config::field::{Field, IsSet},
+    matcher::StringMatcher,
+    proto::{
+        core::DataSource,
+        matcher::string_matcher::MatchPattern,
+        tls::{
+            CertificateValidationContext, SubjectAltNameMatcher,
+            certificate_validation_context::TrustChainVerification, subject_alt_name_matcher::SanType,
+        },
+    },
+    stream_info::PeerCertificate,
+};
+
+use super::{
+    certificate::{LoadedCertificate, warn_of_validity},
+    pem, x509,
+};
+
+/// What is asked of a peer's certificate. The default asks nothing.
+#[derive(Debug, Default)]
+pub(super) struct Validation {
+    /// Who may sign; `None`: the chain is not checked.
+    pub(super) trust: Option<Trust>,
+    /// One of these must match an alternative name, if there are any.
+    pub(super) san_matchers: Vec<SanMatcher>,
+    /// SHA-256 of the certificates that are acceptable; together with `public_keys`, if there are any.
+    certificates: Vec<[u8; 32]>,
+    /// SHA-256 of the public keys that are acceptable.
+    public_keys: Vec<[u8; 32]>,
+    pub(super) allow_expired: bool,
+    /// Failures are counted, but nobody is turned away.
+    pub(super) accept_untrusted: bool,
+    /// Clients are not told which authorities we trust.
+    pub(super) suppress_client_ca_list: bool,
+}
+
+/// The authorities that may have signed a peer's certificate.
+#[derive(Debug)]
+pub(super) struct Trust {
+    pub(super) roots: Arc<RootCertStore>,
+    /// What `roots` was made from, for certificates that are trusted themselves.
+    pub(super) certificates: Vec<CertificateDer<'static>>,
+    pub(super) crls: Vec<CertificateRevocationListDer<'static>>,
+    pub(super) only_leaf_revocation: bool,
+    pub(super) loaded: Vec<LoadedCertificate>,
+}
+
+impl Validation {
+    /// Loads authorities and compiles matchers.
+    pub(super) fn from_proto(proto: &CertificateValidationContext, field: Field<'_>) -> Option<Arc<Validation>> {
+        let CertificateValidationContext {
+            trusted_ca,
+            ca_certificate_provider_instance,
+            system_root_certs,
+            watched_directory,
+            verify_certificate_spki,
+            verify_certificate_hash,
+            match_typed_subject_alt_names,
+            match_subject_alt_names,
+            require_signed_certificate_timestamp,
+            crl,
+            allow_expired_certificate,
+            trust_chain_verification,
+            custom_validator_config,
+            only_verify_leaf_cert_crl,
+            max_verify_depth,
+            suppress_client_ca_list,
+        } = proto;
+        field.unsupported("ca_certificate_provider_instance", ca_certificate_provider_instance);
+        field.unsupported("require_signed_certificate_timestamp", require_signed_certificate_timestamp);
+        field.unsupported("custom_validator_config", custom_validator_config);
+        field.unsupported("max_verify_depth", max_verify_depth);
+        field.ignored("watched_directory", watched_directory, "files are read when the configuration is loaded");
+
+        let trust = match (trusted_ca, system_root_certs) {
+            (Some(source), None) => Some(Trust::from_source(source, field.key("trusted_ca"))),
+            (None, Some(_)) => Some(Trust::of_system(field.key("system_root_certs"))),
+            (Some(_), Some(_)) => {
+                field.key("system_root_certs").error("cannot be combined with trusted_ca");
+                return None;
+            }
+            (None, None) => None,
+        };
+        let crls = crl.as_ref().map(|source| revocation_lists(source, field.key("crl")));
+        let typed = match_typed_subject_alt_names.iter().enumerate().map(|(index, proto)| {
+            SanMatcher::from_proto(proto, field.key("match_typed_subject_alt_names").index(index))
+        });
+        let untyped = match_subject_alt_names.iter().enumerate().map(|(index, proto)| {
+            let field = field.key("match_subject_alt_names");
+            StringMatcher::from_proto(proto, field.index(index)).map(SanMatcher::Any)
+        });
+        let san_matchers: Option<Vec<_>> = typed.chain(untyped).collect();
+        let certificates = digests(verify_certificate_hash, hex_digest, field.key("verify_certificate_hash"));
+        let public_keys = digests(verify_certificate_spki, base64_digest, field.key("verify_certificate_spki"));
+
+        if trust.is_none() {
+            for (name, is_set) in [
+                ("match_typed_subject_alt_names", match_typed_subject_alt_names.is_set()),
+                ("match_subject_alt_names", match_subject_alt_names.is_set()),
+                ("crl", crl.is_set()),
+            ] {
+                if is_set {
+                    field.key(name).error("proves nothing without trusted_ca, for anybody can sign any certificate");
+                    return None;
+                }
+            }
+        }
+        let mut trust = match trust {
+            Some(trust) => Some(trust?),
+            None => None,
+        };
+        if let (Some(trust), Some(crls)) = (&mut trust, crls) {
+            trust.crls = crls?;
+            trust.only_leaf_revocation = *only_verify_leaf_cert_crl;
+        }
+        Some(Arc::new(Validation {
+            trust,
+            san_matchers: san_matchers?,
+            certificates: certificates?,
+            public_keys: public_keys?,
+            allow_expired: *allow_expired_certificate,
+            accept_untrusted: *trust_chain_verification == TrustChainVerification::AcceptUntrusted as i32,
+            suppress_client_ca_list: *suppress_client_ca_list,
+        }))
+    }
+
+    /// The authorities, for `/certs`.
+    pub(super) fn authorities(&self) -> &[LoadedCertificate] {
+        self.trust.as_ref().map_or(&[], |trust| &trust.loaded)
+    }
+
+    /// Whether anything at all is asked of a certificate.
+    pub(super) fn asks_anything(&self) -> bool {
+        self.trust.is_some() || !self.certificates.is_empty() || !self.public_keys.is_empty()
+    }
+
+    /// Whether an alternative name is acceptable.
+    pub(super) fn accepts_names(&self, facts: &PeerCertificate) -> bool {
+        self.san_matchers.is_empty() || self.san_matchers.iter().any(|matcher| matcher.matches(facts))
+    }
+
+    /// Whether the certificate or its key is one of those pinned.
+    pub(super) fn accepts_pins(&self, der: &[u8]) -> bool {
+        if self.certificates.is_empty() && self.public_keys.is_empty() {
+            return true;
+        }
+        self.certificates.contains(&x509::sha256(der))
+            || x509::public_key(der).is_some_and(|key| self.public_keys.contains(&x509::sha256(key)))
+    }
+}
+
+impl Trust {
+    fn from_source(source: &DataSource, field: Field<'_>) -> Option<Trust> {
+        let pem = pem::load(source, field)?;
+        let field = pem::value(source, &field);
+        if pem.certificates.is_empty() {
+            field.error(format!("no certificate in {}", pem.origin));
+            return None;
+        }
+        let mut roots = RootCertStore::empty();
+        let mut loaded = Vec::with_capacity(pem.certificates.len());
+        for (index, certificate) in pem.certificates.iter().enumerate() {
+            let facts = x509::facts(certificate);
+            let (Some(facts), Ok(())) = (facts, roots.add(certificate.clone())) else {
+                field.error(format!("certificate {} of {} is damaged", index + 1, pem.origin));
+                return None;
+            };
+            warn_of_validity(&facts, &pem.origin, field);
+            loaded.push(LoadedCertificate { path: pem.origin.to_string(), facts });
+        }
+        Some(Trust::new(roots, pem.certificates, loaded))
+    }
+
+    fn of_system(field: Field<'_>) -> Option<Trust> {
+        let found = rustls_native_certs::load_native_certs();
+        let mut roots = RootCertStore::empty();
+        let (added, _) = roots.add_parsable_certificates(found.certs.iter().cloned());
+        if added == 0 {
+            field.error("the system has no root certificates: install ca-certificates, or set trusted_ca");
+            return None;
+        }
+        Some(Trust::new(roots, found.certs, Vec::new()))
+    }
+
+    fn new(roots: RootCertStore, certificates: Vec<CertificateDer<'static>>, loaded: Vec<LoadedCertificate>) -> Trust {
+        Trust { roots: Arc::new(roots), certificates, crls: Vec::new(), only_leaf_revocation: false, loaded }
+    }
+}
+
+fn revocation_lists(source: &DataSource, field: Field<'_>) -> Option<Vec<CertificateRevocationListDer<'static>>> {
+    let pem = pem::load(source, field)?;
+    if pem.crls.is_empty() {
+        pem::value(source, &field).error(format!("no certificate revocation list in {}", pem.origin));
+        return None;
+    }
+    Some(pem.crls)
+}
+
+fn digests(texts: &[String], parse: fn(&str) -> Option<[u8; 32]>, field: Field<'_>) -> Option<Vec<[u8; 32]>> {
+    let parsed: Vec<_> = texts.iter().map(|text| parse(text)).collect();
+    for (index, digest) in parsed.iter().enumerate() {
+        if digest.is_none() {
+            field.index(index).error("is not a SHA-256 digest");
+        }
+    }
+    parsed.into_iter().collect()
+}
+
+/// 64 hexadecimal digits, or 32 pairs of them with colons between, as OpenSSL prints them.
+fn hex_digest(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = match text.len() {
+        64 => text.bytes().collect(),
+        95 if text.bytes().skip(2).step_by(3).all(|byte| byte == b':') => {
+            text.bytes().enumerate().filter(|(index, _)| index % 3 != 2).map(|(_, byte)| byte).collect()
+        }
+        _ => return None,
+    };
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let mut digest = [0; 32];
+    for (byte, pair) in digest.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = u8::try_from(digit(pair[0])? << 4 | digit(pair[1])?).ok()?;
+    }
+    Some(digest)
+}
+
+fn base64_digest(text: &str) -> Option<[u8; 32]> {
+    STANDARD.decode(text).ok()?.try_into().ok()
+}
+
+/// `SubjectAltNameMatcher`: a pattern for the alternative names of one kind.
+#[derive(Debug)]
+pub(super) enum SanMatcher {
+    /// A host name, which a wildcard in the certificate may stand for.
+    DnsName(String),
+    Dns(StringMatcher),
+    Uri(StringMatcher),
+    Email(StringMatcher),
+    Ip(StringMatcher),
+    /// The old, untyped form: names of every kind.
+    Any(StringMatcher),
+}
+
+impl SanMatcher {
+    fn from_proto(proto: &SubjectAltNameMatcher, field: Field<'_>) -> Option<SanMatcher> {
+        let SubjectAltNameMatcher { san_type, matcher, oid } = proto;
+        field.unsupported("oid", oid);
+        let pattern = field.required("matcher", matcher)?;
+        let compiled = StringMatcher::from_proto(pattern, field.key("matcher"))?;
+        match SanType::try_from(*san_type) {
+            Ok(SanType::Dns) => Some(match &pattern.match_pattern {
+                Some(MatchPattern::Exact(name)) => SanMatcher::DnsName(name.clone()),
+                _ => SanMatcher::Dns(compiled),
+            }),
+            Ok(SanType::Uri) => Some(SanMatcher::Uri(compiled)),
+            Ok(SanType::Email) => Some(SanMatcher::Email(compiled)),
+            Ok(SanType::IpAddress) => Some(SanMatcher::Ip(compiled)),
+            Ok(SanType::OtherName) => {
+                field.unsupported("san_type", san_type);
+                None
+            }
+            Ok(SanType::Unspecified) | Err(_) => {
+                field.key("san_type").error("is required");
+                None
+            }
+        }
+    }
+
+    fn matches(&self, facts: &PeerCertificate) -> bool {
+        let any = |names: &[String], matcher: &StringMatcher| names.iter().any(|name| matcher.matches(name.as_bytes()));
+        let any_ip =
+            |matcher: &StringMatcher| facts.ip_sans.iter().any(|ip| matcher.matches(ip.to_string().as_bytes()));
+        match self {
+            SanMatcher::DnsName(name) => names_host(facts, name),
+            SanMatcher::Dns(matcher) => any(&facts.dns_sans, matcher),
+            SanMatcher::Uri(matcher) => any(&facts.uri_sans, matcher),
+            SanMatcher::Email(matcher) => any(&facts.email_sans, matcher),
+            SanMatcher::Ip(matcher) => any_ip(matcher),
+            SanMatcher::Any(matcher) => {
+                [&facts.dns_sans, &facts.uri_sans, &facts.email_sans].into_iter().any(|names| any(names, matcher))
+                    || any_ip(matcher)
+            }
+        }
+    }
+}
+
+/// Whether a DNS name of the certificate stands for `host`; `*.example.com` stands for `a.example.com`, not for `a.b.example.com`.
+pub(super) fn names_host(facts: &PeerCertificate, host: &str) -> bool {
+    let parent = host.split_once('.').map(|(_, parent)| parent);
+    facts.dns_sans.iter().any(|name| {
+        let wildcard = name.strip_prefix("*.").zip(parent);
+        name.eq_ignore_ascii_case(host) || wildcard.is_some_and(|(name, parent)| name.eq_ignore_ascii_case(parent))
+    })
+}

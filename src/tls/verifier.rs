@@ -1,0 +1,289 @@
+//! Applies a [`Validation`] to the peers of a handshake, and counts whom it turns away.
+
+use std::{fmt, sync::Arc};
+
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::{
+        VerifierBuilderError, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+use thiserror::Error;
+
+use super::{
+    stats::HandshakeStats,
+    validation::{Trust, Validation, names_host},
+    x509,
+};
+
+/// What beside the chain of signatures is wrong with a certificate.
+#[derive(Clone, Copy, Debug, Error)]
+enum Refused {
+    #[error("no subject alternative name matches")]
+    Name,
+    #[error("neither the certificate nor its key is one of those pinned")]
+    Pin,
+    #[error("the certificate cannot be read")]
+    Damaged,
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Error {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refused))))
+    }
+}
+
+/// What servers and clients have in common.
+struct Verifier {
+    validation: Arc<Validation>,
+    algorithms: WebPkiSupportedAlgorithms,
+    stats: HandshakeStats,
+}
+
+impl Verifier {
+    fn new(validation: Arc<Validation>, provider: &CryptoProvider, stats: &HandshakeStats) -> Verifier {
+        Verifier { validation, algorithms: provider.signature_verification_algorithms, stats: stats.clone() }
+    }
+
+    /// Chain, names and pins, in Envoy's order. `check_chain` says whether an authority vouches for the certificate at a time;
+    /// `host` is a name that it must have.
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        now: UnixTime,
+        host: Option<&str>,
+        check_chain: impl Fn(UnixTime) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let verified = self.verify_chain(leaf, now, check_chain).and_then(|()| self.verify_leaf(leaf, host));
+        if self.validation.accept_untrusted { Ok(()) } else { verified }
+    }
+
+    fn verify_chain(
+        &self,
+        leaf: &CertificateDer<'_>,
+        now: UnixTime,
+        check_chain: impl Fn(UnixTime) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let Some(trust) = &self.validation.trust else { return Ok(()) };
+        let mut checked = check_chain(now);
+        if let Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) = &checked
+            && self.validation.allow_expired
+        {
+            checked = check_chain(*not_after);
+        }
+        if checked.is_err() && self.is_itself_trusted(trust, leaf, now) {
+            return Ok(());
+        }
+        checked.inspect_err(|_| self.stats.fail_verify_error.inc())
+    }
+
+    /// Whether the certificate itself stands in `trusted_ca`: it then needs nobody to vouch for it, and it may be the certificate
+    /// of an authority, as self-signed ones often are. A revocation list could name it all the same, so none may be given.
+    fn is_itself_trusted(&self, trust: &Trust, leaf: &CertificateDer<'_>, now: UnixTime) -> bool {
+        let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(now.as_secs());
+        let is_valid = || {
+            x509::facts(leaf).is_some_and(|facts| {
+                let expired = facts.not_after.is_none_or(|end| end < now);
+                facts.not_before.is_some_and(|start| start <= now) && (!expired || self.validation.allow_expired)
+            })
+        };
+        trust.crls.is_empty() && trust.certificates.contains(leaf) && is_valid()
+    }
+
+    fn verify_leaf(&self, leaf: &CertificateDer<'_>, host: Option<&str>) -> Result<(), Error> {
+        if host.is_some() || !self.validation.san_matchers.is_empty() {
+            let facts = x509::facts(leaf).ok_or(Refused::Damaged)?;
+            if !self.validation.accepts_names(&facts) || host.is_some_and(|host| !names_host(&facts, host)) {
+                self.stats.fail_verify_san.inc();
+                return Err(Refused::Name.into());
+            }
+        }
+        if !self.validation.accepts_pins(leaf) {
+            self.stats.fail_verify_cert_hash.inc();
+            return Err(Refused::Pin.into());
+        }
+        Ok(())
+    }
+}
+
+/// Verifies the certificates of clients.
+pub(super) struct ClientVerifier {
+    verifier: Verifier,
+    chain: Option<Arc<dyn ClientCertVerifier>>,
+    mandatory: bool,
+}
+
+impl ClientVerifier {
+    pub(super) fn new(
+        validation: Arc<Validation>,
+        mandatory: bool,
+        provider: &Arc<CryptoProvider>,
+        stats: &HandshakeStats,
+    ) -> Result<ClientVerifier, VerifierBuilderError> {
+        let chain = match &validation.trust {
+            None => None,
+            Some(trust) => {
+                let builder =
+                    WebPkiClientVerifier::builder_with_provider(Arc::clone(&trust.roots), Arc::clone(provider))
+                        .with_crls(trust.crls.iter().cloned());
+                let builder = match trust.only_leaf_revocation {
+                    true => builder.only_check_end_entity_revocation(),
+                    false => builder,
+                };
+                Some(builder.build()?)
+            }
+        };
+        Ok(ClientVerifier { verifier: Verifier::new(validation, provider, stats), chain, mandatory })
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        match &self.chain {
+            Some(chain) if !self.verifier.validation.suppress_client_ca_list => chain.root_hint_subjects(),
+            _ => &[],
+        }
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let check_chain = |time| match &self.chain {
+            Some(chain) => chain.verify_client_cert(end_entity, intermediates, time).map(|_| ()),
+            None => Ok(()),
+        };
+        self.verifier.verify(end_entity, now, None, check_chain)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.verifier.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.verifier.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.algorithms.supported_schemes()
+    }
+}
+
+/// Verifies the certificates of upstream hosts.
+pub(super) struct ServerVerifier {
+    verifier: Verifier,
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    /// The certificate must have the name that was asked for.
+    match_server_name: bool,
+}
+
+impl ServerVerifier {
+    pub(super) fn new(
+        validation: Arc<Validation>,
+        match_server_name: bool,
+        provider: &Arc<CryptoProvider>,
+        stats: &HandshakeStats,
+    ) -> Result<ServerVerifier, VerifierBuilderError> {
+        let chain = match &validation.trust {
+            None => None,
+            Some(trust) => {
+                let builder =
+                    WebPkiServerVerifier::builder_with_provider(Arc::clone(&trust.roots), Arc::clone(provider))
+                        .with_crls(trust.crls.iter().cloned());
+                let builder = match trust.only_leaf_revocation {
+                    true => builder.only_check_end_entity_revocation(),
+                    false => builder,
+                };
+                Some(builder.build()?)
+            }
+        };
+        Ok(ServerVerifier { verifier: Verifier::new(validation, provider, stats), chain, match_server_name })
+    }
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let check_chain = |time| {
+            let Some(chain) = &self.chain else { return Ok(()) };
+            match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, time) {
+                // The name is looked at last, so all else is well; which names are acceptable is not for the library to say.
+                Err(Error::InvalidCertificate(
+                    CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+                ))
+                | Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            }
+        };
+        let host = match server_name {
+            ServerName::DnsName(name) if self.match_server_name => Some(name.as_ref()),
+            _ => None,
+        };
+        self.verifier.verify(end_entity, now, host, check_chain)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.verifier.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.verifier.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.algorithms.supported_schemes()
+    }
+}
+
+impl fmt::Debug for ClientVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientVerifier").field("validation", &self.verifier.validation).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ServerVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerVerifier").field("validation", &self.verifier.validation).finish_non_exhaustive()
+    }
+}

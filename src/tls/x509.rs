@@ -1,0 +1,139 @@
+//! What a certificate says, read once when it is loaded or when a peer presents it.
+
+use std::{
+    fmt::Write,
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use x509_parser::{
+    certificate::X509Certificate,
+    extensions::GeneralName,
+    oid_registry::{self, Oid},
+    parse_x509_certificate,
+    time::ASN1Time,
+    x509::{AttributeTypeAndValue, X509Name},
+};
+
+use crate::stream_info::PeerCertificate;
+
+/// The facts of a certificate in DER form; `None` if it is damaged.
+pub(super) fn facts(der: &[u8]) -> Option<PeerCertificate> {
+    let (_, certificate) = parse_x509_certificate(der).ok()?;
+    let mut facts = PeerCertificate {
+        subject: rfc2253(certificate.subject()),
+        issuer: rfc2253(certificate.issuer()),
+        fingerprint_256: hex(&sha256(der)),
+        serial: hex(&certificate.tbs_certificate.serial.to_bytes_be()),
+        not_before: time(certificate.validity().not_before),
+        not_after: time(certificate.validity().not_after),
+        ..PeerCertificate::default()
+    };
+    for name in alternative_names(&certificate) {
+        match name {
+            GeneralName::DNSName(name) => facts.dns_sans.push((*name).to_owned()),
+            GeneralName::URI(uri) => facts.uri_sans.push((*uri).to_owned()),
+            GeneralName::RFC822Name(email) => facts.email_sans.push((*email).to_owned()),
+            GeneralName::IPAddress(bytes) => facts.ip_sans.extend(ip_address(bytes)),
+            _ => {}
+        }
+    }
+    Some(facts)
+}
+
+/// The common name, for certificates that name no host in their alternative names.
+pub(super) fn common_name(der: &[u8]) -> Option<String> {
+    let (_, certificate) = parse_x509_certificate(der).ok()?;
+    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
+    Some(name.to_owned())
+}
+
+/// The public key with its algorithm, in DER form (`SubjectPublicKeyInfo`).
+pub(super) fn public_key(der: &[u8]) -> Option<&[u8]> {
+    let (_, certificate) = parse_x509_certificate(der).ok()?;
+    Some(certificate.tbs_certificate.subject_pki.raw)
+}
+
+/// SHA-256, as certificates and public keys are pinned.
+pub(super) fn sha256(data: &[u8]) -> [u8; 32] {
+    digest(&SHA256, data).as_ref().try_into().expect("invariant: SHA-256 has 32 bytes")
+}
+
+fn alternative_names<'a>(certificate: &'a X509Certificate<'a>) -> &'a [GeneralName<'a>] {
+    match certificate.subject_alternative_name() {
+        Ok(Some(extension)) => &extension.value.general_names,
+        Ok(None) | Err(_) => &[],
+    }
+}
+
+fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(bytes) = <[u8; 4]>::try_from(bytes) {
+        return Some(IpAddr::from(bytes));
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
+}
+
+fn time(time: ASN1Time) -> Option<SystemTime> {
+    let seconds = u64::try_from(time.timestamp()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}"); // writing to a String cannot fail
+        text
+    })
+}
+
+/// `CN=a,O=b`: the last relative name first, as RFC 2253 writes names.
+fn rfc2253(name: &X509Name<'_>) -> String {
+    let mut rdns: Vec<String> =
+        name.iter().map(|rdn| rdn.iter().map(attribute).collect::<Vec<_>>().join("+")).collect();
+    rdns.reverse();
+    rdns.join(",")
+}
+
+fn attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
+    let oid = attribute.attr_type();
+    match (short_name(oid), attribute.as_str()) {
+        (Some(name), Ok(value)) => format!("{name}={}", escaped(value)),
+        (Some(name), Err(_)) => format!("{name}=#{}", hex(attribute.as_slice())),
+        (None, Ok(value)) => format!("{}={}", oid.to_id_string(), escaped(value)),
+        (None, Err(_)) => format!("{}=#{}", oid.to_id_string(), hex(attribute.as_slice())),
+    }
+}
+
+fn short_name(oid: &Oid<'_>) -> Option<&'static str> {
+    let names = [
+        (oid_registry::OID_X509_COMMON_NAME, "CN"),
+        (oid_registry::OID_X509_ORGANIZATION_NAME, "O"),
+        (oid_registry::OID_X509_ORGANIZATIONAL_UNIT, "OU"),
+        (oid_registry::OID_X509_COUNTRY_NAME, "C"),
+        (oid_registry::OID_X509_LOCALITY_NAME, "L"),
+        (oid_registry::OID_X509_STATE_OR_PROVINCE_NAME, "ST"),
+        (oid_registry::OID_X509_STREET_ADDRESS, "street"),
+        (oid_registry::OID_X509_SERIALNUMBER, "serialNumber"),
+        (oid_registry::OID_X509_SURNAME, "SN"),
+        (oid_registry::OID_X509_GIVEN_NAME, "GN"),
+        (oid_registry::OID_DOMAIN_COMPONENT, "DC"),
+        (oid_registry::OID_USERID, "UID"),
+        (oid_registry::OID_PKCS9_EMAIL_ADDRESS, "emailAddress"),
+    ];
+    names.into_iter().find(|(known, _)| known == oid).map(|(_, name)| name)
+}
+
+fn escaped(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    for (at, character) in value.char_indices() {
+        let at_an_end = at == 0 || at + character.len_utf8() == value.len();
+        if matches!(character, ',' | '+' | '"' | '\\' | '<' | '>' | ';')
+            || (character == '#' && at == 0)
+            || (character == ' ' && at_an_end)
+        {
+            text.push('\\');
+        }
+        text.push(character);
+    }
+    text
+}
