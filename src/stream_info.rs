@@ -132,7 +132,7 @@ pub struct StreamInfo {
     /// Where the request went.
     pub upstream: Option<Rc<UpstreamInfo>>,
     /// Name of the chosen cluster, also when no host was found.
-    pub upstream_cluster: Option<Rc<str>>,
+    pub upstream_cluster: Option<Arc<str>>,
     /// Protocol spoken upstream.
     pub upstream_protocol: Option<Version>,
     /// Why a connection upstream failed.

@@ -1,1 +1,110 @@
 //! The HTTP connection manager, `envoy.filters.network.http_connection_manager`.
+//!
+//! `connection.rs` serves one connection, `stream.rs` one request (start reading there), `response.rs` sees the response out.
+//! [`HttpConnectionManager`] is what a configuration says, converted and checked once.
+
+mod admission;
+mod config;
+mod connection;
+mod filter_chain;
+mod response;
+mod stats;
+mod stream;
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use http::HeaderValue;
+
+use crate::{
+    access_log::AccessLog,
+    drain::Watcher,
+    filter::{
+        LocalFuture, WorkerContext,
+        http::HttpFilterConfig,
+        network::{NetworkFilter, NetworkFilterFactory},
+    },
+    http::{headers::HeaderRules, http1, http2, path::PathRules},
+    net::Io,
+    route::RouteConfiguration,
+    router::Router,
+    stream_info::{ConnectionInfo, HeaderCapture},
+};
+use connection::Connection;
+use stats::ConnectionManagerStats;
+
+/// The row of this filter.
+pub const FACTORY: NetworkFilterFactory = NetworkFilterFactory {
+    name: "envoy.filters.network.http_connection_manager",
+    type_name: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+    from_proto: config::network_filter,
+};
+
+/// A checked `HttpConnectionManager`.
+#[derive(Debug)]
+pub struct HttpConnectionManager {
+    codec: Codec,
+    http1: http1::Options,
+    accept_http_10: bool,
+    default_host_for_http_10: Option<HeaderValue>,
+    http2: http2::Options,
+    stats: ConnectionManagerStats,
+    routes: Arc<RouteConfiguration>,
+    filters: Vec<Arc<dyn HttpFilterConfig>>,
+    router: Router,
+    access_logs: Vec<AccessLog>,
+    capture: HeaderCapture,
+    headers: HeaderRules,
+    path: PathRules,
+    /// `max_request_headers_kb`, in bytes.
+    max_header_bytes: u32,
+    strip_port: StripPort,
+    strip_trailing_host_dot: bool,
+    /// Lower-case protocols that requests may upgrade to.
+    upgrades: Vec<String>,
+    timeouts: Timeouts,
+}
+
+/// `codec_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Codec {
+    /// By ALPN, else by the first bytes.
+    Auto,
+    Http1,
+    Http2,
+}
+
+/// Which ports are removed from the authority before routing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StripPort {
+    No,
+    /// The listener's own.
+    Matching,
+    Any,
+}
+
+/// Limits on time; `None` where there is none.
+#[derive(Debug, Clone)]
+struct Timeouts {
+    /// A connection without requests: `common_http_protocol_options.idle_timeout`.
+    connection_idle: Option<Duration>,
+    /// The life of a connection: `common_http_protocol_options.max_connection_duration`.
+    connection_duration: Option<Duration>,
+    /// A stream on which nothing moves: `stream_idle_timeout`.
+    stream_idle: Option<Duration>,
+    /// The life of a stream: `common_http_protocol_options.max_stream_duration`.
+    stream_duration: Option<Duration>,
+    /// From the first header to the end of the request: `request_timeout`.
+    request: Option<Duration>,
+}
+
+impl NetworkFilter for HttpConnectionManager {
+    fn serve(
+        self: Arc<Self>,
+        io: Io,
+        connection: Rc<ConnectionInfo>,
+        worker: Rc<WorkerContext>,
+        drain: Watcher,
+    ) -> LocalFuture<'static, ()> {
+        Box::pin(Connection::new(self, connection, worker).serve(io, drain))
+    }
+}

@@ -318,12 +318,17 @@ fn remove_privileged(headers: &mut HeaderMap, internal: bool, edge: bool) {
     }
 }
 
-/// Applies the rules to a response on its way to the client; `request` are the headers of its request as admitted.
-pub fn finish_response(headers: &mut HeaderMap, rules: &HeaderRules, request: &HeaderMap) {
-    if (rules.always_set_request_id_in_response || request.contains_key(FORCE_TRACE))
-        && let Some(id) = request.get(X_REQUEST_ID)
-    {
-        headers.insert(X_REQUEST_ID, id.clone());
+/// The `x-request-id` that the response is to carry as well; `request` are the headers of the request as admitted.
+#[must_use]
+pub fn response_request_id(request: &HeaderMap, rules: &HeaderRules) -> Option<HeaderValue> {
+    let wanted = rules.always_set_request_id_in_response || request.contains_key(FORCE_TRACE);
+    if wanted { request.get(X_REQUEST_ID).cloned() } else { None }
+}
+
+/// Applies the rules to a response on its way to the client; `request_id` is what [`response_request_id`] kept.
+pub fn finish_response(headers: &mut HeaderMap, rules: &HeaderRules, request_id: Option<HeaderValue>) {
+    if let Some(id) = request_id {
+        headers.insert(X_REQUEST_ID, id);
     }
     if let Some(via) = &rules.via {
         append(headers, VIA, via, ", ");

@@ -64,6 +64,16 @@ pub struct MaxStreamDuration {
     pub grpc_timeout_header_offset: Option<Duration>,
 }
 
+impl MaxStreamDuration {
+    /// The longest life of the stream of a gRPC client that asks for `grpc_timeout`, or of another client; zero means
+    /// unlimited, None defers to the connection manager.
+    #[must_use]
+    pub fn limit(&self, grpc_timeout: Option<Duration>) -> Option<Duration> {
+        let _ = grpc_timeout;
+        todo!()
+    }
+}
+
 /// `RouteAction.UpgradeConfig`.
 #[derive(Clone, Debug)]
 pub struct UpgradeConfig {

@@ -8,6 +8,7 @@ mod action;
 mod registered;
 mod virtual_host;
 
+use std::collections::HashSet;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,6 +19,10 @@ pub use virtual_host::{Route, VirtualHost};
 
 use http::HeaderMap;
 use http::Request;
+
+use crate::config::Field;
+use crate::proto;
+use crate::stream_info::StreamInfo;
 
 /// A compiled `envoy.config.route.v3.RouteConfiguration`.
 #[derive(Debug)]
@@ -31,6 +36,16 @@ impl RouteConfiguration {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Converts and checks. A route to a cluster that is not among `cluster_names` is an error, as far as `validate_clusters` asks for it.
+    pub fn from_proto(
+        proto: &proto::route::RouteConfiguration,
+        field: Field<'_>,
+        cluster_names: &HashSet<Arc<str>>,
+    ) -> Option<RouteConfiguration> {
+        let _ = (proto, field.path(), cluster_names);
+        todo!()
     }
 
     /// The first route that accepts `request`: virtual hosts by domain, then routes in order. `random` decides weighted
@@ -67,6 +82,18 @@ impl RouteRef {
     #[must_use]
     pub fn cluster<'a>(&'a self, headers: &'a HeaderMap) -> Option<&'a str> {
         let _ = headers;
+        todo!()
+    }
+
+    /// Rewrites path and host and applies the header mutations, just before the request is sent.
+    pub fn finalize_request(&self, request: &mut crate::http::Request, info: &StreamInfo) {
+        let _ = (request, info);
+        todo!()
+    }
+
+    /// Applies the header mutations for responses, whoever answered.
+    pub fn finalize_response(&self, response: &mut crate::http::Response, info: &StreamInfo) {
+        let _ = (response, info);
         todo!()
     }
 

@@ -19,4 +19,4 @@ pub use cluster_manager::{ClusterManager, ClusterState, HostRef};
 pub use conn_pool::{FailureKind, UpstreamFailure, UpstreamTiming};
 pub use host::{Endpoint, Health, Host, HostStats};
 pub use host_set::HostSet;
-pub use protocol_options::{Http1Options, Http2Options, Keepalive, Protocol, ProtocolOptions};
+pub use protocol_options::{Http1Options, Protocol, ProtocolOptions};

@@ -5,6 +5,7 @@ use std::{collections::HashMap, num::NonZeroU32, time::Duration};
 
 use crate::{
     config::Field,
+    http::http2,
     proto::{
         Any, UInt32Value,
         core::{
@@ -42,7 +43,7 @@ pub struct ProtocolOptions {
     /// Settings of HTTP/1.1.
     pub http1: Http1Options,
     /// Settings of HTTP/2.
-    pub http2: Http2Options,
+    pub http2: http2::Options,
 }
 
 /// Which protocol a cluster's hosts are spoken to by.
@@ -64,31 +65,6 @@ pub struct Http1Options {
     /// Header names are sent in Proper-Case.
     pub proper_case: bool,
 }
-
-/// Settings of HTTP/2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Http2Options {
-    /// The most streams on a connection; the peer may allow fewer.
-    pub max_concurrent_streams: u32,
-    /// Bytes of one response that may wait in us.
-    pub stream_window: u32,
-    /// Bytes of all responses of a connection that may wait in us.
-    pub connection_window: u32,
-    /// Size of the peer's header compression table.
-    pub header_table_size: Option<u32>,
-    /// How often an idle-looking peer is asked whether it lives.
-    pub keepalive: Option<Keepalive>,
-}
-
-/// PINGs that prove a connection alive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keepalive {
-    /// Time between one answer and the next question.
-    pub interval: Duration,
-    /// Time for the answer.
-    pub timeout: Duration,
-}
-
 impl Default for ProtocolOptions {
     fn default() -> ProtocolOptions {
         ProtocolOptions {
@@ -99,21 +75,7 @@ impl Default for ProtocolOptions {
             max_response_headers: 100,
             auto_sni: false,
             http1: Http1Options::default(),
-            http2: Http2Options::default(),
-        }
-    }
-}
-
-impl Default for Http2Options {
-    /// A stream's window bounds what one slow reader costs. The connection's is far larger, so that many slow readers do
-    /// not stop the others.
-    fn default() -> Http2Options {
-        Http2Options {
-            max_concurrent_streams: 1024,
-            stream_window: 1024 * 1024,
-            connection_window: 256 * 1024 * 1024,
-            header_table_size: None,
-            keepalive: None,
+            http2: http2::Options::default(),
         }
     }
 }
@@ -158,7 +120,7 @@ impl ProtocolOptions {
         self.apply_common(common.as_ref(), field.key("common_http_protocol_options"));
         self.apply_upstream(upstream.as_ref(), field.key("upstream_http_protocol_options"));
         self.http1 = Http1Options::from_proto(http1.as_ref(), field.key("http_protocol_options"));
-        self.http2 = Http2Options::from_proto(http2.as_ref(), field.key("http2_protocol_options"));
+        self.http2 = http2::Options::from_proto(http2.as_ref(), field.key("http2_protocol_options"));
         self.protocol = match (use_downstream_protocol, http2) {
             (true, _) => Protocol::Downstream,
             (false, Some(_)) => Protocol::Http2,
@@ -198,7 +160,7 @@ impl ProtocolOptions {
                 self.http1 =
                     Http1Options::from_proto(http_protocol_options.as_ref(), field.key("http_protocol_options"));
                 self.http2 =
-                    Http2Options::from_proto(http2_protocol_options.as_ref(), field.key("http2_protocol_options"));
+                    http2::Options::from_proto(http2_protocol_options.as_ref(), field.key("http2_protocol_options"));
                 field.ignored("http3_protocol_options", http3_protocol_options, "HTTP/3 is not spoken upstream");
             }
             Some(UpstreamProtocolOptions::AutoConfig(auto)) => {
@@ -213,7 +175,7 @@ impl ProtocolOptions {
                 self.http1 =
                     Http1Options::from_proto(http_protocol_options.as_ref(), field.key("http_protocol_options"));
                 self.http2 =
-                    Http2Options::from_proto(http2_protocol_options.as_ref(), field.key("http2_protocol_options"));
+                    http2::Options::from_proto(http2_protocol_options.as_ref(), field.key("http2_protocol_options"));
                 let why = "HTTP/3 is not spoken upstream";
                 field.ignored("http3_protocol_options", http3_protocol_options, why);
                 field.ignored("alternate_protocols_cache_options", alternate_protocols_cache_options, why);
@@ -231,7 +193,7 @@ impl ProtocolOptions {
             }
             Some(ProtocolConfig::Http2ProtocolOptions(http2)) => {
                 self.protocol = Protocol::Http2;
-                self.http2 = Http2Options::from_proto(Some(http2), field.key("http2_protocol_options"));
+                self.http2 = http2::Options::from_proto(Some(http2), field.key("http2_protocol_options"));
             }
             Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
                 field.unsupported("http3_protocol_options", &true);
@@ -332,107 +294,4 @@ impl Http1Options {
         field.ignored("allow_custom_methods", allow_custom_methods, "any method is passed on");
         options
     }
-}
-
-impl Http2Options {
-    fn from_proto(proto: Option<&core::Http2ProtocolOptions>, field: Field<'_>) -> Http2Options {
-        let mut options = Http2Options::default();
-        let Some(proto) = proto else { return options };
-        #[expect(deprecated, reason = "every field is looked at")]
-        let core::Http2ProtocolOptions {
-            hpack_table_size,
-            max_concurrent_streams,
-            initial_stream_window_size,
-            initial_connection_window_size,
-            allow_connect,
-            allow_metadata,
-            max_outbound_frames,
-            max_outbound_control_frames,
-            max_consecutive_inbound_frames_with_empty_payload,
-            max_inbound_priority_frames_per_stream,
-            max_inbound_window_update_frames_per_data_frame_sent,
-            stream_error_on_invalid_http_messaging,
-            override_stream_error_on_invalid_http_message,
-            custom_settings_parameters,
-            connection_keepalive,
-            use_oghttp2_codec,
-            max_metadata_size,
-            enable_huffman_encoding,
-            max_header_field_size_kb,
-            disallow_obs_text,
-            stream_reset_burst,
-            stream_reset_rate,
-        } = proto;
-        options.header_table_size = hpack_table_size.map(|size| size.value);
-        if let Some(streams) = in_range("max_concurrent_streams", max_concurrent_streams, 1, field) {
-            options.max_concurrent_streams = streams;
-        }
-        if let Some(window) = in_range("initial_stream_window_size", initial_stream_window_size, 65_535, field) {
-            options.stream_window = window;
-        }
-        if let Some(window) = in_range("initial_connection_window_size", initial_connection_window_size, 65_535, field)
-        {
-            options.connection_window = window;
-        }
-        if let Some(keepalive) = connection_keepalive {
-            options.keepalive = Keepalive::from_proto(keepalive, field.key("connection_keepalive"));
-        }
-        field.ignored("allow_connect", allow_connect, "upgrades go upstream by HTTP/1.1");
-        field.unsupported("allow_metadata", allow_metadata);
-        field.ignored("max_metadata_size", max_metadata_size, "METADATA frames are not spoken");
-        let why = "the bounds on frames are built in";
-        field.ignored("max_outbound_frames", max_outbound_frames, why);
-        field.ignored("max_outbound_control_frames", max_outbound_control_frames, why);
-        let empty_frames = max_consecutive_inbound_frames_with_empty_payload;
-        field.ignored("max_consecutive_inbound_frames_with_empty_payload", empty_frames, why);
-        field.ignored("max_inbound_priority_frames_per_stream", max_inbound_priority_frames_per_stream, why);
-        let window_updates = max_inbound_window_update_frames_per_data_frame_sent;
-        field.ignored("max_inbound_window_update_frames_per_data_frame_sent", window_updates, why);
-        field.ignored("stream_reset_burst", stream_reset_burst, why);
-        field.ignored("stream_reset_rate", stream_reset_rate, why);
-        let why = "an invalid message ends its stream, not the connection";
-        field.ignored("stream_error_on_invalid_http_messaging", stream_error_on_invalid_http_messaging, why);
-        let stream_error = override_stream_error_on_invalid_http_message;
-        field.ignored("override_stream_error_on_invalid_http_message", stream_error, why);
-        field.unsupported("custom_settings_parameters", custom_settings_parameters);
-        field.ignored("use_oghttp2_codec", use_oghttp2_codec, "there is one codec");
-        field.ignored("enable_huffman_encoding", enable_huffman_encoding, "the encoder decides");
-        field.ignored(
-            "max_header_field_size_kb",
-            max_header_field_size_kb,
-            "max_response_headers_kb bounds each header too",
-        );
-        field.ignored("disallow_obs_text", disallow_obs_text, "header values are passed on as they are");
-        options
-    }
-}
-
-impl Keepalive {
-    fn from_proto(proto: &core::KeepaliveSettings, field: Field<'_>) -> Option<Keepalive> {
-        let core::KeepaliveSettings { interval, timeout, interval_jitter, connection_idle_interval } = proto;
-        field.ignored("interval_jitter", interval_jitter, "connections begin at different times");
-        field.ignored("connection_idle_interval", connection_idle_interval, "set interval instead");
-        field.required("timeout", timeout);
-        let at_least_a_millisecond = |name, value| {
-            let duration = field.duration(name, value)?;
-            if duration < Duration::from_millis(1) {
-                field.key(name).error("must be at least 0.001s");
-            }
-            Some(duration.max(Duration::from_millis(1)))
-        };
-        let timeout = at_least_a_millisecond("timeout", timeout);
-        let interval = at_least_a_millisecond("interval", interval);
-        Some(Keepalive { interval: interval?, timeout: timeout? })
-    }
-}
-
-/// A number from `least` to what 31 bits hold, which is what HTTP/2 allows.
-fn in_range(name: &'static str, value: &Option<UInt32Value>, least: u32, field: Field<'_>) -> Option<u32> {
-    const MOST: u32 = (1 << 31) - 1;
-    let value = value.as_ref()?.value;
-    if !(least..=MOST).contains(&value) {
-        field.key(name).error(format!("must be from {least} to {MOST}"));
-        return None;
-    }
-    Some(value)
 }

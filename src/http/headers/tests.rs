@@ -235,7 +235,7 @@ fn responses_bear_our_marks() {
     let request = headers(&[("x-request-id", "mine")]);
     let finished = |rules: &HeaderRules, came: &[(&str, &str)]| {
         let mut response = headers(came);
-        finish_response(&mut response, rules, &request);
+        finish_response(&mut response, rules, response_request_id(&request, rules));
         ["server", "via", "x-request-id"].map(|name| text(&response, name).map(str::to_owned).unwrap_or_default())
     };
     let came = [("server", "jetty"), ("x-request-id", "upstream"), ("via", "u")];

@@ -3,6 +3,8 @@
 //! Not by hyper, because a proxy needs what hyper hides: GOAWAY and reset codes, streams refused before they were processed, one
 //! flush for many frames (`cork.rs`).
 
+mod options;
+
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
@@ -24,31 +26,20 @@ use super::{
     upgrade::Upgrade,
 };
 
-/// Limits of one HTTP/2 connection (RFC 9113 section 6.5.2), downstream or upstream.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Streams that the peer may have open at once.
-    pub max_concurrent_streams: u32,
-    /// Bytes that a stream may receive before we have passed them on.
-    pub initial_stream_window_size: u32,
-    /// The same for all streams of a connection together.
-    pub initial_connection_window_size: u32,
-    /// Most bytes of a header list.
-    pub max_header_list_size: u32,
-    /// Whether extended CONNECT (RFC 8441) is offered.
-    pub enable_connect: bool,
-}
+pub use options::{Keepalive, Options};
 
 /// Bytes that may wait unsent in a stream before the body behind it is not polled any more.
 pub const SEND_BUFFER: usize = 256 * 1024;
 
-/// Serves a connection until it ends. When `graceful` resolves, the client is told by GOAWAY, and its streams run to their end.
+/// Serves a connection until it ends; `max_header_bytes` bounds the headers of a request. Extended CONNECT (RFC 8441) is offered:
+/// which upgrades are accepted is the service's decision. When `graceful` resolves, the client is told by GOAWAY, and its streams run to their end.
 ///
 /// # Errors
 /// What ended the connection early; the client has been told by GOAWAY.
 pub async fn serve<F, R>(
     io: impl AsyncRead + AsyncWrite + Unpin + 'static,
     options: &Options,
+    max_header_bytes: u32,
     service: F,
     graceful: impl Future<Output = ()>,
 ) -> Result<(), h2::Error>
@@ -59,12 +50,13 @@ where
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(options.max_concurrent_streams)
-        .initial_window_size(options.initial_stream_window_size)
-        .initial_connection_window_size(options.initial_connection_window_size)
-        .max_header_list_size(options.max_header_list_size)
-        .max_send_buffer_size(SEND_BUFFER);
-    if options.enable_connect {
-        builder.enable_connect_protocol();
+        .initial_window_size(options.stream_window)
+        .initial_connection_window_size(options.connection_window)
+        .max_header_list_size(max_header_bytes)
+        .max_send_buffer_size(SEND_BUFFER)
+        .enable_connect_protocol();
+    if let Some(size) = options.header_table_size {
+        builder.header_table_size(size);
     }
     let (io, cork) = cork::cork(io);
     // A flush that fails says that the client has gone, which is no error here.

@@ -1,0 +1,115 @@
+//! What a request must be before filters and routes see it: refuse what HTTP or the configuration does not allow, bring the rest
+//! into the expected form.
+
+use std::borrow::Cow;
+
+use http::{HeaderValue, Method, StatusCode, Version, header, uri::PathAndQuery};
+
+use super::{StripPort, connection::Connection};
+use crate::{
+    filter::http::Stream,
+    http::{
+        Request, authority, headers, local_reply::LocalReply, path, path::Normalized, set_authority, upgrade::Upgrade,
+    },
+};
+
+/// Refuses what HTTP or the configuration does not allow, and brings the rest into the form that filters and routes expect.
+pub(super) fn admit(connection: &Connection, request: &mut Request, stream: &mut Stream) -> Result<(), LocalReply> {
+    let manager = &connection.manager;
+    if request.version() <= Version::HTTP_10 {
+        if !manager.accept_http_10 {
+            return Err(LocalReply::low_version());
+        }
+        if let (None, Some(host)) = (authority(request), &manager.default_host_for_http_10) {
+            let host = host.clone();
+            set_authority(request, host);
+        }
+    }
+    admit_authority(connection, request)?;
+    admit_path(connection, request)?;
+    let upgrade = request.extensions().get::<Upgrade>().is_some();
+    let headers = request.headers_mut();
+    headers::remove_hop_by_hop(headers, upgrade)
+        .map_err(|error| LocalReply::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let random = connection.worker.random.next_u128();
+    let origin = headers::admit_request(headers, &manager.headers, &connection.downstream, random);
+    if origin.client != connection.info.remote.ip() {
+        stream.info.trusted_client = origin.client.map(|ip| (ip, 0).into());
+    }
+    Ok(())
+}
+
+fn admit_authority(connection: &Connection, request: &mut Request) -> Result<(), LocalReply> {
+    let manager = &connection.manager;
+    let Some(host) = authority(request).filter(|host| !host.is_empty()) else {
+        return Err(LocalReply::missing_host());
+    };
+    if manager.strip_port == StripPort::No && !manager.strip_trailing_host_dot {
+        return Ok(());
+    }
+    let (mut name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
+        _ => (host, None),
+    };
+    if manager.strip_trailing_host_dot {
+        name = name.strip_suffix('.').unwrap_or(name);
+    }
+    let keep_port = match manager.strip_port {
+        StripPort::No => true,
+        StripPort::Any => false,
+        StripPort::Matching => port.and_then(|port| port.parse().ok()) != connection.info.local.port(),
+    };
+    let stripped = match port {
+        Some(port) if keep_port => format!("{name}:{port}"),
+        _ => name.to_owned(),
+    };
+    if stripped != host
+        && let Ok(value) = HeaderValue::from_str(&stripped)
+    {
+        set_authority(request, value);
+    }
+    Ok(())
+}
+
+fn admit_path(connection: &Connection, request: &mut Request) -> Result<(), LocalReply> {
+    let stats = &connection.manager.stats;
+    if request.method() == Method::CONNECT {
+        return Ok(());
+    }
+    let Some(original) = request.uri().path_and_query() else {
+        return Err(LocalReply::absolute_path_rejected());
+    };
+    if !original.as_str().starts_with('/') && original.as_str() != "*" {
+        stats.downstream_rq_non_relative_path.inc();
+        return Err(LocalReply::absolute_path_rejected());
+    }
+    let rewritten = match path::normalize(original.as_str(), connection.manager.path) {
+        Normalized::Forward(Cow::Borrowed(_)) => return Ok(()),
+        Normalized::Forward(Cow::Owned(path)) => PathAndQuery::try_from(path),
+        Normalized::Redirect(location) => {
+            stats.downstream_rq_redirected_with_normalized_path.inc();
+            return Err(redirect(&location));
+        }
+        Normalized::Reject => {
+            stats.downstream_rq_failed_path_normalization.inc();
+            return Err(LocalReply::path_normalization_failed());
+        }
+    };
+    let rewritten = rewritten.map_err(|_| LocalReply::path_normalization_failed())?;
+    replace_path(request, rewritten);
+    Ok(())
+}
+
+fn redirect(location: &str) -> LocalReply {
+    let mut reply = LocalReply::new(StatusCode::TEMPORARY_REDIRECT, "path_normalization_redirect");
+    if let Ok(location) = HeaderValue::from_str(location) {
+        reply.headers.insert(header::LOCATION, location);
+    }
+    reply
+}
+
+fn replace_path(request: &mut Request, path: PathAndQuery) {
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.path_and_query = Some(path);
+    *request.uri_mut() = http::Uri::from_parts(parts).expect("invariant: only the path of a valid URI was replaced");
+}

@@ -1,0 +1,501 @@
+//! From `envoy.extensions.filters.network.http_connection_manager.v3` to [`HttpConnectionManager`].
+
+use std::{sync::Arc, time::Duration};
+
+use http::HeaderValue;
+
+use super::{Codec, HttpConnectionManager, StripPort, Timeouts, stats::ConnectionManagerStats};
+use crate::{
+    access_log::AccessLog,
+    config::field::Field,
+    filter::{FactoryContext, http::HttpFilterConfig, network::NetworkFilter},
+    http::{
+        headers::{HeaderRules, InternalAddresses, ServerHeader},
+        http1, http2,
+        path::{EscapedSlashes, PathRules},
+    },
+    matcher::CidrRange,
+    proto::{self, core, hcm},
+    route::RouteConfiguration,
+    router::Router,
+    stats::Scope,
+    stream_info::HeaderCapture,
+};
+use hcm::http_connection_manager::{self as proto_manager, RouteSpecifier, StripPortMode};
+
+/// Default of `server_name`.
+const SERVER_NAME: &str = "envoy";
+/// Envoy's default for `max_request_headers_kb`.
+const MAX_REQUEST_HEADERS_KB: u32 = 60;
+/// Envoy's default for `common_http_protocol_options.max_headers_count`.
+const MAX_HEADERS: u32 = 100;
+/// Envoy's default for `stream_idle_timeout`.
+const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// Envoy's default for `common_http_protocol_options.idle_timeout`.
+const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+/// The conversion that the factory names.
+pub(super) fn network_filter(
+    any: &proto::Any,
+    field: Field<'_>,
+    cx: &FactoryContext<'_>,
+) -> Option<Arc<dyn NetworkFilter>> {
+    let manager = HttpConnectionManager::from_proto(&field.unpack(any)?, field, cx)?;
+    Some(Arc::new(manager))
+}
+
+impl HttpConnectionManager {
+    /// Converts and checks.
+    #[expect(clippy::too_many_lines, reason = "one line for each of the sixty fields")]
+    pub(super) fn from_proto(
+        manager: &hcm::HttpConnectionManager,
+        field: Field<'_>,
+        cx: &FactoryContext<'_>,
+    ) -> Option<HttpConnectionManager> {
+        let hcm::HttpConnectionManager {
+            codec_type,
+            stat_prefix,
+            http_filters,
+            add_user_agent,
+            tracing,
+            common_http_protocol_options,
+            http1_safe_max_connection_duration,
+            http_protocol_options,
+            http2_protocol_options,
+            http3_protocol_options,
+            server_name,
+            server_header_transformation,
+            scheme_header_transformation,
+            max_request_headers_kb,
+            stream_idle_timeout,
+            stream_flush_timeout,
+            request_timeout,
+            request_headers_timeout,
+            drain_timeout,
+            drain_timeout_jitter,
+            delayed_close_timeout,
+            access_log,
+            access_log_flush_interval,
+            flush_access_log_on_new_request,
+            access_log_options,
+            use_remote_address,
+            xff_num_trusted_hops,
+            original_ip_detection_extensions,
+            early_header_mutation_extensions,
+            internal_address_config,
+            skip_xff_append,
+            via,
+            generate_request_id,
+            preserve_external_request_id,
+            always_set_request_id_in_response,
+            forward_client_cert_details,
+            set_current_client_cert_details,
+            forward_client_cert_matcher,
+            proxy_100_continue,
+            represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+            upgrade_configs,
+            normalize_path,
+            merge_slashes,
+            path_with_escaped_slashes_action,
+            request_id_extension,
+            local_reply_config,
+            strip_matching_host_port,
+            stream_error_on_invalid_http_message,
+            path_normalization_options,
+            strip_trailing_host_dot,
+            proxy_status_config,
+            typed_header_validation_config,
+            append_x_forwarded_port,
+            append_local_overload,
+            add_proxy_protocol_connection_state,
+            forward_proto_config,
+            route_specifier,
+            strip_port_mode,
+        } = manager;
+
+        field.ignored("tracing", tracing, "tracing is not implemented yet");
+        field.ignored("http1_safe_max_connection_duration", http1_safe_max_connection_duration, "it is always safe");
+        field.unsupported("http3_protocol_options", http3_protocol_options);
+        field.unsupported("scheme_header_transformation", scheme_header_transformation);
+        field.ignored("stream_flush_timeout", stream_flush_timeout, "the stream idle timeout counts");
+        field.ignored(
+            "drain_timeout",
+            drain_timeout,
+            "GOAWAY is sent at once, and the client's last streams are served",
+        );
+        field.ignored("drain_timeout_jitter", drain_timeout_jitter, "GOAWAY is sent at once");
+        field.ignored("delayed_close_timeout", delayed_close_timeout, "connections are closed without delay");
+        field.ignored("access_log_flush_interval", access_log_flush_interval, "a request is logged at its end");
+        field.ignored(
+            "flush_access_log_on_new_request",
+            flush_access_log_on_new_request,
+            "a request is logged at its end",
+        );
+        field.ignored("access_log_options", access_log_options, "a request is logged at its end");
+        field.unsupported("original_ip_detection_extensions", original_ip_detection_extensions);
+        field.unsupported("early_header_mutation_extensions", early_header_mutation_extensions);
+        field.unsupported("forward_client_cert_details", forward_client_cert_details);
+        field.unsupported("set_current_client_cert_details", set_current_client_cert_details);
+        field.unsupported("forward_client_cert_matcher", forward_client_cert_matcher);
+        field.ignored("proxy_100_continue", proxy_100_continue, "100 Continue is answered here");
+        field.ignored(
+            "represent_ipv4_remote_address_as_ipv4_mapped_ipv6",
+            represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+            "IPv4 addresses are written as such",
+        );
+        field.ignored("request_id_extension", request_id_extension, "request ids are UUIDs");
+        field.ignored("local_reply_config", local_reply_config, "local replies are not rewritten yet");
+        field.ignored(
+            "stream_error_on_invalid_http_message",
+            stream_error_on_invalid_http_message,
+            "an invalid HTTP/1 message ends its connection, an invalid HTTP/2 message its stream",
+        );
+        field.unsupported("path_normalization_options", path_normalization_options);
+        field.ignored("proxy_status_config", proxy_status_config, "the proxy-status header is not implemented yet");
+        field.ignored("typed_header_validation_config", typed_header_validation_config, "headers are always validated");
+        field.ignored("append_local_overload", append_local_overload, "there is no overload manager yet");
+        field.ignored(
+            "add_proxy_protocol_connection_state",
+            add_proxy_protocol_connection_state,
+            "PROXY protocol is not implemented yet",
+        );
+        field.unsupported("forward_proto_config", forward_proto_config);
+
+        let scope = cx.stats.scope(&format!("http.{stat_prefix}"));
+        let common =
+            CommonOptions::from_proto(common_http_protocol_options.as_ref(), field.key("common_http_protocol_options"));
+        let (accept_http_10, default_host_for_http_10) =
+            http1_options(http_protocol_options.as_ref(), field.key("http_protocol_options"));
+        let routes = route_configuration(route_specifier.as_ref(), field, cx);
+        let filters = http_filters_from_proto(http_filters, field.key("http_filters"), cx, &scope);
+        let access_logs = access_logs(access_log, field.key("access_log"), cx);
+        let upgrades = upgrades(upgrade_configs, field.key("upgrade_configs"));
+        let timeout = |name, value: &Option<proto::Duration>, default| match field.duration(name, value) {
+            None => default,
+            Some(duration) => (!duration.is_zero()).then_some(duration),
+        };
+        let timeouts = Timeouts {
+            connection_idle: common.idle_timeout,
+            connection_duration: common.max_connection_duration,
+            stream_idle: timeout("stream_idle_timeout", stream_idle_timeout, Some(STREAM_IDLE_TIMEOUT)),
+            stream_duration: common.max_stream_duration,
+            request: timeout("request_timeout", request_timeout, None),
+        };
+        let max_header_bytes = max_request_headers_kb.as_ref().map_or(MAX_REQUEST_HEADERS_KB, |kb| kb.value) * 1024;
+        let http2 = http2::Options::from_proto(http2_protocol_options.as_ref(), field.key("http2_protocol_options"));
+        let header_value = |name, text: &str| match HeaderValue::from_str(text) {
+            Ok(value) => Some(value),
+            Err(_) => {
+                field.key(name).error("has characters that a header may not have");
+                None
+            }
+        };
+        let server_name = if server_name.is_empty() { SERVER_NAME } else { server_name };
+        let headers = HeaderRules {
+            use_remote_address: use_remote_address.as_ref().is_some_and(|value| value.value),
+            xff_num_trusted_hops: *xff_num_trusted_hops as usize,
+            skip_xff_append: *skip_xff_append,
+            append_x_forwarded_port: *append_x_forwarded_port,
+            internal_addresses: internal_addresses(
+                internal_address_config.as_ref(),
+                field.key("internal_address_config"),
+            ),
+            user_agent: match add_user_agent {
+                Some(add) if add.value => header_value("add_user_agent", cx.service_cluster),
+                _ => None,
+            },
+            via: if via.is_empty() { None } else { header_value("via", via) },
+            generate_request_id: generate_request_id.as_ref().is_none_or(|value| value.value),
+            preserve_external_request_id: *preserve_external_request_id,
+            always_set_request_id_in_response: *always_set_request_id_in_response,
+            server_header: match proto_manager::ServerHeaderTransformation::try_from(*server_header_transformation) {
+                Ok(proto_manager::ServerHeaderTransformation::AppendIfAbsent) => ServerHeader::AppendIfAbsent,
+                Ok(proto_manager::ServerHeaderTransformation::PassThrough) => ServerHeader::PassThrough,
+                Ok(proto_manager::ServerHeaderTransformation::Overwrite) | Err(_) => ServerHeader::Overwrite,
+            },
+            server_name: header_value("server_name", server_name)?,
+        };
+        let path = PathRules {
+            normalize_path: normalize_path.as_ref().is_some_and(|value| value.value),
+            merge_slashes: *merge_slashes,
+            escaped_slashes: escaped_slashes(*path_with_escaped_slashes_action),
+        };
+        let strip_port = match (strip_matching_host_port, strip_port_mode) {
+            (true, Some(StripPortMode::StripAnyHostPort(true))) => {
+                field
+                    .key("strip_matching_host_port")
+                    .error("only one of strip_matching_host_port and strip_any_host_port may be set");
+                StripPort::Matching
+            }
+            (true, _) => StripPort::Matching,
+            (false, Some(StripPortMode::StripAnyHostPort(true))) => StripPort::Any,
+            (false, _) => StripPort::No,
+        };
+        let (filters, router) = filters?;
+        let mut capture = HeaderCapture::default();
+        for log in &access_logs {
+            capture.merge(log.capture());
+        }
+        Some(HttpConnectionManager {
+            codec: codec(*codec_type, field)?,
+            http1: http1::Options {
+                max_headers: common.max_headers as usize,
+                max_header_bytes: max_header_bytes as usize,
+                header_timeout: timeout("request_headers_timeout", request_headers_timeout, None),
+            },
+            accept_http_10,
+            default_host_for_http_10,
+            http2,
+            stats: ConnectionManagerStats::new(&scope),
+            routes: routes?,
+            filters,
+            router,
+            access_logs,
+            capture,
+            headers,
+            path,
+            max_header_bytes,
+            strip_port,
+            strip_trailing_host_dot: *strip_trailing_host_dot,
+            upgrades,
+            timeouts,
+        })
+    }
+}
+
+fn codec(codec_type: i32, field: Field<'_>) -> Option<Codec> {
+    match proto_manager::CodecType::try_from(codec_type) {
+        Ok(proto_manager::CodecType::Auto) => Some(Codec::Auto),
+        Ok(proto_manager::CodecType::Http1) => Some(Codec::Http1),
+        Ok(proto_manager::CodecType::Http2) => Some(Codec::Http2),
+        Ok(proto_manager::CodecType::Http3) | Err(_) => {
+            field.key("codec_type").error("HTTP3 is valid in Envoy, not implemented by Portreeve yet");
+            None
+        }
+    }
+}
+
+/// The part of `HttpProtocolOptions` that counts downstream.
+struct CommonOptions {
+    idle_timeout: Option<Duration>,
+    max_connection_duration: Option<Duration>,
+    max_stream_duration: Option<Duration>,
+    max_headers: u32,
+}
+
+impl CommonOptions {
+    fn from_proto(options: Option<&core::HttpProtocolOptions>, field: Field<'_>) -> CommonOptions {
+        let default = core::HttpProtocolOptions::default();
+        let core::HttpProtocolOptions {
+            idle_timeout,
+            max_connection_duration,
+            max_connection_duration_jitter,
+            max_headers_count,
+            max_response_headers_kb,
+            max_stream_duration,
+            headers_with_underscores_action,
+            max_requests_per_connection,
+        } = options.unwrap_or(&default);
+        field.ignored("max_connection_duration_jitter", max_connection_duration_jitter, "there is no jitter");
+        field.ignored("max_response_headers_kb", max_response_headers_kb, "it is a setting of clusters");
+        field.unsupported("headers_with_underscores_action", headers_with_underscores_action);
+        field.ignored(
+            "max_requests_per_connection",
+            max_requests_per_connection,
+            "connections serve any number of requests",
+        );
+        let set = |name, value| field.duration(name, value).filter(|duration| !duration.is_zero());
+        CommonOptions {
+            idle_timeout: match idle_timeout {
+                None => Some(CONNECTION_IDLE_TIMEOUT),
+                Some(_) => set("idle_timeout", idle_timeout),
+            },
+            max_connection_duration: set("max_connection_duration", max_connection_duration),
+            max_stream_duration: set("max_stream_duration", max_stream_duration),
+            max_headers: max_headers_count.as_ref().map_or(MAX_HEADERS, |count| count.value),
+        }
+    }
+}
+
+/// `accept_http_10` and `default_host_for_http_10`.
+fn http1_options(options: Option<&core::Http1ProtocolOptions>, field: Field<'_>) -> (bool, Option<HeaderValue>) {
+    let default = core::Http1ProtocolOptions::default();
+    let core::Http1ProtocolOptions {
+        allow_absolute_url,
+        accept_http_10,
+        default_host_for_http_10,
+        header_key_format,
+        enable_trailers,
+        allow_chunked_length,
+        override_stream_error_on_invalid_http_message,
+        send_fully_qualified_url,
+        use_balsa_parser,
+        allow_custom_methods,
+        ignore_http_11_upgrade,
+    } = options.unwrap_or(&default);
+    field.ignored("allow_absolute_url", allow_absolute_url, "absolute URLs are accepted");
+    field.ignored("header_key_format", header_key_format, "header names are written in lower case");
+    field.ignored("enable_trailers", enable_trailers, "HTTP/1 trailers of requests are not passed on");
+    field.unsupported("allow_chunked_length", allow_chunked_length);
+    field.ignored(
+        "override_stream_error_on_invalid_http_message",
+        override_stream_error_on_invalid_http_message,
+        "an invalid message ends its connection",
+    );
+    field.ignored("send_fully_qualified_url", send_fully_qualified_url, "it is a setting of clusters");
+    field.ignored("use_balsa_parser", use_balsa_parser, "there is one parser");
+    field.ignored("allow_custom_methods", allow_custom_methods, "any method is accepted");
+    field.unsupported("ignore_http_11_upgrade", ignore_http_11_upgrade);
+    let host = (!default_host_for_http_10.is_empty()).then(|| HeaderValue::from_str(default_host_for_http_10));
+    if matches!(host, Some(Err(_))) {
+        field.key("default_host_for_http_10").error("is not a host name");
+    }
+    (*accept_http_10, host.and_then(Result::ok))
+}
+
+fn route_configuration(
+    specifier: Option<&RouteSpecifier>,
+    field: Field<'_>,
+    cx: &FactoryContext<'_>,
+) -> Option<Arc<RouteConfiguration>> {
+    match specifier {
+        Some(RouteSpecifier::RouteConfig(routes)) => {
+            RouteConfiguration::from_proto(routes, field.key("route_config"), cx.cluster_names).map(Arc::new)
+        }
+        Some(RouteSpecifier::Rds(rds)) => {
+            field.unsupported("rds", &Some(rds));
+            None
+        }
+        Some(RouteSpecifier::ScopedRoutes(scoped)) => {
+            field.unsupported("scoped_routes", &Some(scoped));
+            None
+        }
+        None => {
+            field.error("one of route_config, rds, scoped_routes is required");
+            None
+        }
+    }
+}
+
+type Filters = (Vec<Arc<dyn HttpFilterConfig>>, Router);
+
+/// The filters before the router, and the router, which must come last.
+fn http_filters_from_proto(
+    filters: &[hcm::HttpFilter],
+    field: Field<'_>,
+    cx: &FactoryContext<'_>,
+    scope: &Scope,
+) -> Option<Filters> {
+    let Some((last, before)) = filters.split_last() else {
+        field.error("is required: the last filter must be envoy.filters.http.router");
+        return None;
+    };
+    let mut configs = Vec::new();
+    let mut failed = false;
+    for (index, filter) in before.iter().enumerate() {
+        match http_filter(filter, field.index(index), cx) {
+            Some(Some(config)) => configs.push(config),
+            Some(None) => {}
+            None => failed = true,
+        }
+    }
+    let field = field.index(before.len());
+    let hcm::HttpFilter { name: _name, is_optional: _is_optional, disabled, config_type } = last;
+    let router = match config_type {
+        Some(hcm::http_filter::ConfigType::TypedConfig(any)) if any.type_url.ends_with(ROUTER) => {
+            let field = field.key("typed_config");
+            field.unpack(any).map(|router| Router::from_proto(&router, field, scope))
+        }
+        _ => {
+            field.error("the last filter must be a terminal one: envoy.filters.http.router");
+            None
+        }
+    };
+    field.unsupported("disabled", disabled);
+    (!failed).then_some((configs, router?))
+}
+
+/// The message type of the router's `typed_config`.
+const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
+
+/// `Some(None)` where a filter is to be left out.
+fn http_filter(
+    filter: &hcm::HttpFilter,
+    field: Field<'_>,
+    cx: &FactoryContext<'_>,
+) -> Option<Option<Arc<dyn HttpFilterConfig>>> {
+    let hcm::HttpFilter { name: _name, is_optional, disabled, config_type } = filter;
+    field.unsupported("disabled", disabled);
+    let any = match config_type {
+        Some(hcm::http_filter::ConfigType::TypedConfig(any)) => any,
+        Some(hcm::http_filter::ConfigType::ConfigDiscovery(discovery)) => {
+            field.unsupported("config_discovery", &Some(discovery));
+            return None;
+        }
+        None => {
+            field.key("typed_config").error("is required");
+            return None;
+        }
+    };
+    let type_name = any.type_url.rsplit('/').next().unwrap_or_default();
+    let field = field.key("typed_config");
+    if type_name == ROUTER {
+        field.error("the router must be the last filter");
+        return None;
+    }
+    match cx.http_filters.iter().find(|factory| factory.type_name == type_name) {
+        Some(factory) => (factory.from_proto)(any, field, cx).map(Some),
+        None if *is_optional => {
+            field.warning(format!("{type_name} is not known here and is_optional: it is left out"));
+            Some(None)
+        }
+        None => {
+            field.error(format!("{type_name}: valid in Envoy, not implemented by Portreeve yet"));
+            None
+        }
+    }
+}
+
+fn access_logs(logs: &[proto::accesslog::AccessLog], field: Field<'_>, cx: &FactoryContext<'_>) -> Vec<AccessLog> {
+    logs.iter()
+        .enumerate()
+        .filter_map(|(index, log)| AccessLog::from_proto(log, field.index(index), cx.access_logs))
+        .collect()
+}
+
+fn upgrades(configs: &[proto_manager::UpgradeConfig], field: Field<'_>) -> Vec<String> {
+    let mut upgrades = Vec::new();
+    for (index, config) in configs.iter().enumerate() {
+        let proto_manager::UpgradeConfig { upgrade_type, filters, enabled } = config;
+        let field = field.index(index);
+        field.unsupported("filters", filters);
+        if upgrade_type.eq_ignore_ascii_case("connect") || upgrade_type.eq_ignore_ascii_case("connect-udp") {
+            field.key("upgrade_type").error("CONNECT: valid in Envoy, not implemented by Portreeve yet");
+        }
+        if enabled.as_ref().is_none_or(|enabled| enabled.value) {
+            upgrades.push(upgrade_type.to_ascii_lowercase());
+        }
+    }
+    upgrades
+}
+
+fn internal_addresses(config: Option<&proto_manager::InternalAddressConfig>, field: Field<'_>) -> InternalAddresses {
+    let Some(proto_manager::InternalAddressConfig { unix_sockets, cidr_ranges }) = config else {
+        return InternalAddresses::default();
+    };
+    let field = field.key("cidr_ranges");
+    let ranges = cidr_ranges.iter().enumerate();
+    InternalAddresses {
+        unix_sockets: *unix_sockets,
+        cidr_ranges: ranges.filter_map(|(index, range)| CidrRange::from_proto(range, field.index(index))).collect(),
+    }
+}
+
+fn escaped_slashes(action: i32) -> EscapedSlashes {
+    match proto_manager::PathWithEscapedSlashesAction::try_from(action) {
+        Ok(proto_manager::PathWithEscapedSlashesAction::RejectRequest) => EscapedSlashes::Reject,
+        Ok(proto_manager::PathWithEscapedSlashesAction::UnescapeAndRedirect) => EscapedSlashes::UnescapeAndRedirect,
+        Ok(proto_manager::PathWithEscapedSlashesAction::UnescapeAndForward) => EscapedSlashes::UnescapeAndForward,
+        _ => EscapedSlashes::Keep,
+    }
+}

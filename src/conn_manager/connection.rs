@@ -1,0 +1,205 @@
+//! One downstream connection: which protocol it speaks, how long it may live, how it ends.
+
+use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{Codec, HttpConnectionManager, stream};
+use crate::{
+    drain::Watcher,
+    filter::WorkerContext,
+    http::{Request, headers::Downstream, http1, http2},
+    net::{Alpn, Io},
+    route::RouteConfiguration,
+    stats::{Counter, Gauge},
+    stream_info::{ConnectionInfo, HeaderCapture},
+};
+
+/// How an HTTP/2 client with prior knowledge begins (RFC 9113 section 3.4); the method is reserved, so no HTTP/1 request does.
+const HTTP2_PREFACE: &[u8] = b"PRI";
+
+/// A connection in service; its streams share it.
+pub(super) struct Connection {
+    pub(super) manager: Arc<HttpConnectionManager>,
+    pub(super) info: Rc<ConnectionInfo>,
+    pub(super) worker: Rc<WorkerContext>,
+    pub(super) routes: Rc<Arc<RouteConfiguration>>,
+    /// What access logs print; `None` when there are none.
+    pub(super) capture: Option<Rc<HeaderCapture>>,
+    /// The connection as header rules see it.
+    pub(super) downstream: Downstream,
+    active_streams: Cell<u32>,
+    last_active: Cell<Instant>,
+}
+
+/// Why a connection is to take no more requests.
+enum Ending {
+    Drain,
+    Idle,
+    MaxDuration,
+}
+
+impl Connection {
+    pub(super) fn new(
+        manager: Arc<HttpConnectionManager>,
+        info: Rc<ConnectionInfo>,
+        worker: Rc<WorkerContext>,
+    ) -> Connection {
+        let routes = Rc::new(Arc::clone(&manager.routes));
+        let capture = (!manager.access_logs.is_empty()).then(|| Rc::new(manager.capture.clone()));
+        let downstream = Downstream::new(info.remote.ip(), info.local.port(), info.tls.is_some());
+        let start = info.start;
+        Connection {
+            manager,
+            info,
+            worker,
+            routes,
+            capture,
+            downstream,
+            active_streams: Cell::new(0),
+            last_active: Cell::new(start),
+        }
+    }
+
+    /// Serves the connection until it has ended.
+    pub(super) async fn serve(self, mut io: Io, drain: Watcher) {
+        let connection = Rc::new(self);
+        let stats = &connection.manager.stats;
+        stats.downstream_cx_total.inc();
+        let _active = Held::new(&stats.downstream_cx_active);
+        let _tls = connection.info.tls.is_some().then(|| {
+            stats.downstream_cx_ssl_total.inc();
+            Held::new(&stats.downstream_cx_ssl_active)
+        });
+        if let Some(codec) = connection.choose_codec(&mut io, drain.clone()).await {
+            let mut deadline = drain.clone();
+            tokio::select! {
+                biased;
+                () = connection.serve_codec(codec, io, drain.clone()) => {}
+                () = deadline.deadline() => {}
+            }
+        }
+        stats.downstream_cx_destroy.inc();
+        if connection.active_streams.get() > 0 {
+            stats.downstream_cx_destroy_active_rq.inc();
+        }
+        stats.downstream_cx_length_ms.record(elapsed_ms(connection.info.start));
+    }
+
+    /// The configured protocol, or what ALPN agreed on, or what the first bytes say; `None` when nothing came.
+    async fn choose_codec(&self, io: &mut Io, drain: Watcher) -> Option<Codec> {
+        let alpn = self.info.tls.as_ref().and_then(|tls| Alpn::from_wire(tls.alpn.as_deref()?));
+        match (self.manager.codec, alpn) {
+            (Codec::Auto, Some(Alpn::H2)) => Some(Codec::Http2),
+            (Codec::Auto, Some(Alpn::Http11)) => Some(Codec::Http1),
+            (Codec::Auto, None) => {
+                let first = tokio::select! {
+                    first = io.peek(HTTP2_PREFACE.len()) => first.ok()?,
+                    _ = self.ending(drain) => return None,
+                };
+                Some(if first == HTTP2_PREFACE { Codec::Http2 } else { Codec::Http1 })
+            }
+            (codec, _) => Some(codec),
+        }
+    }
+
+    async fn serve_codec(self: &Rc<Self>, codec: Codec, io: Io, drain: Watcher) {
+        let manager = &self.manager;
+        let stats = &manager.stats;
+        let connection = Rc::clone(self);
+        let service = move |request: Request| stream::serve(Rc::clone(&connection), request);
+        let graceful = async {
+            let cause = self.ending(drain).await;
+            self.cause_of_end(cause).inc();
+        };
+        let failed = if codec == Codec::Http2 {
+            stats.downstream_cx_http2_total.inc();
+            let _active = Held::new(&stats.downstream_cx_http2_active);
+            let ended = http2::serve(io, &manager.http2, manager.max_header_bytes, service, graceful).await;
+            ended.is_err_and(|error| http2::is_protocol_error(&error))
+        } else {
+            stats.downstream_cx_http1_total.inc();
+            let _active = Held::new(&stats.downstream_cx_http1_active);
+            let ended = http1::serve(io, &manager.http1, service, graceful).await;
+            ended.is_err_and(|error| http1::is_protocol_error(&error))
+        };
+        if failed {
+            stats.downstream_cx_protocol_error.inc();
+        }
+    }
+
+    /// Resolves when the connection is to take no more requests.
+    async fn ending(&self, mut drain: Watcher) -> Ending {
+        let timeouts = &self.manager.timeouts;
+        let idle = async {
+            match timeouts.connection_idle {
+                None => std::future::pending().await,
+                Some(timeout) => self.idle_for(timeout).await,
+            }
+        };
+        let life = async {
+            match timeouts.connection_duration.and_then(|life| self.info.start.checked_add(life)) {
+                None => std::future::pending().await,
+                Some(at) => sleep_until(at).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = drain.draining() => Ending::Drain,
+            () = life => Ending::MaxDuration,
+            () = idle => Ending::Idle,
+        }
+    }
+
+    /// Resolves when there has been no stream for this long. The timer is not touched by requests: it looks again when it fires.
+    async fn idle_for(&self, timeout: Duration) {
+        loop {
+            let since = if self.active_streams.get() > 0 { Instant::now() } else { self.last_active.get() };
+            let Some(at) = since.checked_add(timeout) else { return std::future::pending().await };
+            if at <= Instant::now() {
+                return;
+            }
+            sleep_until(at).await;
+        }
+    }
+
+    fn cause_of_end(&self, cause: Ending) -> &Counter {
+        match cause {
+            Ending::Drain => &self.manager.stats.downstream_cx_drain_close,
+            Ending::Idle => &self.manager.stats.downstream_cx_idle_timeout,
+            Ending::MaxDuration => &self.manager.stats.downstream_cx_max_duration_reached,
+        }
+    }
+
+    /// A request has begun.
+    pub(super) fn begin_stream(&self) {
+        self.active_streams.set(self.active_streams.get() + 1);
+    }
+
+    /// A request has ended.
+    pub(super) fn end_stream(&self) {
+        self.active_streams.set(self.active_streams.get() - 1);
+        self.last_active.set(Instant::now());
+    }
+}
+
+/// A gauge that stays up by one while this lives, also when the future around it is dropped.
+pub(super) struct Held(Gauge);
+
+impl Held {
+    pub(super) fn new(gauge: &Gauge) -> Held {
+        gauge.inc();
+        Held(gauge.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Whole milliseconds since `start`.
+pub(super) fn elapsed_ms(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,51 @@
+//! The HTTP filters of one stream: decode in order, then the router, encode in reverse order.
+
+use std::rc::Rc;
+
+use super::HttpConnectionManager;
+use crate::{
+    filter::{
+        WorkerContext,
+        http::{Decoded, HttpFilter, Stream},
+    },
+    http::{Request, Response, local_reply::LocalReply},
+};
+
+/// The filters of one stream. Without filters besides the router it allocates nothing.
+pub(super) struct FilterChain(Vec<Box<dyn HttpFilter>>);
+
+impl FilterChain {
+    pub(super) fn new(manager: &HttpConnectionManager, worker: &Rc<WorkerContext>) -> FilterChain {
+        FilterChain(manager.filters.iter().map(|filter| filter.new_stream(worker)).collect())
+    }
+
+    /// The answer: of the first filter that gives one, else of the router.
+    pub(super) async fn decode(
+        &mut self,
+        manager: &HttpConnectionManager,
+        mut request: Request,
+        stream: &mut Stream,
+    ) -> Result<Response, LocalReply> {
+        for filter in &mut self.0 {
+            match filter.decode_headers(&mut request, stream).await {
+                Decoded::Continue => {}
+                Decoded::Respond(response) => {
+                    stream.capture_request(&request);
+                    return Ok(response);
+                }
+                Decoded::Reply(reply) => {
+                    stream.capture_request(&request);
+                    return Err(reply);
+                }
+            }
+        }
+        manager.router.route(request, stream).await
+    }
+
+    /// Every filter sees the response, whoever made it.
+    pub(super) async fn encode(&mut self, response: &mut Response, stream: &mut Stream) {
+        for filter in self.0.iter_mut().rev() {
+            filter.encode_headers(response, stream).await;
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! A request in progress and how it ends: the bodies are watched, and whatever happens, the end is counted and logged once.
+
+use std::{
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Version};
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::time::{Instant, Sleep};
+
+use super::connection::{Connection, Held};
+use crate::{
+    filter::{
+        http::Stream,
+        timer::{Expired, StreamTimer},
+    },
+    http::{
+        Request, Response,
+        body::{Body, BodyError},
+        grpc, headers,
+        local_reply::LocalReply,
+    },
+    stream_info::{HeaderCapture, ResponseFlags, StreamInfo},
+};
+
+/// A request in progress. Dropped before its response is complete, it was given up by the client.
+pub(super) struct Exchange {
+    pub(super) stream: Box<Stream>,
+    connection: Rc<Connection>,
+    request: Option<Rc<RequestMeter>>,
+    request_id: Option<HeaderValue>,
+    upgraded: Option<Held>,
+    complete: bool,
+}
+
+/// What is read of a request's body, shared with the body itself.
+#[derive(Default)]
+struct RequestMeter {
+    bytes: Cell<u64>,
+    end: Cell<Option<Instant>>,
+}
+
+impl Exchange {
+    /// Counts the request and puts a watch on its body.
+    pub(super) fn begin(connection: Rc<Connection>, request: Request) -> (Exchange, Request) {
+        let manager = &connection.manager;
+        let stats = &manager.stats;
+        stats.downstream_rq_total.inc();
+        stats.downstream_rq_active.inc();
+        if request.version() == Version::HTTP_2 {
+            stats.downstream_rq_http2_total.inc();
+        } else {
+            stats.downstream_rq_http1_total.inc();
+        }
+        connection.begin_stream();
+        let mut info = StreamInfo::begin(Rc::clone(&connection.info), request.version(), request.method().clone());
+        info.scheme = if connection.info.tls.is_some() { "https" } else { "http" };
+        let timer = Rc::new(StreamTimer::new(info.start));
+        timer.set_idle_timeout(manager.timeouts.stream_idle);
+        timer.set_max_duration(manager.timeouts.stream_duration);
+        timer.set_request_timeout(manager.timeouts.request);
+        let is_grpc = grpc::is_grpc(request.headers());
+        let stream = Stream {
+            info,
+            route: None,
+            worker: Rc::clone(&connection.worker),
+            timer,
+            is_grpc,
+            cluster: None,
+            capture: connection.capture.clone(),
+        };
+        let mut exchange = Exchange {
+            stream: Box::new(stream),
+            connection,
+            request: None,
+            request_id: None,
+            upgraded: None,
+            complete: false,
+        };
+        let request = exchange.watch_request(request);
+        (exchange, request)
+    }
+
+    fn watch_request(&mut self, request: Request) -> Request {
+        if request.body().is_end_stream() {
+            self.stream.timer.end_request(self.stream.info.start);
+            self.stream.info.timing.last_downstream_rx = Some(std::time::Duration::ZERO);
+            return request;
+        }
+        let meter = Rc::new(RequestMeter::default());
+        self.request = Some(Rc::clone(&meter));
+        let timer = Rc::clone(&self.stream.timer);
+        request.map(|body| Body::boxed(RequestBody { body, meter, timer }))
+    }
+
+    pub(super) fn connection(&self) -> &Rc<Connection> {
+        &self.connection
+    }
+
+    /// Keeps the `x-request-id` where the response is to carry it as well.
+    pub(super) fn keep_request_id(&mut self, request: &Request) {
+        self.request_id = headers::response_request_id(request.headers(), &self.connection.manager.headers);
+    }
+
+    /// What `keep_request_id` kept.
+    pub(super) fn take_request_id(&mut self) -> Option<HeaderValue> {
+        self.request_id.take()
+    }
+
+    /// The stream becomes a WebSocket or another upgrade.
+    pub(super) fn upgrade(&mut self) {
+        let stats = &self.connection.manager.stats;
+        stats.downstream_cx_upgrades_total.inc();
+        self.upgraded = Some(Held::new(&stats.downstream_cx_upgrades_active));
+    }
+
+    /// A reply of our own, as a response for this client.
+    pub(super) fn local_reply(&mut self, reply: LocalReply) -> Response {
+        let info = &mut self.stream.info;
+        info.flags.set(reply.flags);
+        info.response_code_details = reply.details.clone();
+        reply.into_response(self.stream.is_grpc)
+    }
+
+    /// Puts a watch on the response's body, which ends the exchange.
+    pub(super) fn watch_response(mut self, response: Response) -> Response {
+        let info = &mut self.stream.info;
+        info.response_code = Some(response.status().as_u16());
+        info.timing.first_downstream_tx = Some(info.start.elapsed());
+        if let Some(capture) = &self.connection.capture {
+            info.response_headers = HeaderCapture::take(&capture.response, response.headers());
+        }
+        info.grpc_status = info.grpc_status.or_else(|| grpc::status(response.headers()));
+        if response.body().is_end_stream() {
+            self.complete = true;
+            return response;
+        }
+        response.map(|body| Body::boxed(ResponseBody { body, exchange: self, sleep: None }))
+    }
+
+    /// The response ended before its end by what its body reports.
+    fn fail(&mut self, error: &BodyError) {
+        let info = &mut self.stream.info;
+        let (flag, details) = match error {
+            BodyError::Reset(_) => (ResponseFlags::UPSTREAM_REMOTE_RESET, "remote_reset"),
+            BodyError::Disconnect => (ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, "connection_termination"),
+            BodyError::Protocol(_) => (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "protocol_error"),
+            BodyError::Timeout => return,
+        };
+        info.flags.set(flag);
+        info.response_code_details = format!("upstream_reset_after_response_started{{{details}}}").into();
+    }
+
+    /// The response ended before its end by a deadline.
+    fn expire(&mut self, expired: Expired) {
+        let stats = &self.connection.manager.stats;
+        let info = &mut self.stream.info;
+        let (flag, details) = match expired {
+            Expired::Route => {
+                if let Some(cluster) = &self.stream.cluster {
+                    cluster.cluster().stats.upstream_rq_timeout.inc();
+                }
+                (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "response_timeout")
+            }
+            Expired::Idle => {
+                stats.downstream_rq_idle_timeout.inc();
+                (ResponseFlags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout")
+            }
+            Expired::MaxDuration => {
+                stats.downstream_rq_max_duration_reached.inc();
+                (ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "max_duration_timeout")
+            }
+            Expired::Request => {
+                stats.downstream_rq_timeout.inc();
+                (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "request_overall_timeout")
+            }
+        };
+        info.flags.set(flag);
+        info.response_code_details = details.into();
+    }
+
+    /// Counters and logs: the one end of every request.
+    fn finish(&mut self) {
+        let manager = &self.connection.manager;
+        let stats = &manager.stats;
+        let info = &mut self.stream.info;
+        info.timing.end = Some(info.start.elapsed());
+        if let Some(request) = &self.request {
+            info.bytes_received = request.bytes.get();
+            info.timing.last_downstream_rx = request.end.get().map(|end| end - info.start);
+        }
+        if self.complete {
+            stats.downstream_rq_completed.inc();
+        } else if info.flags.is_empty() {
+            stats.downstream_rq_rx_reset.inc();
+            let reset = info.protocol == Version::HTTP_2;
+            let (flag, details) = if reset {
+                (ResponseFlags::DOWNSTREAM_REMOTE_RESET, "http2.remote_reset")
+            } else {
+                (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_disconnect")
+            };
+            info.flags.set(flag);
+            info.response_code_details = details.into();
+        } else {
+            stats.downstream_rq_tx_reset.inc();
+        }
+        if let Some(status) = info.response_code {
+            stats.count_status(status);
+        }
+        stats.downstream_rq_active.dec();
+        stats
+            .downstream_rq_time
+            .record(info.timing.end.map_or(0, |end| u64::try_from(end.as_millis()).unwrap_or(u64::MAX)));
+        for log in &manager.access_logs {
+            log.log(info, &self.connection.worker.access_logs);
+        }
+        self.connection.end_stream();
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// The request's body on its way upstream.
+struct RequestBody {
+    body: Body,
+    meter: Rc<RequestMeter>,
+    timer: Rc<StreamTimer>,
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(frame) = &polled {
+            let now = Instant::now();
+            self.timer.touch(now);
+            if let Some(Ok(frame)) = frame {
+                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                self.meter.bytes.set(self.meter.bytes.get() + length);
+            }
+            if frame.is_none() || self.body.is_end_stream() {
+                self.meter.end.set(Some(now));
+                self.timer.end_request(now);
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The response's body on its way downstream; it owns the exchange, so that the end of one is the end of the other.
+struct ResponseBody {
+    body: Body,
+    exchange: Exchange,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl ResponseBody {
+    fn see(&mut self, frame: &Frame<Bytes>) {
+        let stream = &mut self.exchange.stream;
+        let now = Instant::now();
+        stream.timer.touch(now);
+        if let Some(data) = frame.data_ref() {
+            stream.info.bytes_sent += data.len() as u64;
+        }
+        if let Some(trailers) = frame.trailers_ref() {
+            stream.info.grpc_status = grpc::status(trailers).or(stream.info.grpc_status);
+            if let Some(capture) = &self.exchange.connection.capture {
+                stream.info.response_trailers = HeaderCapture::take(&capture.trailers, trailers);
+            }
+        }
+        if frame.is_trailers() || self.body.is_end_stream() {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        let info = &mut self.exchange.stream.info;
+        info.timing.last_upstream_rx = Some(info.start.elapsed());
+        self.exchange.complete = true;
+    }
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.see(&frame);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                this.exchange.fail(&error);
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(None) => {
+                this.end();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let timer = Rc::clone(&this.exchange.stream.timer);
+                timer.poll_expired(&mut this.sleep, cx).map(|expired| {
+                    this.exchange.expire(expired);
+                    Some(Err(BodyError::Timeout))
+                })
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,97 @@
+//! Statistics of an HTTP connection manager, by Envoy's names.
+
+use crate::stats;
+
+stats::declare! {
+    /// Of every HTTP connection manager, under `http.<stat_prefix>.`
+    pub struct ConnectionManagerStats {
+        /// Connections served.
+        downstream_cx_total: Counter,
+        /// Connections open now.
+        downstream_cx_active: Gauge,
+        /// Connections with TLS.
+        downstream_cx_ssl_total: Counter,
+        /// Connections with TLS open now.
+        downstream_cx_ssl_active: Gauge,
+        /// Connections that spoke HTTP/1.
+        downstream_cx_http1_total: Counter,
+        /// Connections that speak HTTP/1 now.
+        downstream_cx_http1_active: Gauge,
+        /// Connections that spoke HTTP/2.
+        downstream_cx_http2_total: Counter,
+        /// Connections that speak HTTP/2 now.
+        downstream_cx_http2_active: Gauge,
+        /// Connections ended.
+        downstream_cx_destroy: Counter,
+        /// Connections ended with requests in progress.
+        downstream_cx_destroy_active_rq: Counter,
+        /// Connections that ended because the peer broke the protocol.
+        downstream_cx_protocol_error: Counter,
+        /// Lifetime of a connection, in milliseconds.
+        downstream_cx_length_ms: Histogram,
+        /// Connections closed because the process drains.
+        downstream_cx_drain_close: Counter,
+        /// Connections closed by the idle timeout.
+        downstream_cx_idle_timeout: Counter,
+        /// Connections closed by their maximum duration.
+        downstream_cx_max_duration_reached: Counter,
+        /// Connections that became WebSockets or other upgrades.
+        downstream_cx_upgrades_total: Counter,
+        /// Upgraded streams now.
+        downstream_cx_upgrades_active: Gauge,
+        /// Requests.
+        downstream_rq_total: Counter,
+        /// Requests over HTTP/1.
+        downstream_rq_http1_total: Counter,
+        /// Requests over HTTP/2.
+        downstream_rq_http2_total: Counter,
+        /// Requests in progress.
+        downstream_rq_active: Gauge,
+        /// Requests that were answered.
+        downstream_rq_completed: Counter,
+        /// Answers with status 100 to 199.
+        downstream_rq_1xx: Counter,
+        /// Answers with status 200 to 299.
+        downstream_rq_2xx: Counter,
+        /// Answers with status 300 to 399.
+        downstream_rq_3xx: Counter,
+        /// Answers with status 400 to 499.
+        downstream_rq_4xx: Counter,
+        /// Answers with status 500 to 599.
+        downstream_rq_5xx: Counter,
+        /// Requests that the client reset.
+        downstream_rq_rx_reset: Counter,
+        /// Requests whose stream we reset.
+        downstream_rq_tx_reset: Counter,
+        /// Requests whose path does not begin with "/".
+        downstream_rq_non_relative_path: Counter,
+        /// Requests whose path could not be normalized.
+        downstream_rq_failed_path_normalization: Counter,
+        /// Requests redirected to their normalized path.
+        downstream_rq_redirected_with_normalized_path: Counter,
+        /// Upgrades refused because no setting allows them.
+        downstream_rq_ws_on_non_ws_route: Counter,
+        /// Requests ended by the idle timeout.
+        downstream_rq_idle_timeout: Counter,
+        /// Requests ended by their maximum duration.
+        downstream_rq_max_duration_reached: Counter,
+        /// Requests that did not arrive in time.
+        downstream_rq_timeout: Counter,
+        /// From the headers of a request to the end of its response, in milliseconds.
+        downstream_rq_time: Histogram,
+    }
+}
+
+impl ConnectionManagerStats {
+    /// Counts the status class of an answer.
+    pub fn count_status(&self, status: u16) {
+        match status / 100 {
+            1 => self.downstream_rq_1xx.inc(),
+            2 => self.downstream_rq_2xx.inc(),
+            3 => self.downstream_rq_3xx.inc(),
+            4 => self.downstream_rq_4xx.inc(),
+            5 => self.downstream_rq_5xx.inc(),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! One request, from its headers to the moment when its response begins. Start reading here.
+//!
+//! The steps are those of Envoy's life of a request: admit, find the route, decode filters, router, encode filters. What comes
+//! after the response's headers is in `response.rs`.
+
+use std::rc::Rc;
+
+use http::{StatusCode, header};
+
+use super::{admission, connection::Connection, filter_chain::FilterChain, response::Exchange};
+use crate::{
+    http::{Request, Response, headers, local_reply::LocalReply, upgrade::Upgrade},
+    route::{Action, RouteConfiguration},
+};
+
+/// Serves one request; the response's body runs on after this has returned.
+pub(super) async fn serve(connection: Rc<Connection>, request: Request) -> Response {
+    let (mut exchange, mut request) = Exchange::begin(connection, request);
+    let connection = Rc::clone(exchange.connection());
+    let mut chain = FilterChain::new(&connection.manager, &connection.worker);
+    let admitted = admission::admit(&connection, &mut request, &mut exchange.stream)
+        .and_then(|()| find_route(&connection, &request, &mut exchange));
+    exchange.keep_request_id(&request);
+    let answer = match admitted {
+        Ok(()) => chain.decode(&connection.manager, request, &mut exchange.stream).await,
+        Err(refusal) => {
+            exchange.stream.capture_request(&request);
+            Err(refusal)
+        }
+    };
+    let mut response = match answer {
+        Ok(response) => response,
+        Err(reply) => exchange.local_reply(reply),
+    };
+    chain.encode(&mut response, &mut exchange.stream).await;
+    finish_headers(&connection, &mut response, &mut exchange);
+    exchange.watch_response(response)
+}
+
+/// No route is no failure here: a filter may answer, and else the router says 404.
+fn find_route(connection: &Connection, request: &Request, exchange: &mut Exchange) -> Result<(), LocalReply> {
+    let worker = &connection.worker;
+    let stream = &mut exchange.stream;
+    stream.route =
+        RouteConfiguration::find(&connection.routes, &worker.registered_routes(), request, worker.random.next_u64());
+    if let Some(route) = &stream.route
+        && let Action::Forward(forward) = &route.action
+        && let Some(idle) = forward.idle_timeout
+    {
+        stream.timer.set_idle_timeout((!idle.is_zero()).then_some(idle));
+    }
+    if let Some(Upgrade(protocol)) = request.extensions().get::<Upgrade>() {
+        if !is_upgrade_allowed(connection, stream.route.as_deref().map(|route| &route.action), protocol.as_bytes()) {
+            connection.manager.stats.downstream_rq_ws_on_non_ws_route.inc();
+            return Err(LocalReply::upgrade_failed());
+        }
+        exchange.upgrade();
+    }
+    Ok(())
+}
+
+/// The route's `upgrade_configs` count, where they name the protocol, else the connection manager's.
+fn is_upgrade_allowed(connection: &Connection, action: Option<&Action>, protocol: &[u8]) -> bool {
+    let by_route = match action {
+        Some(Action::Forward(forward)) => {
+            forward.upgrade_configs.iter().find(|config| config.upgrade_type.as_bytes().eq_ignore_ascii_case(protocol))
+        }
+        _ => None,
+    };
+    by_route.map_or_else(
+        || connection.manager.upgrades.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(protocol)),
+        |config| config.enabled,
+    )
+}
+
+/// What every response carries, whoever made it.
+fn finish_headers(connection: &Connection, response: &mut Response, exchange: &mut Exchange) {
+    let manager = &connection.manager;
+    let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    // A response may nominate what it likes: what cannot be honoured is left.
+    let _ = headers::remove_hop_by_hop(response.headers_mut(), upgraded);
+    headers::finish_response(response.headers_mut(), &manager.headers, exchange.take_request_id());
+    if !response.headers().contains_key(header::DATE) {
+        response.headers_mut().insert(header::DATE, connection.worker.date.now());
+    }
+}

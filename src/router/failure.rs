@@ -1,0 +1,40 @@
+//! What a client, the access log and the statistics are told when no attempt brought a response.
+
+use http::StatusCode;
+
+use crate::{
+    http::local_reply::LocalReply,
+    stream_info::{ResponseFlags, StreamInfo},
+    upstream::{FailureKind, UpstreamFailure},
+};
+
+/// The reply for a failed attempt, in Envoy's words.
+pub(super) fn reply(failure: UpstreamFailure, info: &mut StreamInfo) -> LocalReply {
+    let (flags, reason) = match failure.kind {
+        FailureKind::Connect | FailureKind::Tls => {
+            (ResponseFlags::UPSTREAM_CONNECTION_FAILURE, "remote connection failure")
+        }
+        FailureKind::ConnectTimeout => (ResponseFlags::UPSTREAM_CONNECTION_FAILURE, "connection timeout"),
+        FailureKind::Reset(_) | FailureKind::GoAway => (ResponseFlags::UPSTREAM_REMOTE_RESET, "remote reset"),
+        FailureKind::RefusedStream => (ResponseFlags::UPSTREAM_REMOTE_RESET, "remote refused stream reset"),
+        FailureKind::Disconnect => (ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, "connection termination"),
+        FailureKind::Overflow => (ResponseFlags::UPSTREAM_OVERFLOW, "overflow"),
+        FailureKind::Protocol => (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "protocol error"),
+        FailureKind::RequestBody => (ResponseFlags::DOWNSTREAM_REMOTE_RESET, "local reset"),
+    };
+    let has_transport_reason =
+        matches!(failure.kind, FailureKind::Connect | FailureKind::Tls | FailureKind::ConnectTimeout);
+    let mut details = reason.replace(' ', "_");
+    let mut text = reason.to_owned();
+    if has_transport_reason && !failure.cause.is_empty() {
+        details = format!("{details}|{}", failure.cause.replace(char::is_whitespace, "_"));
+        text = format!("{text}, transport failure reason: {}", failure.cause);
+        info.upstream_transport_failure_reason = Some(failure.cause);
+    }
+    let details = format!("upstream_reset_before_response_started{{{details}}}");
+    let mut reply = LocalReply::upstream_failure(flags, details, &text);
+    if failure.kind == FailureKind::Protocol {
+        reply.status = StatusCode::BAD_GATEWAY;
+    }
+    reply
+}
