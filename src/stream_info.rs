@@ -12,7 +12,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, uri::PathAndQuery};
-use tokio::time::Instant;
+use tokio::{net::unix::UCred, time::Instant};
 
 use crate::net::Address;
 
@@ -35,6 +35,8 @@ pub struct ConnectionInfo {
     pub filter_chain: Arc<str>,
     /// Facts of the TLS handshake; `None` on a plain connection.
     pub tls: Option<TlsInfo>,
+    /// The process at the other end of a Unix socket, as the kernel tells it.
+    pub peer_credentials: Option<UCred>,
 }
 
 /// What a TLS handshake agreed on.

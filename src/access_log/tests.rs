@@ -35,6 +35,7 @@ fn stream() -> StreamInfo {
             })),
             ..TlsInfo::default()
         }),
+        peer_credentials: None,
     };
     let mut info = StreamInfo::begin(Rc::new(connection), Version::HTTP_2, Method::GET);
     info.start_time = std::time::UNIX_EPOCH + Duration::from_millis(1_795_260_501_468);

@@ -73,6 +73,13 @@ impl Report {
     }
 }
 
+impl Problem {
+    /// The path alone, as [`fmt::Display`] shows it before the reason.
+    pub fn location(&self) -> String {
+        PathDisplay(&self.path).to_string()
+    }
+}
+
 impl fmt::Display for Problem {
     /// `static_resources.listeners[0].address: is required`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

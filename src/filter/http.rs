@@ -73,6 +73,12 @@ pub trait HttpFilter {
 
 /// A filter's settings: immutable, shared by all workers.
 pub trait HttpFilterConfig: Send + Sync + fmt::Debug {
+    /// Whether the filter has anything to do with this request. One that has not costs the stream nothing more.
+    fn applies_to(&self, request: &Request) -> bool {
+        let _ = request;
+        true
+    }
+
     /// The filter for one stream.
     fn new_stream(&self, worker: &Rc<WorkerContext>) -> Box<dyn HttpFilter>;
 }

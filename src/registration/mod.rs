@@ -1,1 +1,16 @@
-//! The gRPC API by which worker processes announce themselves.
+//! The registration API: worker processes announce themselves, and requests reach them.
+//!
+//! Glossary. A *registration* is what the ingress knows of one worker process: where it listens, which requests are its own, to
+//! which *caller* it belongs. A *lease* is the right to it for some time; who does not renew it in time has an *expired*
+//! registration, whose routes answer 503 for a while (the time of grace) before it is *forgotten*. A *service* is the
+//! cluster that several workers form. A route is *held* by the registrations that claim it.
+//!
+//! The walk of a call: the HTTP filter `portreeve.filters.http.registration` knows the caller and hands the request to the main
+//! thread; [`service`] decodes and validates it; the registrar applies it to the store ([`lease`]), turns what has changed into
+//! clusters and routes ([`publish`]) and gives them to the one door, `ConfigManager::apply`; the call is answered when every
+//! worker thread has the new snapshot. So one more source stands at the one door; there is no second discovery system.
+
+pub mod lease;
+pub mod refusal;
+pub mod resolve;
+pub mod worker;
