@@ -32,10 +32,11 @@ pub mod http;
 pub mod access_log;
 pub mod tls;
 
+pub mod stream_info;
+
 pub mod drain;
 pub mod matcher;
 pub mod net;
-pub mod stream_info;
 
 pub mod config;
 

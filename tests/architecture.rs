@@ -14,7 +14,8 @@ use std::{
 const LAYERS: &[&[&str]] = &[
     &["proto", "sys", "stats"],
     &["config"],
-    &["net", "matcher", "stream_info", "drain"],
+    &["net", "matcher", "drain"],
+    &["stream_info"],
     &["access_log", "tls"],
     &["http"],
     &["upstream", "route"],
@@ -189,6 +190,25 @@ fn from_proto_destructures_every_field() {
         }
     }
     found.none();
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let reasons = fs::read_to_string(root().join("docs/adr/0002-dependencies.md")).unwrap();
+    let mut depends = false;
+    let missing: Vec<&str> = manifest
+        .lines()
+        .filter_map(|line| {
+            if line.starts_with('[') {
+                depends = line.ends_with("dependencies]");
+                return None;
+            }
+            line.split_once(" = ").filter(|_| depends).map(|(name, _)| name)
+        })
+        .filter(|name| !reasons.contains(&format!("| {name} |")))
+        .collect();
+    assert!(missing.is_empty(), "no reason in docs/adr/0002-dependencies.md for {missing:?}");
 }
 
 /// One file under src.

@@ -96,7 +96,7 @@ def pages(tally, ingress, name, prefix):
     """The files of the web UI."""
     status, _, headers = ingress.fetch(f"{prefix}/")
     tally.check(f"{name}: / redirects to the IDE", status == 302 and "/ide/" in headers.get("location", ""), status)
-    for path, least in [("/ide/", 300), ("/jsapi/dh-core.js", 1_000_000), ("/jsapi/dh-internal.js", 1000), ("/js-plugins/manifest.json", 2)]:
+    for path, least in [("/ide/", 300), ("/jsapi/dh-core.js", 1_000_000), ("/jsapi/dh-internal.js", 100), ("/js-plugins/manifest.json", 2)]:
         status, length, _ = ingress.fetch(prefix + path)
         tally.check(f"{name}: {path} loads ({length} bytes)", status == 200 and length >= least, status)
 
