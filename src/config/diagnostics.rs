@@ -1,31 +1,193 @@
 //! What is wrong with a document, with the lines it is wrong in: for people and for machines.
 
-use super::{Problem, Report, Source};
+use std::fmt::Write;
+use std::ops::Range;
+
+use serde_json::json;
+
+use super::field::PathDisplay;
+use super::{Problem, Report, Severity, Source, locate, position, redact, tree};
 
 /// The problems of one document, each at its line, in the order of the lines.
 #[derive(Debug)]
-pub struct Diagnostics {
-    problems: Vec<Problem>,
+pub struct Diagnostics<'s> {
+    source: &'s Source,
+    diagnostics: Vec<Diagnostic>,
 }
 
-impl Diagnostics {
-    /// Finds the line of every problem.
-    pub fn new(_source: &Source, report: Report) -> Diagnostics {
-        Diagnostics { problems: report.into_problems() }
+/// A problem and its place.
+#[derive(Debug)]
+struct Diagnostic {
+    problem: Problem,
+    bytes: Range<usize>,
+    line: usize,
+    column: usize,
+}
+
+/// Whether a text is shown in colours, as on a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colours {
+    /// Terminal escapes mark severities and places.
+    On,
+    /// Plain text.
+    Off,
+}
+
+impl<'s> Diagnostics<'s> {
+    /// Finds the place of every problem.
+    pub fn new(source: &'s Source, report: Report) -> Diagnostics<'s> {
+        let problems = report.into_problems();
+        if problems.is_empty() {
+            return Diagnostics { source, diagnostics: Vec::new() };
+        }
+        let text = source.text();
+        let root = tree::parse(source.name(), text).ok();
+        let lines = position::Lines::new(text);
+        let mut diagnostics: Vec<_> = problems
+            .into_iter()
+            .map(|problem| {
+                let mut bytes = problem.at.map_or(0..0, |at| at..at);
+                if let Some(root) = &root {
+                    let located = locate::locate(text, root, &problem.path, problem.on_key);
+                    if problem.at.is_none_or(|at| at == located.start) {
+                        bytes = located;
+                    }
+                }
+                let (line, column) = lines.line_and_column(bytes.start);
+                Diagnostic { problem, bytes, line, column }
+            })
+            .collect();
+        diagnostics.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+        Diagnostics { source, diagnostics }
     }
 
     /// How many problems make the document unacceptable.
     pub fn errors(&self) -> usize {
-        self.problems.len()
+        self.diagnostics.iter().filter(|diagnostic| diagnostic.problem.severity == Severity::Error).count()
     }
 
-    /// `file:line:column: error: path: reason`, the line itself and a caret below the place; in colours if asked for.
-    pub fn render(&self, _colours: bool) -> String {
-        todo!()
+    /// How many problems its author should know of.
+    pub fn warnings(&self) -> usize {
+        self.diagnostics.len() - self.errors()
     }
 
-    /// The same for machines.
+    /// `file:line:column: error: path: reason`, below it the line with a caret under the place.
+    pub fn render(&self, colours: Colours) -> String {
+        let mut out = String::new();
+        for diagnostic in &self.diagnostics {
+            // Writing to a string cannot fail.
+            let _ = diagnostic.render(self.source, colours, &mut out);
+        }
+        out
+    }
+
+    /// `{"file", "valid", "problems": [{"severity", "line", "column", "path", "message"}]}`
     pub fn to_json(&self) -> serde_json::Value {
-        todo!()
+        let problems: Vec<_> = self.diagnostics.iter().map(Diagnostic::to_json).collect();
+        json!({"file": self.source.name(), "valid": self.errors() == 0, "problems": problems})
+    }
+}
+
+impl Diagnostic {
+    fn render(&self, source: &Source, colours: Colours, out: &mut String) -> std::fmt::Result {
+        let (bold, colour, reset) = match (colours, self.problem.severity) {
+            (Colours::Off, _) => ("", "", ""),
+            (Colours::On, Severity::Error) => ("\x1b[1m", "\x1b[1;31m", "\x1b[0m"),
+            (Colours::On, Severity::Warning) => ("\x1b[1m", "\x1b[1;33m", "\x1b[0m"),
+        };
+        let place = format!("{}:{}:{}:", source.name(), self.line, self.column);
+        writeln!(out, "{bold}{place}{reset} {colour}{}:{reset} {}", self.severity(), self.problem)?;
+        let text = source.text();
+        let line = position::line_at(text, self.bytes.start);
+        let shown = redact::line(text, position::within(text, line), line);
+        if shown.trim().is_empty() {
+            return Ok(());
+        }
+        let number = self.line.to_string();
+        writeln!(out, "{number:>6} | {}", shown.replace('\t', " "))?;
+        let end = line.chars().count();
+        let visible = end.min(shown.chars().count());
+        if self.column <= visible {
+            let width = text[self.bytes.clone()].chars().count().min((visible + 1).saturating_sub(self.column)).max(1);
+            writeln!(out, "       | {}{colour}{}{reset}", " ".repeat(self.column - 1), "^".repeat(width))?;
+        }
+        Ok(())
+    }
+
+    fn severity(&self) -> &'static str {
+        match self.problem.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        }
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        json!({
+            "severity": self.severity(),
+            "line": self.line,
+            "column": self.column,
+            "path": PathDisplay(&self.problem.path).to_string(),
+            "message": self.problem.message,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Field;
+
+    const TEXT: &str = "a: 1\nb:\n  - c: \"x\"\n    private_key: {inline_string: \"abc\"}\n";
+
+    fn diagnostics(source: &Source) -> Diagnostics<'_> {
+        let report = Report::new();
+        let root = Field::root(&report);
+        root.key("b").index(0).key("missing").error("is required");
+        root.key("b").index(0).key("c").error("is too short");
+        root.key("a").warning("is old");
+        root.key("b").index(0).key("private_key").key("inline_string").error("is no key");
+        Diagnostics::new(source, report)
+    }
+
+    #[test]
+    fn problems_are_shown_in_the_order_of_their_lines_with_a_caret() {
+        let source = Source::new("x.yaml", TEXT);
+        let diagnostics = diagnostics(&source);
+        assert_eq!((diagnostics.errors(), diagnostics.warnings()), (3, 1));
+        let expected = "\
+x.yaml:1:4: warning: a: is old
+     1 | a: 1
+       |    ^
+x.yaml:3:5: error: b[0].missing: is required
+     3 |   - c: \"x\"
+       |     ^
+x.yaml:3:8: error: b[0].c: is too short
+     3 |   - c: \"x\"
+       |        ^^^
+x.yaml:4:34: error: b[0].private_key.inline_string: is no key
+     4 |     private_key: {inline_string: <hidden>
+       |                                  ^^^^^
+";
+        assert_eq!(diagnostics.render(Colours::Off), expected);
+        assert!(diagnostics.render(Colours::On).contains("\x1b[1;31merror:\x1b[0m"));
+    }
+
+    #[test]
+    fn machines_get_json() {
+        let source = Source::new("x.yaml", TEXT);
+        let json = diagnostics(&source).to_json();
+        assert_eq!(json["valid"], false);
+        assert_eq!(
+            json["problems"][0],
+            json!({"severity": "warning", "line": 1, "column": 4, "path": "a", "message": "is old"})
+        );
+    }
+
+    #[test]
+    fn a_document_without_problems_shows_nothing() {
+        let source = Source::new("x.yaml", "a: 1");
+        let diagnostics = Diagnostics::new(&source, Report::new());
+        assert_eq!(diagnostics.render(Colours::Off), "");
+        assert_eq!(diagnostics.to_json(), json!({"file": "x.yaml", "valid": true, "problems": []}));
     }
 }

@@ -4,12 +4,12 @@
 //! conversion never stops at the first problem: it reports, returns `None`, and its siblings go on, so that one run shows
 //! them all.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
+use super::redact;
 use crate::proto;
 
 /// Everything that is wrong, or worth a warning, in one document.
@@ -29,6 +29,8 @@ pub struct Problem {
     pub on_key: bool,
     /// The reason, in the words of the person who wrote the document.
     pub message: String,
+    /// The byte of the document, where the path does not tell the place.
+    pub(super) at: Option<usize>,
 }
 
 /// Whether a document is refused for a problem.
@@ -44,7 +46,7 @@ pub enum Severity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Segment {
     /// A field of a message.
-    Key(Cow<'static, str>),
+    Key(String),
     /// An element of a list.
     Index(usize),
     /// An entry of a map.
@@ -77,6 +79,11 @@ impl Problem {
     /// The path alone, as [`fmt::Display`] shows it before the reason.
     pub fn location(&self) -> String {
         PathDisplay(&self.path).to_string()
+    }
+
+    /// The document cannot be parsed.
+    pub(super) fn of_syntax(message: String, at: usize) -> Problem {
+        Problem { severity: Severity::Error, path: Vec::new(), on_key: false, message, at: Some(at) }
     }
 }
 
@@ -118,7 +125,7 @@ pub struct Field<'a> {
 #[derive(Clone, Copy)]
 enum Step<'a> {
     Root,
-    Key(&'static str),
+    Key(&'a str),
     Index(usize),
     Entry(&'a str),
 }
@@ -130,7 +137,7 @@ impl<'a> Field<'a> {
     }
 
     /// A field of this message, by its proto name.
-    pub fn key(&'a self, name: &'static str) -> Field<'a> {
+    pub fn key(&'a self, name: &'a str) -> Field<'a> {
         self.child(Step::Key(name))
     }
 
@@ -155,7 +162,7 @@ impl<'a> Field<'a> {
         while let Some(field) = place {
             match field.step {
                 Step::Root => {}
-                Step::Key(name) => path.push(Segment::Key(Cow::Borrowed(name))),
+                Step::Key(name) => path.push(Segment::Key(name.to_owned())),
                 Step::Index(index) => path.push(Segment::Index(index)),
                 Step::Entry(key) => path.push(Segment::Entry(key.to_owned())),
             }
@@ -175,8 +182,22 @@ impl<'a> Field<'a> {
         self.push(Severity::Warning, reason.into());
     }
 
+    /// The name of the field, at byte `at`, is wrong itself.
+    pub(super) fn error_on_key(&self, message: String, at: Option<usize>) {
+        self.report.push(Problem { severity: Severity::Error, path: self.path(), on_key: true, message, at });
+    }
+
     fn push(&self, severity: Severity, message: String) {
-        self.report.push(Problem { severity, path: self.path(), on_key: false, message });
+        self.report.push(Problem { severity, path: self.path(), on_key: false, message, at: None });
+    }
+
+    /// Whether what stands here, or around it, must not be shown.
+    pub(super) fn is_secret(&self) -> bool {
+        let here = match self.step {
+            Step::Key(name) | Step::Entry(name) => redact::is_secret(name),
+            Step::Root | Step::Index(_) => false,
+        };
+        here || self.parent.is_some_and(Field::is_secret)
     }
 
     /// A setting that Envoy has and Portreeve has not yet: an error if it is set. For settings that, ignored, would change who

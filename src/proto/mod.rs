@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn the_pool_knows_envoys_messages_and_rules() {
         assert!(pool().get_message_by_name("envoy.config.bootstrap.v3.Bootstrap").is_some());
-        assert!(pool().get_message_by_name("udpa.type.v1.TypedStruct").is_some());
+        assert!(pool().get_message_by_name("portreeve.registration.v1.RegistrationFilter").is_some());
         assert!(pool().get_extension_by_name("validate.rules").is_some());
     }
 

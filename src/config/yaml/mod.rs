@@ -1,0 +1,256 @@
+//! From a document to the bytes of a message, led by the message's descriptor.
+//!
+//! This is protobuf's JSON mapping with the leniency of the reader that Envoy uses: fields in either spelling, one element
+//! where a list is due, `null` for unset. Unlike that reader it goes on after an error, so that all of them are found, and
+//! takes a field given twice for a mistake.
+
+mod legacy;
+mod scalar;
+mod suggest;
+mod well_known;
+mod wire;
+
+use std::borrow::Cow;
+
+use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
+
+use self::scalar::{Presence, unexpected};
+use self::wire::put_bytes;
+use super::field::Field;
+use super::tree::{Entry, Node, Value};
+
+/// Writes `root`, the tree of the document `text`, as a `message` and reports all that does not fit.
+pub(super) fn write(message: &MessageDescriptor, root: &Node<'_>, text: &str, field: Field<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    Walker { text }.message(message, root, field, &mut out);
+    out
+}
+
+struct Walker<'t> {
+    text: &'t str,
+}
+
+/// Whether a mapping is the content of an `Any`, where `@type` names the message.
+#[derive(Clone, Copy, PartialEq)]
+enum Typed {
+    Yes,
+    No,
+}
+
+impl Walker<'_> {
+    fn message(&self, descriptor: &MessageDescriptor, node: &Node<'_>, field: Field<'_>, out: &mut Vec<u8>) {
+        if descriptor.full_name().starts_with("google.protobuf.") && self.well_known(descriptor, node, field, out) {
+            return;
+        }
+        match &node.value {
+            Value::Map(entries) => self.fields(descriptor, entries, Typed::No, field, out),
+            Value::Null => {}
+            value => {
+                let expected = format!("a mapping ({})", descriptor.full_name());
+                refuse(field, &unexpected(&expected, value));
+            }
+        }
+    }
+
+    fn fields(
+        &self,
+        descriptor: &MessageDescriptor,
+        entries: &[Entry<'_>],
+        typed: Typed,
+        field: Field<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let mut seen: Vec<FieldDescriptor> = Vec::new();
+        for entry in entries {
+            if typed == Typed::Yes && entry.key == "@type" {
+                continue;
+            }
+            let Some(known) = find_or_report(descriptor, entries, entry, field) else { continue };
+            if is_unset(&known, &entry.node.value) {
+                continue;
+            }
+            if let Some(conflict) = conflict(&known, &seen) {
+                field.key(&entry.key).error_on_key(conflict, entry.key_at);
+                continue;
+            }
+            self.field(&known, &entry.node, field.key(known.name()), out);
+            seen.push(known);
+        }
+        if !seen.iter().any(|field| field.name() == "typed_config") {
+            default_extension(descriptor, entries, &seen, field, out);
+        }
+    }
+
+    fn field(&self, known: &FieldDescriptor, node: &Node<'_>, field: Field<'_>, out: &mut Vec<u8>) {
+        if known.is_map() {
+            return self.map(known, node, field, out);
+        }
+        if !known.is_list() {
+            let presence = if known.supports_presence() { Presence::Explicit } else { Presence::Implicit };
+            return self.single(known, node, presence, field, out);
+        }
+        match &node.value {
+            Value::List(items) => {
+                let items = items.iter().enumerate().filter(|(position, item)| {
+                    let empty = is_unset(known, &item.value);
+                    if empty {
+                        field.index(*position).warning("has no effect: an empty element of a list is left out");
+                    }
+                    !empty
+                });
+                for (position, item) in items {
+                    self.single(known, item, Presence::Explicit, field.index(position), out);
+                }
+            }
+            _ => self.single(known, node, Presence::Explicit, field.index(0), out),
+        }
+    }
+
+    fn map(&self, known: &FieldDescriptor, node: &Node<'_>, field: Field<'_>, out: &mut Vec<u8>) {
+        let Value::Map(entries) = &node.value else {
+            return refuse(field, &unexpected("a mapping", &node.value));
+        };
+        let Kind::Message(pair) = known.kind() else { unreachable!("invariant: a map's entries are messages") };
+        let (key_field, value_field) = (pair.map_entry_key_field(), pair.map_entry_value_field());
+        for (position, entry) in entries.iter().enumerate() {
+            let place = field.entry(&entry.key);
+            if entries[..position].iter().any(|earlier| earlier.key == entry.key) {
+                place.error_on_key("is given twice".to_owned(), entry.key_at);
+                continue;
+            }
+            let mut bytes = Vec::new();
+            let text = super::tree::Text { text: Cow::Borrowed(&*entry.key), plain: false };
+            let key = Node { value: Value::Text(text), at: entry.key_at };
+            self.single(&key_field, &key, Presence::Explicit, place, &mut bytes);
+            self.single(&value_field, &entry.node, Presence::Explicit, place, &mut bytes);
+            put_bytes(known.number(), &bytes, out);
+        }
+    }
+
+    fn single(
+        &self,
+        known: &FieldDescriptor,
+        node: &Node<'_>,
+        presence: Presence,
+        field: Field<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        match known.kind() {
+            Kind::Message(descriptor) => {
+                let mut bytes = Vec::new();
+                self.message(&descriptor, node, field, &mut bytes);
+                put_bytes(known.number(), &bytes, out);
+            }
+            kind => self.scalar(known.number(), &kind, presence, node, field, out),
+        }
+    }
+
+    fn scalar(
+        &self,
+        number: u32,
+        kind: &Kind,
+        presence: Presence,
+        node: &Node<'_>,
+        field: Field<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        if let Err(reason) = scalar::write((number, kind, presence), node, self.text, out) {
+            refuse(field, &reason);
+        }
+    }
+}
+
+/// Reports a value; where it may be a secret, without repeating it.
+fn refuse(field: Field<'_>, reason: &str) {
+    match reason.split_once(", found ") {
+        Some((expected, _)) if field.is_secret() => field.error(format!("{expected}, found something else")),
+        _ => field.error(reason),
+    }
+}
+
+/// The field that a key names. An unknown key is reported; if it is a slip of the pen, the field that it probably means is
+/// answered all the same, so that what stands below it is checked too.
+fn find_or_report(
+    descriptor: &MessageDescriptor,
+    entries: &[Entry<'_>],
+    entry: &Entry<'_>,
+    field: Field<'_>,
+) -> Option<FieldDescriptor> {
+    let key = entry.key.as_ref();
+    if let Some(known) = descriptor.get_field_by_name(key).or_else(|| descriptor.get_field_by_json_name(key)) {
+        return Some(known);
+    }
+    let place = field.key(key);
+    if key == "<<" {
+        let reason = "merge keys are not part of the YAML that Envoy reads: use an alias for the whole value";
+        place.error_on_key(reason.to_owned(), entry.key_at);
+        return None;
+    }
+    let unknown = format!("no field {key:?} in {}", descriptor.full_name());
+    if let Some(replacement) = legacy::replacement(descriptor.full_name(), key) {
+        place.error_on_key(format!("{unknown}: Envoy's v2 API had it, v3 has {replacement}"), entry.key_at);
+        return None;
+    }
+    let Some(near) = suggest::field(descriptor, key) else {
+        place.error_on_key(unknown, entry.key_at);
+        return None;
+    };
+    place.error_on_key(format!("{unknown} (did you mean {near:?}?)"), entry.key_at);
+    descriptor.get_field_by_name(&near).filter(|near| !entries.iter().any(|entry| names(near, &entry.key)))
+}
+
+fn names(field: &FieldDescriptor, key: &str) -> bool {
+    field.name() == key || field.json_name() == key
+}
+
+/// `null` is no value, but for fields that can hold it; nor is an `Any` without content.
+fn is_unset(field: &FieldDescriptor, value: &Value<'_>) -> bool {
+    match value {
+        Value::Null => match field.kind() {
+            Kind::Message(message) => message.full_name() != "google.protobuf.Value",
+            Kind::Enum(descriptor) => descriptor.full_name() != "google.protobuf.NullValue",
+            _ => true,
+        },
+        Value::Map(entries) if entries.is_empty() => {
+            matches!(field.kind(), Kind::Message(message) if message.full_name() == "google.protobuf.Any")
+        }
+        _ => false,
+    }
+}
+
+/// Why a field cannot be set beside those already seen.
+fn conflict(field: &FieldDescriptor, seen: &[FieldDescriptor]) -> Option<String> {
+    if seen.contains(field) {
+        return Some("is given twice".to_owned());
+    }
+    let choice = field.containing_oneof()?;
+    let other = choice.fields().find(|other| seen.contains(other))?;
+    let members: Vec<_> = choice.fields().map(|field| field.name().to_owned()).collect();
+    Some(format!("only one of {} may be set, and {} is set already", members.join(", "), other.name()))
+}
+
+/// Gives an extension that is only named, as Envoy allowed until 1.22, the type that its name stood for.
+fn default_extension(
+    descriptor: &MessageDescriptor,
+    entries: &[Entry<'_>],
+    seen: &[FieldDescriptor],
+    field: Field<'_>,
+    out: &mut Vec<u8>,
+) {
+    let Some(typed_config) = descriptor.get_field_by_name("typed_config") else { return };
+    if conflict(&typed_config, seen).is_some() {
+        return;
+    }
+    let name = entries.iter().find(|entry| entry.key == "name").map(|entry| &entry.node.value);
+    let Some(Value::Text(name)) = name else { return };
+    let Some(r#type) = legacy::type_of_bare_name(descriptor.full_name(), &name.text) else { return };
+    field
+        .key("name")
+        .warning(format!("has no typed_config, which Envoy requires since 1.22: taken for an empty {}", r#type));
+    let mut any = Vec::new();
+    well_known::put_any(&format!("type.googleapis.com/{}", r#type), &[], &mut any);
+    put_bytes(typed_config.number(), &any, out);
+}
+
+#[cfg(test)]
+mod tests;
