@@ -1,0 +1,240 @@
+//! The parts of `envoy.config.bootstrap.v3.Bootstrap` that concern the process as a whole. Listeners, clusters and secrets are converted in
+//! `manager.rs`.
+
+use crate::config::Field;
+use crate::net::Address;
+use crate::proto;
+use crate::proto::bootstrap::runtime_layer::LayerSpecifier;
+use crate::proto::core::TypedExtensionConfig;
+use crate::proto::overload::OverloadManager;
+use crate::proto::value::Kind;
+
+/// What the bootstrap says of the process.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Bootstrap {
+    /// What the process calls itself.
+    pub node: proto::core::Node,
+    /// Where the admin interface listens; `None`: there is none.
+    pub admin: Option<Address>,
+}
+
+/// What the warning says where the setting touches nothing but reports about the process.
+const NOT_YET: &str = "not implemented by Portreeve yet";
+
+impl Bootstrap {
+    /// Converts everything but `static_resources`, and reports what is wrong with it.
+    #[expect(deprecated, reason = "configurations still use the older fields")]
+    #[expect(clippy::too_many_lines, reason = "one line for each field of the message")]
+    pub fn from_proto(bootstrap: &proto::bootstrap::Bootstrap, field: Field<'_>) -> Option<Bootstrap> {
+        let proto::bootstrap::Bootstrap {
+            node,
+            node_context_params,
+            static_resources: _static_resources,
+            dynamic_resources,
+            cluster_manager,
+            hds_config,
+            flags_path,
+            stats_sinks,
+            deferred_stat_options,
+            stats_config,
+            stats_flush_interval,
+            watchdog,
+            watchdogs,
+            tracing,
+            layered_runtime,
+            admin,
+            overload_manager,
+            enable_dispatcher_stats,
+            header_prefix,
+            stats_server_version_override,
+            use_tcp_for_dns_lookups,
+            dns_resolution_config,
+            typed_dns_resolver_config,
+            bootstrap_extensions,
+            fatal_actions,
+            config_sources,
+            default_config_source,
+            default_socket_interface,
+            certificate_provider_instances,
+            inline_headers,
+            perf_tracing_file_path,
+            default_regex_engine,
+            xds_delegate_extension,
+            xds_config_tracker_extension,
+            listener_manager,
+            application_log_config,
+            grpc_async_client_manager_config,
+            memory_allocator_manager,
+            enable_worker_cpu_affinity,
+            stats_flush,
+            stats_eviction,
+        } = bootstrap;
+
+        field.unsupported("dynamic_resources", dynamic_resources);
+        field.unsupported("header_prefix", header_prefix);
+        field.unsupported("dns_resolution_config", dns_resolution_config);
+        field.unsupported("bootstrap_extensions", bootstrap_extensions);
+        field.unsupported("config_sources", config_sources);
+        field.unsupported("default_config_source", default_config_source);
+        field.unsupported("certificate_provider_instances", certificate_provider_instances);
+        field.unsupported("xds_delegate_extension", xds_delegate_extension);
+        field.unsupported("default_socket_interface", default_socket_interface);
+
+        field.ignored("node_context_params", node_context_params, NOT_YET);
+        field.ignored("hds_config", hds_config, NOT_YET);
+        field.ignored("flags_path", flags_path, "flags are not read from files");
+        field.ignored("stats_sinks", stats_sinks, NOT_YET);
+        field.ignored("deferred_stat_options", deferred_stat_options, "stats are cheap to create");
+        field.ignored("stats_config", stats_config, NOT_YET);
+        field.ignored("stats_flush_interval", stats_flush_interval, NOT_YET);
+        field.ignored("stats_flush", stats_flush, NOT_YET);
+        field.ignored("stats_eviction", stats_eviction, "stats that nothing uses any more go by themselves");
+        field.ignored("watchdog", watchdog, NOT_YET);
+        field.ignored("watchdogs", watchdogs, NOT_YET);
+        field.ignored("tracing", tracing, NOT_YET);
+        field.ignored("enable_dispatcher_stats", enable_dispatcher_stats, NOT_YET);
+        field.ignored("stats_server_version_override", stats_server_version_override, NOT_YET);
+        field.ignored("use_tcp_for_dns_lookups", use_tcp_for_dns_lookups, "the system's resolver decides");
+        field.ignored("fatal_actions", fatal_actions, NOT_YET);
+        field.ignored("inline_headers", inline_headers, "all headers are found equally fast");
+        field.ignored("perf_tracing_file_path", perf_tracing_file_path, NOT_YET);
+        field.ignored("xds_config_tracker_extension", xds_config_tracker_extension, NOT_YET);
+        field.ignored("application_log_config", application_log_config, "use --log-format");
+        field.ignored("grpc_async_client_manager_config", grpc_async_client_manager_config, NOT_YET);
+        field.ignored("memory_allocator_manager", memory_allocator_manager, "memory is managed otherwise");
+        field.ignored("enable_worker_cpu_affinity", enable_worker_cpu_affinity, NOT_YET);
+
+        accept_only(typed_dns_resolver_config, DNS_RESOLVERS, field.key("typed_dns_resolver_config"));
+        accept_only(default_regex_engine, REGEX_ENGINES, field.key("default_regex_engine"));
+        accept_only(listener_manager, LISTENER_MANAGERS, field.key("listener_manager"));
+        if let Some(manager) = cluster_manager {
+            check_cluster_manager(manager, field.key("cluster_manager"));
+        }
+        if let Some(manager) = overload_manager {
+            check_overload_manager(manager, field.key("overload_manager"));
+        }
+        if let Some(runtime) = layered_runtime {
+            check_runtime(runtime, field.key("layered_runtime"));
+        }
+        let admin = match admin {
+            Some(admin) => admin_address(admin, field.key("admin"))?,
+            None => None,
+        };
+        Some(Bootstrap { node: node.clone().unwrap_or_default(), admin })
+    }
+}
+
+/// Resolvers that ask whom the system's configuration names, as we do.
+const DNS_RESOLVERS: &[&str] = &[
+    "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig",
+    "envoy.extensions.network.dns_resolver.apple.v3.AppleDnsResolverConfig",
+];
+
+const REGEX_ENGINES: &[&str] = &["envoy.extensions.regex_engines.v3.GoogleRE2"];
+
+const LISTENER_MANAGERS: &[&str] = &["envoy.config.bootstrap.v3.ListenerManager"];
+
+/// An extension of another type than these is an error.
+fn accept_only(extension: &Option<TypedExtensionConfig>, types: &[&str], field: Field<'_>) {
+    let Some(TypedExtensionConfig { name: _name, typed_config }) = extension else { return };
+    let found = typed_config.as_ref().and_then(|config| config.type_url.rsplit('/').next()).unwrap_or_default();
+    if !types.contains(&found) {
+        field.error(format!("{found} is valid in Envoy, not implemented by Portreeve yet"));
+    }
+}
+
+fn check_cluster_manager(manager: &proto::bootstrap::ClusterManager, field: Field<'_>) {
+    let proto::bootstrap::ClusterManager {
+        local_cluster_name,
+        outlier_detection,
+        upstream_bind_config,
+        load_stats_config,
+        enable_deferred_cluster_creation,
+    } = manager;
+    field.ignored("local_cluster_name", local_cluster_name, "hosts are not chosen by zone yet");
+    field.ignored("outlier_detection", outlier_detection, NOT_YET);
+    field.unsupported("upstream_bind_config", upstream_bind_config);
+    field.ignored("load_stats_config", load_stats_config, NOT_YET);
+    field.ignored("enable_deferred_cluster_creation", enable_deferred_cluster_creation, "clusters are cheap to create");
+}
+
+/// What sheds load when a resource runs short is a warning; what counts connections is an error, because it decides who gets in.
+fn check_overload_manager(manager: &OverloadManager, field: Field<'_>) {
+    let OverloadManager { refresh_interval, resource_monitors, actions, loadshed_points, buffer_factory_config } =
+        manager;
+    field.ignored("refresh_interval", refresh_interval, NOT_YET);
+    field.ignored("actions", actions, NOT_YET);
+    field.ignored("loadshed_points", loadshed_points, NOT_YET);
+    field.ignored("buffer_factory_config", buffer_factory_config, NOT_YET);
+    for (i, monitor) in resource_monitors.iter().enumerate() {
+        let list = field.key("resource_monitors");
+        let field = list.index(i);
+        if monitor.name == "envoy.resource_monitors.global_downstream_max_connections" {
+            field.error("valid in Envoy, not implemented by Portreeve yet");
+        } else {
+            field.warning(format!("has no effect: {NOT_YET}"));
+        }
+    }
+}
+
+/// Runtime keys that only tune Envoy itself.
+const KEYS_OF_ENVOY: &[&str] =
+    &["envoy.reloadable_features.", "envoy.restart_features.", "envoy.deprecated_features", "re2."];
+
+/// Values that are set here override percentages and limits elsewhere, so those that nothing reads are errors.
+fn check_runtime(runtime: &proto::bootstrap::LayeredRuntime, field: Field<'_>) {
+    let proto::bootstrap::LayeredRuntime { layers } = runtime;
+    for (i, layer) in layers.iter().enumerate() {
+        let list = field.key("layers");
+        let field = list.index(i);
+        let proto::bootstrap::RuntimeLayer { name: _name, layer_specifier } = layer;
+        match layer_specifier {
+            Some(LayerSpecifier::StaticLayer(values)) => check_values(values, "", field.key("static_layer")),
+            Some(LayerSpecifier::AdminLayer(_)) => {
+                field.key("admin_layer").warning("has no effect: values cannot be changed at run time yet");
+            }
+            Some(LayerSpecifier::DiskLayer(layer)) => field.unsupported("disk_layer", &Some(layer)),
+            Some(LayerSpecifier::RtdsLayer(layer)) => field.unsupported("rtds_layer", &Some(layer)),
+            None => field.error("one of static_layer, disk_layer, admin_layer and rtds_layer is required"),
+        }
+    }
+}
+
+/// A nested value stands under the keys above it, joined by dots.
+fn check_values(values: &proto::Struct, prefix: &str, field: Field<'_>) {
+    for (key, value) in &values.fields {
+        let field = field.entry(key);
+        let key = format!("{prefix}{key}");
+        match &value.kind {
+            Some(Kind::StructValue(values)) => check_values(values, &format!("{key}."), field),
+            _ if KEYS_OF_ENVOY.iter().any(|known| key.starts_with(known)) => {
+                field.warning("has no effect: it tunes Envoy itself");
+            }
+            _ => field.error(format!("runtime key {key:?} is valid in Envoy, not implemented by Portreeve yet")),
+        }
+    }
+}
+
+/// `Some(None)` if no address is configured, which means that there is no admin interface.
+#[expect(deprecated, reason = "configurations still use the older field")]
+fn admin_address(admin: &proto::bootstrap::Admin, field: Field<'_>) -> Option<Option<Address>> {
+    let proto::bootstrap::Admin {
+        access_log,
+        access_log_path,
+        profile_path,
+        address,
+        socket_options,
+        ignore_global_conn_limit,
+        allow_paths,
+    } = admin;
+    field.ignored("access_log", access_log, "requests to the admin interface are not logged yet");
+    field.ignored("access_log_path", access_log_path, "requests to the admin interface are not logged yet");
+    field.ignored("profile_path", profile_path, NOT_YET);
+    field.ignored("socket_options", socket_options, NOT_YET);
+    field.ignored("ignore_global_conn_limit", ignore_global_conn_limit, "there is no such limit yet");
+    field.unsupported("allow_paths", allow_paths);
+    match address {
+        Some(_address) => todo!(),
+        None => Some(None),
+    }
+}
