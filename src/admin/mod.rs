@@ -1,1 +1,225 @@
-//! The admin interface: /ready, /stats, /clusters and the rest, in Envoy's formats.
+//! The admin interface: what the process says of itself and the few things it can be told, in Envoy's formats.
+//!
+//! It runs on the main thread. An endpoint is one row of [`ENDPOINTS`]; what it needs of the process it asks through
+//! [`Process`]. A request passes `guard` first, and changes something only if its method is POST.
+
+use std::{
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderValue, Method, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt, Limited};
+
+use crate::{
+    http::{Request, Response, body::Body},
+    proto::{
+        admin::{CommandLineOptions, server_info::State},
+        bootstrap::Bootstrap,
+        core::Node,
+    },
+    stats::Registry,
+    upstream::ClusterEntry,
+};
+
+mod clusters;
+mod config_dump;
+mod connections;
+mod endpoint;
+mod guard;
+mod home;
+mod json;
+mod logging;
+mod query;
+mod redact;
+mod server_info;
+mod stats;
+
+pub use logging::{LogLevel, Logger, UnknownLogger};
+
+use connections::AdminStats;
+use endpoint::{Answer, Endpoint, Parameter};
+use query::Query;
+
+/// The process, as the admin interface sees it.
+pub trait Process {
+    /// All stats.
+    fn stats(&self) -> &Arc<Registry>;
+    /// Whether the process serves, and why not.
+    fn state(&self) -> State;
+    /// How long it runs.
+    fn uptime(&self) -> Duration;
+    /// How it was started.
+    fn command_line(&self) -> CommandLineOptions;
+    /// What it says of itself to others.
+    fn node(&self) -> Node;
+    /// The configuration in force, and since when.
+    fn bootstrap(&self) -> (Arc<Bootstrap>, SystemTime);
+    /// All clusters with their hosts as they are now.
+    fn clusters(&self) -> Arc<HashMap<Arc<str>, ClusterEntry>>;
+    /// The parts of the process that log, in the order of their names.
+    fn loggers(&self) -> Vec<Logger>;
+    /// Changes what is logged by one part of the process, or by all of it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such part.
+    fn set_log_level(&self, logger: Option<&str>, level: LogLevel) -> Result<(), UnknownLogger>;
+    /// Opens log files anew.
+    fn reopen_logs(&self);
+    /// Makes health checks fail, so that load balancers turn away, or succeed again.
+    fn fail_health_checks(&self, fail: bool);
+    /// Stops listening.
+    fn drain_listeners(&self, drain: DrainListeners);
+    /// Ends the process, after the answer is out.
+    fn quit(&self);
+}
+
+/// How to stop listening.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DrainListeners {
+    /// Drain connections for the drain time before the listeners close.
+    pub graceful: bool,
+    /// Drain connections, but keep listening.
+    pub skip_exit: bool,
+    /// Only listeners whose traffic direction is inbound.
+    pub inbound_only: bool,
+}
+
+/// All endpoints, in the order of their paths.
+const ENDPOINTS: &[Endpoint] = &[
+    Endpoint::shows("/", "Admin home page", |_, _| home::page()),
+    Endpoint::shows("/clusters", "upstream cluster status", |admin, query| {
+        clusters::respond(&admin.process.clusters(), &admin.process.bootstrap().0, query)
+    })
+    .with(clusters::PARAMETERS),
+    Endpoint::shows("/config_dump", "dump current configuration", |admin, query| {
+        let (bootstrap, since) = admin.process.bootstrap();
+        config_dump::respond(&bootstrap, since, query)
+    })
+    .with(config_dump::PARAMETERS),
+    Endpoint::changes("/drain_listeners", "drain listeners", |admin, query| {
+        admin.process.drain_listeners(DrainListeners {
+            graceful: query.has("graceful"),
+            skip_exit: query.has("skip_exit"),
+            inbound_only: query.has("inboundonly"),
+        });
+        Answer::ok()
+    })
+    .with(&[
+        Parameter::any("graceful", "Drain connections for the drain time before the listeners close"),
+        Parameter::any("skip_exit", "Drain connections, but never stop listening"),
+        Parameter::any("inboundonly", "Drain only listeners whose traffic_direction is INBOUND"),
+    ]),
+    Endpoint::changes("/healthcheck/fail", "cause the server to fail health checks", |admin, _| {
+        admin.process.fail_health_checks(true);
+        Answer::ok()
+    }),
+    Endpoint::changes("/healthcheck/ok", "cause the server to pass health checks", |admin, _| {
+        admin.process.fail_health_checks(false);
+        Answer::ok()
+    }),
+    Endpoint::shows("/help", "print out list of admin commands", |_, _| Answer::text(home::help())),
+    Endpoint::shows("/logging", "print logging levels, or change them (POST)", |admin, query| {
+        logging::respond(&*admin.process, query)
+    })
+    .changed_by(&[
+        Parameter::any("paths", "Change several levels: <logger_name1>:<level1>,<logger_name2>:<level2>"),
+        Parameter::one_of("level", "Change the level of all loggers", &LogLevel::NAMES),
+    ]),
+    Endpoint::shows("/memory", "print current memory usage", |_, _| server_info::memory()),
+    Endpoint::changes("/quitquitquit", "exit the server", |admin, _| {
+        admin.process.quit();
+        Answer::ok()
+    }),
+    Endpoint::shows("/ready", "print server state, return 200 if LIVE, otherwise return 503", |admin, _| {
+        server_info::ready(admin.process.state())
+    }),
+    Endpoint::changes("/reopen_logs", "reopen access logs", |admin, _| {
+        admin.process.reopen_logs();
+        Answer::ok()
+    }),
+    Endpoint::changes("/reset_counters", "reset all counters to zero", |admin, _| {
+        admin.process.stats().reset_counters();
+        Answer::ok()
+    }),
+    Endpoint::shows("/server_info", "print server version/status information", |admin, _| {
+        server_info::server_info(&*admin.process)
+    }),
+    Endpoint::shows("/stats", "print server stats", |admin, query| stats::respond(admin.process.stats(), query))
+        .with(stats::PARAMETERS),
+    Endpoint::shows("/stats/prometheus", "print server stats in prometheus format", |admin, query| {
+        stats::prometheus(admin.process.stats(), query)
+    })
+    .with(stats::FILTERS),
+];
+
+/// The most bytes of a form.
+const FORM_LIMIT: usize = 64 * 1024;
+
+/// The admin interface of one process.
+pub struct Admin {
+    process: Rc<dyn Process>,
+    /// The name of this machine.
+    machine: String,
+    stats: AdminStats,
+}
+
+impl Admin {
+    /// The interface to `process`, which runs on the machine of this name.
+    #[must_use]
+    pub fn new(process: Rc<dyn Process>, machine: String) -> Self {
+        let stats = AdminStats::new(&process.stats().scope("http.admin"));
+        Self { process, machine, stats }
+    }
+
+    /// Answers one request.
+    pub async fn respond(&self, request: Request) -> Response {
+        let (parts, body) = request.into_parts();
+        if let Err(refusal) = guard::check(&parts, &self.machine) {
+            return Answer::text(format!("{refusal}\n")).with_status(StatusCode::FORBIDDEN).into_response();
+        }
+        match query_of(&parts, body).await {
+            Ok(query) => self.dispatch(&parts, &query),
+            Err(answer) => answer.into_response(),
+        }
+    }
+
+    fn dispatch(&self, parts: &Parts, query: &Query) -> Response {
+        let Some(endpoint) = ENDPOINTS.iter().find(|endpoint| endpoint.path == parts.uri.path()) else {
+            let body = format!("invalid path. {}", home::help());
+            return Answer::text(body).with_status(StatusCode::NOT_FOUND).into_response();
+        };
+        let change = endpoint.is_change(query);
+        let (allowed, allow) = match parts.method {
+            Method::POST => (true, ""),
+            Method::GET | Method::HEAD => (!change, "POST"),
+            _ => (false, if change { "POST" } else { "GET, HEAD, POST" }),
+        };
+        if !allowed {
+            let body = format!("Method {} not allowed, {} required.", parts.method, allow.replace(", ", " or "));
+            let mut response = Answer::text(body).with_status(StatusCode::METHOD_NOT_ALLOWED).into_response();
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+            return response;
+        }
+        (endpoint.respond)(self, query).into_response()
+    }
+}
+
+/// The parameters of a request: those of its URL, and those of the form in its body.
+async fn query_of(parts: &Parts, body: Body) -> Result<Query, Answer> {
+    let mut query = Query::parse(parts.uri.query().unwrap_or_default());
+    let content_type = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    if parts.method == Method::POST && content_type.starts_with(b"application/x-www-form-urlencoded") {
+        let form = Limited::new(body, FORM_LIMIT).collect().await.map_err(|error| {
+            Answer::text(format!("the form cannot be read: {error}\n")).with_status(StatusCode::BAD_REQUEST)
+        })?;
+        query.extend_from_form(&String::from_utf8_lossy(&form.to_bytes()));
+    }
+    Ok(query)
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! dropped. [`pool`] describes all of them at run time, which is what reads YAML and writes `/config_dump`.
 
 use std::sync::LazyLock;
-use std::time::Duration as StdDuration;
+use std::time::{Duration as StdDuration, SystemTime};
 
 pub use envoy_types::pb::google::protobuf::{
     Any, BoolValue, BytesValue, DoubleValue, Duration, Empty, FloatValue, Int32Value, Int64Value, ListValue,
@@ -77,6 +77,12 @@ pub fn duration(duration: StdDuration) -> Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(duration.subsec_nanos()).expect("invariant: below one thousand million"),
     }
+}
+
+/// The wire form of a time; what lies before 1970 becomes its begin.
+pub fn timestamp(time: SystemTime) -> Timestamp {
+    let Duration { seconds, nanos } = duration(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+    Timestamp { seconds, nanos }
 }
 
 /// `None` if the duration is negative or out of protobuf's range.

@@ -1,0 +1,156 @@
+//! `/clusters`: every host of every cluster, its health and what it has done.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt::Write,
+    sync::Arc,
+};
+
+use regex::Regex;
+
+use super::{
+    endpoint::{Answer, FORMAT, Parameter},
+    json::{self, Defaults},
+    query::Query,
+};
+use crate::{
+    net::Address,
+    proto::{
+        admin::{ClusterStatus, Clusters, HostHealthStatus, HostStatus, SimpleMetric, simple_metric::Type},
+        bootstrap::Bootstrap,
+        core::{self, HealthStatus, Pipe, SocketAddress, socket_address::PortSpecifier},
+    },
+    upstream::{ClusterEntry, Health, Host},
+};
+
+/// What `/clusters` understands.
+pub(super) const PARAMETERS: &[Parameter] =
+    &[FORMAT, Parameter::any("filter", "Regular expression for filtering clusters by name")];
+
+/// Answers `/clusters`. A cluster that `bootstrap` does not have came by an API.
+pub(super) fn respond(clusters: &HashMap<Arc<str>, ClusterEntry>, bootstrap: &Bootstrap, query: &Query) -> Answer {
+    let filter = match query.get("filter").map(Regex::new).transpose() {
+        Ok(filter) => filter,
+        Err(error) => return Answer::bad_request(format!("invalid regular expression: {error}\n")),
+    };
+    let wanted = |name: &str| filter.as_ref().is_none_or(|filter| filter.is_match(name));
+    let clusters: BTreeMap<&str, &ClusterEntry> =
+        clusters.iter().map(|(name, entry)| (&**name, entry)).filter(|(name, _)| wanted(name)).collect();
+    let configured = bootstrap.static_resources.iter().flat_map(|resources| &resources.clusters);
+    let configured: HashSet<&str> = configured.map(|cluster| &*cluster.name).collect();
+    let by_api = |name: &str| !configured.contains(name);
+    match query.get("format").unwrap_or("text") {
+        "text" => Answer::text(text(&clusters, by_api)),
+        "json" => json::answer(&statuses(&clusters, by_api), Defaults::Skip),
+        _ => Answer::bad_request("usage: /clusters?format=(text|json)\n"),
+    }
+}
+
+/// There are no canaries, and no outlier detection that would know a success rate: -1 says so.
+fn text(clusters: &BTreeMap<&str, &ClusterEntry>, by_api: impl Fn(&str) -> bool) -> String {
+    let mut text = String::new();
+    for (name, ClusterEntry { hosts, .. }) in clusters {
+        let _ = writeln!(text, "{name}::observability_name::{name}");
+        let _ = writeln!(text, "{name}::added_via_api::{}", by_api(name));
+        for host in hosts.hosts() {
+            let endpoint = &host.endpoint;
+            let mut line = |key: &str, value: &dyn std::fmt::Display| {
+                let _ = writeln!(text, "{name}::{}::{key}::{value}", endpoint.address);
+            };
+            let mut stats: Vec<(&str, u64)> = counters(host).into_iter().chain(gauges(host)).collect();
+            stats.sort_unstable();
+            for (key, value) in &stats {
+                line(key, value);
+            }
+            let locality = endpoint.locality.clone().unwrap_or_default();
+            line("hostname", &endpoint.hostname);
+            line("health_flags", &health_flags(endpoint.health));
+            line("weight", &endpoint.weight);
+            line("region", &locality.region);
+            line("zone", &locality.zone);
+            line("sub_zone", &locality.sub_zone);
+            line("canary", &false);
+            line("priority", &endpoint.priority);
+            line("success_rate", &-1);
+            line("local_origin_success_rate", &-1);
+        }
+    }
+    text
+}
+
+fn counters(host: &Host) -> [(&'static str, u64); 6] {
+    let stats = &host.stats;
+    [
+        ("cx_connect_fail", stats.cx_connect_fail.value()),
+        ("cx_total", stats.cx_total.value()),
+        ("rq_error", stats.rq_error.value()),
+        ("rq_success", stats.rq_success.value()),
+        ("rq_timeout", stats.rq_timeout.value()),
+        ("rq_total", stats.rq_total.value()),
+    ]
+}
+
+fn gauges(host: &Host) -> [(&'static str, u64); 2] {
+    [("cx_active", host.stats.cx_active.value()), ("rq_active", host.stats.rq_active.value())]
+}
+
+fn health_flags(health: Health) -> &'static str {
+    match health {
+        Health::Healthy => "healthy",
+        Health::Degraded => "/degraded_eds_health",
+        Health::Unhealthy => "/failed_eds_health",
+        Health::Draining => "/eds_status_draining",
+    }
+}
+
+fn statuses(clusters: &BTreeMap<&str, &ClusterEntry>, by_api: impl Fn(&str) -> bool) -> Clusters {
+    let status = |(name, entry): (&&str, &&ClusterEntry)| ClusterStatus {
+        name: String::from(*name),
+        observability_name: String::from(*name),
+        added_via_api: by_api(name),
+        host_statuses: entry.hosts.hosts().iter().map(|host| host_status(host)).collect(),
+        ..ClusterStatus::default()
+    };
+    Clusters { cluster_statuses: clusters.iter().map(status).collect() }
+}
+
+fn host_status(host: &Host) -> HostStatus {
+    let metric =
+        |kind: Type| move |(name, value): (&str, u64)| SimpleMetric { r#type: kind.into(), value, name: name.into() };
+    let endpoint = &host.endpoint;
+    let health = match endpoint.health {
+        Health::Healthy => HealthStatus::Healthy,
+        Health::Degraded => HealthStatus::Degraded,
+        Health::Unhealthy => HealthStatus::Unhealthy,
+        Health::Draining => HealthStatus::Draining,
+    };
+    HostStatus {
+        address: Some(address(&endpoint.address)),
+        stats: counters(host)
+            .map(metric(Type::Counter))
+            .into_iter()
+            .chain(gauges(host).map(metric(Type::Gauge)))
+            .collect(),
+        health_status: Some(HostHealthStatus { eds_health_status: health.into(), ..HostHealthStatus::default() }),
+        weight: endpoint.weight,
+        hostname: endpoint.hostname.clone(),
+        priority: endpoint.priority,
+        locality: Some(endpoint.locality.clone().unwrap_or_default()),
+        ..HostStatus::default()
+    }
+}
+
+/// The wire form of an address.
+pub(super) fn address(address: &Address) -> core::Address {
+    let address = match address {
+        Address::Ip(address) => core::address::Address::SocketAddress(SocketAddress {
+            address: address.ip().to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(address.port().into())),
+            ..SocketAddress::default()
+        }),
+        Address::Pipe(path) => {
+            core::address::Address::Pipe(Pipe { path: path.to_string_lossy().into_owned(), ..Pipe::default() })
+        }
+    };
+    core::Address { address: Some(address) }
+}

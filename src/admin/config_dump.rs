@@ -1,0 +1,113 @@
+//! `/config_dump`: the configuration that is in force, without its secrets.
+
+use std::time::SystemTime;
+
+use http::StatusCode;
+use prost::{Message, Name};
+use prost_reflect::{ReflectMessage, Value};
+
+use super::{
+    endpoint::{Answer, Parameter},
+    json::{self, Defaults},
+    query::Query,
+    redact::Redactor,
+};
+use crate::proto::{
+    self, Any,
+    admin::{
+        BootstrapConfigDump, ClustersConfigDump, ConfigDump, ListenersConfigDump, RoutesConfigDump,
+        clusters_config_dump::StaticCluster, listeners_config_dump::StaticListener,
+        routes_config_dump::StaticRouteConfig,
+    },
+    bootstrap::Bootstrap,
+    hcm::{HttpConnectionManager, http_connection_manager::RouteSpecifier},
+    listener::{Listener, filter::ConfigType},
+    route::RouteConfiguration,
+};
+
+/// What `/config_dump` understands.
+pub(super) const PARAMETERS: &[Parameter] =
+    &[Parameter::any("resource", "The list of resources to dump, such as static_clusters")];
+
+/// Answers `/config_dump`.
+pub(super) fn respond(bootstrap: &Bootstrap, loaded: SystemTime, query: &Query) -> Answer {
+    for name in ["mask", "name_regex", "include_eds"] {
+        if query.has(name) {
+            return Answer::bad_request(format!("{name} is valid in Envoy, not implemented yet\n"));
+        }
+    }
+    let mut dump = dump(bootstrap, loaded);
+    if let Some(resource) = query.get("resource") {
+        match select(&dump, resource) {
+            Ok(selected) => dump = selected,
+            Err(refusal) => return refusal,
+        }
+    }
+    let mut dump = json::dynamic(&dump);
+    Redactor::new().redact(&mut dump);
+    json::print(&dump, Defaults::Skip)
+}
+
+fn dump(bootstrap: &Bootstrap, loaded: SystemTime) -> ConfigDump {
+    let last_updated = Some(proto::timestamp(loaded));
+    let resources = bootstrap.static_resources.clone().unwrap_or_default();
+    let routes = resources.listeners.iter().flat_map(route_configurations);
+    let routes = RoutesConfigDump {
+        static_route_configs: routes
+            .map(|route| StaticRouteConfig { route_config: Some(any(&route)), last_updated })
+            .collect(),
+        ..RoutesConfigDump::default()
+    };
+    let clusters = ClustersConfigDump {
+        static_clusters: (resources.clusters.iter())
+            .map(|cluster| StaticCluster { cluster: Some(any(cluster)), last_updated })
+            .collect(),
+        ..ClustersConfigDump::default()
+    };
+    let listeners = ListenersConfigDump {
+        static_listeners: (resources.listeners.iter())
+            .map(|listener| StaticListener { listener: Some(any(listener)), last_updated })
+            .collect(),
+        ..ListenersConfigDump::default()
+    };
+    let bootstrap = BootstrapConfigDump { bootstrap: Some(bootstrap.clone()), last_updated };
+    ConfigDump { configs: vec![any(&bootstrap), any(&clusters), any(&listeners), any(&routes)] }
+}
+
+/// The route configurations that stand in the connection managers of a listener.
+fn route_configurations(listener: &Listener) -> impl Iterator<Item = RouteConfiguration> {
+    let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
+    chains.flat_map(|chain| &chain.filters).filter_map(|filter| {
+        let Some(ConfigType::TypedConfig(config)) = &filter.config_type else {
+            return None;
+        };
+        if config.type_url != HttpConnectionManager::type_url() {
+            return None;
+        }
+        match HttpConnectionManager::decode(&*config.value).ok()?.route_specifier? {
+            RouteSpecifier::RouteConfig(routes) => Some(routes),
+            _ => None,
+        }
+    })
+}
+
+fn any<M: Name>(message: &M) -> Any {
+    Any { type_url: M::type_url(), value: message.encode_to_vec() }
+}
+
+/// The elements of the list `resource`, whichever of the configurations has it.
+fn select(dump: &ConfigDump, resource: &str) -> Result<ConfigDump, Answer> {
+    for config in &dump.configs {
+        let config = json::unpack(config).expect("invariant: these were packed just now");
+        let Some(field) = config.descriptor().get_field_by_name(resource) else {
+            continue;
+        };
+        return match config.get_field(&field).as_list() {
+            Some(elements) => {
+                Ok(ConfigDump { configs: elements.iter().filter_map(Value::as_message).map(json::pack).collect() })
+            }
+            None => Err(Answer::bad_request(format!("{resource} is not a list of resources\n"))),
+        };
+    }
+    Err(Answer::text(format!("{resource} not found in config dump\n")).with_status(StatusCode::NOT_FOUND))
+}

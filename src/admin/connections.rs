@@ -1,0 +1,115 @@
+//! The admin listener: accepts connections on the main thread and serves HTTP/1.1 on them.
+
+use std::{future, io, rc::Rc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, UnixListener},
+    task::JoinSet,
+    time::sleep,
+};
+
+use super::Admin;
+use crate::{
+    http::http1::{self, Options},
+    net::Io,
+    stats,
+    sys::socket::ListenSocket,
+};
+
+stats::declare! {
+    /// Of the admin interface, under `http.admin.`
+    pub(super) struct AdminStats {
+        /// Connections served.
+        downstream_cx_total: Counter,
+        /// Connections open now.
+        downstream_cx_active: Gauge,
+        /// Requests.
+        downstream_rq_total: Counter,
+        /// Requests in progress.
+        downstream_rq_active: Gauge,
+        /// Answers with status 200 to 299.
+        downstream_rq_2xx: Counter,
+        /// Answers with status 400 to 499.
+        downstream_rq_4xx: Counter,
+        /// Answers with status 500 to 599.
+        downstream_rq_5xx: Counter,
+    }
+}
+
+const OPTIONS: Options =
+    Options { max_headers: 100, max_header_bytes: 60 * 1024, header_timeout: Some(Duration::from_secs(10)) };
+
+/// How long to wait when no connection can be accepted, for example for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl Admin {
+    /// Serves connections for as long as the future is polled; dropping it ends them.
+    ///
+    /// # Errors
+    ///
+    /// If the socket cannot be used in the runtime.
+    pub async fn serve(self: Rc<Self>, socket: ListenSocket) -> io::Result<()> {
+        let listener = Listener::new(socket)?;
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok(io) => {
+                        connections.spawn_local(Rc::clone(&self).serve_connection(io));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "admin connection not accepted");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(_) = connections.join_next() => {}
+            }
+        }
+    }
+
+    async fn serve_connection(self: Rc<Self>, io: Io) {
+        self.stats.downstream_cx_total.inc();
+        self.stats.downstream_cx_active.inc();
+        let admin = Rc::clone(&self);
+        let service = move |request| {
+            let admin = Rc::clone(&admin);
+            async move {
+                admin.stats.downstream_rq_total.inc();
+                admin.stats.downstream_rq_active.inc();
+                let response = admin.respond(request).await;
+                match response.status().as_u16() {
+                    400..500 => admin.stats.downstream_rq_4xx.inc(),
+                    500..600 => admin.stats.downstream_rq_5xx.inc(),
+                    _ => admin.stats.downstream_rq_2xx.inc(),
+                }
+                admin.stats.downstream_rq_active.dec();
+                response
+            }
+        };
+        if let Err(error) = http1::serve(io, &OPTIONS, service, future::pending()).await {
+            tracing::debug!(%error, "admin connection ended early");
+        }
+        self.stats.downstream_cx_active.dec();
+    }
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    fn new(socket: ListenSocket) -> io::Result<Self> {
+        Ok(match socket {
+            ListenSocket::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
+            ListenSocket::Unix(socket) => Self::Unix(UnixListener::from_std(socket)?),
+        })
+    }
+
+    async fn accept(&self) -> io::Result<Io> {
+        match self {
+            Self::Tcp(listener) => Io::tcp(listener.accept().await?.0),
+            Self::Unix(listener) => Io::unix(listener.accept().await?.0),
+        }
+    }
+}
