@@ -1,8 +1,11 @@
 //! Addresses of listeners, hosts and peers, in the notation that Envoy prints.
 
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+
+use crate::sys::socket::ListenSocket;
 
 /// An address to listen on, to connect to, or of a peer: `envoy.config.core.v3.Address` without names to resolve.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +35,17 @@ impl Address {
         match self {
             Address::Ip(address) => Some(*address),
             Address::Pipe(_) => None,
+        }
+    }
+
+    /// The address that a socket listens on; says which port the kernel chose for port 0.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub fn of(socket: &ListenSocket) -> io::Result<Address> {
+        match socket {
+            ListenSocket::Tcp(listener) => Ok(listener.local_addr()?.into()),
+            ListenSocket::Unix(listener) => Ok(tokio::net::unix::SocketAddr::from(listener.local_addr()?).into()),
         }
     }
 }

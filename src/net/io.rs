@@ -104,13 +104,16 @@ impl Io {
     /// If reading fails.
     pub async fn peek(&mut self, count: usize) -> io::Result<&[u8]> {
         let mut prefix = std::mem::take(&mut self.prefix);
-        prefix.reserve(count.saturating_sub(prefix.len()));
+        prefix.reserve(count.saturating_sub(prefix.len()).max(PEEK_BYTES));
         let mut guard = Peek { io: self, prefix };
         while guard.prefix.len() < count && guard.io.read_buf(&mut guard.prefix).await? > 0 {}
         drop(guard);
         Ok(&self.prefix)
     }
 }
+
+/// Room for what arrives with the bytes waited for: the first flight of most clients.
+const PEEK_BYTES: usize = 2048;
 
 /// Gives the bytes read so far back to their connection, also if the peeking future is dropped.
 struct Peek<'a> {

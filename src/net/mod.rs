@@ -1,8 +1,10 @@
 //! Addresses and byte streams: what the rest of the crate says instead of "socket".
 
+pub mod acceptor;
 pub mod address;
 pub mod io;
 
+pub use acceptor::Acceptor;
 pub use address::Address;
 pub use io::Io;
 

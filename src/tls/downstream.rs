@@ -1,13 +1,13 @@
 //! The server side of TLS: `envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext`.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use prost::Message;
 use rustls::{
     ServerConfig, ServerConnection,
-    server::{Acceptor, NoServerSessionStorage, ServerSessionMemoryCache, StoresServerSessions},
+    server::{Acceptor, ClientHello, NoServerSessionStorage, ServerSessionMemoryCache, StoresServerSessions},
 };
-use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use crate::{
     config::field::Field,
@@ -119,13 +119,12 @@ impl DownstreamTls {
         })
     }
 
-    /// Completes the handshake that `hello` began.
+    /// Does the handshake. A peer that does not speak TLS is told so, with an alert.
     ///
     /// # Errors
     /// If the peers cannot agree, the client's certificate is not acceptable, or the connection fails.
-    pub async fn accept(&self, hello: ClientHello) -> Result<(Io, TlsInfo), TlsError> {
-        let config = if self.shares_protocol(&hello) { &self.config } else { &self.config_without_alpn };
-        match hello.handshake.into_stream(Arc::clone(config)).await {
+    pub async fn accept(&self, io: Io) -> Result<(Io, TlsInfo), TlsError> {
+        match self.handshake(io).await {
             Ok(stream) => {
                 let session = stream.get_ref().1;
                 self.stats.count(session);
@@ -140,9 +139,16 @@ impl DownstreamTls {
         }
     }
 
-    /// Counts a connection that failed before its handshake came this far.
-    pub fn count_failure(&self, error: &TlsError) {
-        self.stats.count_failure(error);
+    async fn handshake(&self, io: Io) -> io::Result<TlsStream<Io>> {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
+        let config = if self.shares_protocol(&start.client_hello()) { &self.config } else { &self.config_without_alpn };
+        start.into_stream(Arc::clone(config)).await
+    }
+
+    fn shares_protocol(&self, hello: &ClientHello<'_>) -> bool {
+        hello.alpn().is_none_or(|mut offered| {
+            offered.any(|protocol| self.config.alpn_protocols.iter().any(|ours| ours == protocol))
+        })
     }
 
     /// The certificates that clients are shown.
@@ -154,39 +160,6 @@ impl DownstreamTls {
     #[must_use]
     pub fn authorities(&self) -> &[LoadedCertificate] {
         self.validation.authorities()
-    }
-
-    fn shares_protocol(&self, hello: &ClientHello) -> bool {
-        let mut offered = hello.application_protocols().peekable();
-        offered.peek().is_none()
-            || offered.any(|protocol| self.config.alpn_protocols.iter().any(|ours| ours == protocol))
-    }
-}
-
-/// A connection whose ClientHello has been read, and nothing been answered yet.
-pub struct ClientHello {
-    handshake: StartHandshake<Io>,
-}
-
-impl ClientHello {
-    /// Reads the ClientHello. A peer that does not speak TLS is told so, with an alert.
-    ///
-    /// # Errors
-    /// If the peer does not speak TLS, or the connection fails.
-    pub async fn read(io: Io) -> Result<ClientHello, TlsError> {
-        let handshake = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
-        Ok(ClientHello { handshake })
-    }
-
-    /// The server name that the client asks for, in lower case.
-    #[must_use]
-    pub fn server_name(&self) -> Option<String> {
-        self.handshake.client_hello().server_name().map(str::to_ascii_lowercase)
-    }
-
-    /// The protocols that the client offers, best first.
-    pub fn application_protocols(&self) -> impl Iterator<Item = &[u8]> {
-        self.handshake.client_hello().alpn().into_iter().flatten()
     }
 }
 

@@ -4,6 +4,7 @@
 //! their certificates, matchers compiled. A handshake then only looks things up.
 
 mod certificate;
+mod client_hello;
 mod common_context;
 mod downstream;
 mod error;
@@ -19,7 +20,8 @@ mod verifier;
 mod x509;
 
 pub use certificate::LoadedCertificate;
-pub use downstream::{ClientHello, DownstreamTls};
+pub use client_hello::{ClientHello, Inspected};
+pub use downstream::DownstreamTls;
 pub use error::TlsError;
 pub use secrets::Secrets;
 pub use upstream::UpstreamTls;
