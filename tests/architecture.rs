@@ -211,6 +211,24 @@ fn every_dependency_has_its_reason() {
     assert!(missing.is_empty(), "no reason in docs/adr/0002-dependencies.md for {missing:?}");
 }
 
+/// Every path of the repository that a document names in backticks or links to.
+#[test]
+fn documents_name_files_that_exist() {
+    let mut dead = Vec::new();
+    for document in files("md", &["", "docs", "interop", "benches"]) {
+        let text = fs::read_to_string(root().join(&document)).unwrap();
+        let tops = ["src/", "tests/", "docs/", "proto/", "interop/", "benches/", ".ci/", "etc/"];
+        let quoted = text.split('`').skip(1).step_by(2).filter(|word| tops.iter().any(|top| word.starts_with(top)));
+        let quoted = quoted.filter(|word| !word.contains([' ', '*', '<'])).map(|word| root().join(word));
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        let links = links.filter(|link| !link.is_empty() && !link.contains(':'));
+        let links = links.map(|link| root().join(&document).with_file_name(link));
+        let missing = quoted.chain(links).filter(|path| !path.exists());
+        dead.extend(missing.map(|path| format!("{}: {}", document.display(), path.display())));
+    }
+    assert!(dead.is_empty(), "{}", dead.join("\n"));
+}
+
 /// One file under src.
 struct Source {
     /// Relative to the repository, such as `src/route/mod.rs`.
@@ -332,22 +350,29 @@ fn root() -> &'static Path {
 
 /// Every Rust file under src, in order.
 fn sources() -> Vec<Source> {
-    let mut sources = Vec::new();
-    let mut directories = vec![root().join("src")];
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(root().join(&path)).unwrap();
+        Source { path, code: blank(&text), text }
+    };
+    files("rs", &["src"]).into_iter().map(read).collect()
+}
+
+/// The files with this extension below these directories, in order; of the root only what stands there itself.
+fn files(extension: &str, directories: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut directories: Vec<PathBuf> = directories.iter().map(|directory| root().join(directory)).collect();
     while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory).unwrap() {
+        for entry in fs::read_dir(&directory).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() {
+            if path.is_dir() && directory != root().join("") {
                 directories.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = fs::read_to_string(&path).unwrap();
-                let path = path.strip_prefix(root()).unwrap().to_owned();
-                sources.push(Source { path, code: blank(&text), text });
+            } else if path.extension().is_some_and(|found| found == extension) {
+                found.push(path.strip_prefix(root()).unwrap().to_owned());
             }
         }
     }
-    sources.sort_by(|a, b| a.path.cmp(&b.path));
-    sources
+    found.sort();
+    found
 }
 
 /// Replaces every comment and literal by spaces, byte for byte.
