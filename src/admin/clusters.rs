@@ -1,9 +1,8 @@
 //! `/clusters`: every host of every cluster, its health and what it has done.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     fmt::Write,
-    sync::Arc,
 };
 
 use regex::Regex;
@@ -14,12 +13,11 @@ use super::{
     query::Query,
 };
 use crate::{
-    net::Address,
     proto::{
         admin::{ClusterStatus, Clusters, HostHealthStatus, HostStatus, SimpleMetric, simple_metric::Type},
-        bootstrap::Bootstrap,
-        core::{self, HealthStatus, Pipe, SocketAddress, socket_address::PortSpecifier},
+        core::HealthStatus,
     },
+    snapshot::Snapshot,
     upstream::{ClusterEntry, Health, Host},
 };
 
@@ -27,16 +25,16 @@ use crate::{
 pub(super) const PARAMETERS: &[Parameter] =
     &[FORMAT, Parameter::any("filter", "Regular expression for filtering clusters by name")];
 
-/// Answers `/clusters`. A cluster that `bootstrap` does not have came by an API.
-pub(super) fn respond(clusters: &HashMap<Arc<str>, ClusterEntry>, bootstrap: &Bootstrap, query: &Query) -> Answer {
+/// Answers `/clusters`. A cluster that the configuration file does not have came by an API.
+pub(super) fn respond(snapshot: &Snapshot, query: &Query) -> Answer {
     let filter = match query.get("filter").map(Regex::new).transpose() {
         Ok(filter) => filter,
         Err(error) => return Answer::bad_request(format!("invalid regular expression: {error}\n")),
     };
     let wanted = |name: &str| filter.as_ref().is_none_or(|filter| filter.is_match(name));
     let clusters: BTreeMap<&str, &ClusterEntry> =
-        clusters.iter().map(|(name, entry)| (&**name, entry)).filter(|(name, _)| wanted(name)).collect();
-    let configured = bootstrap.static_resources.iter().flat_map(|resources| &resources.clusters);
+        snapshot.clusters.iter().map(|(name, entry)| (&**name, entry)).filter(|(name, _)| wanted(name)).collect();
+    let configured = snapshot.proto.static_resources.iter().flat_map(|resources| &resources.clusters);
     let configured: HashSet<&str> = configured.map(|cluster| &*cluster.name).collect();
     let by_api = |name: &str| !configured.contains(name);
     match query.get("format").unwrap_or("text") {
@@ -125,7 +123,7 @@ fn host_status(host: &Host) -> HostStatus {
         Health::Draining => HealthStatus::Draining,
     };
     HostStatus {
-        address: Some(address(&endpoint.address)),
+        address: Some(json::address(&endpoint.address)),
         stats: counters(host)
             .map(metric(Type::Counter))
             .into_iter()
@@ -138,19 +136,4 @@ fn host_status(host: &Host) -> HostStatus {
         locality: Some(endpoint.locality.clone().unwrap_or_default()),
         ..HostStatus::default()
     }
-}
-
-/// The wire form of an address.
-pub(super) fn address(address: &Address) -> core::Address {
-    let address = match address {
-        Address::Ip(address) => core::address::Address::SocketAddress(SocketAddress {
-            address: address.ip().to_string(),
-            port_specifier: Some(PortSpecifier::PortValue(address.port().into())),
-            ..SocketAddress::default()
-        }),
-        Address::Pipe(path) => {
-            core::address::Address::Pipe(Pipe { path: path.to_string_lossy().into_owned(), ..Pipe::default() })
-        }
-    };
-    core::Address { address: Some(address) }
 }

@@ -12,17 +12,20 @@ use super::{
     query::Query,
     redact::Redactor,
 };
-use crate::proto::{
-    self, Any,
-    admin::{
-        BootstrapConfigDump, ClustersConfigDump, ConfigDump, ListenersConfigDump, RoutesConfigDump,
-        clusters_config_dump::StaticCluster, listeners_config_dump::StaticListener,
-        routes_config_dump::StaticRouteConfig,
+use crate::{
+    proto::{
+        self, Any,
+        admin::{
+            BootstrapConfigDump, ClustersConfigDump, ConfigDump, ListenersConfigDump, RoutesConfigDump,
+            clusters_config_dump::StaticCluster, listeners_config_dump::StaticListener,
+            routes_config_dump::StaticRouteConfig,
+        },
+        bootstrap::Bootstrap,
+        hcm::{HttpConnectionManager, http_connection_manager::RouteSpecifier},
+        listener::{Listener, filter::ConfigType},
+        route::RouteConfiguration,
     },
-    bootstrap::Bootstrap,
-    hcm::{HttpConnectionManager, http_connection_manager::RouteSpecifier},
-    listener::{Listener, filter::ConfigType},
-    route::RouteConfiguration,
+    snapshot::Snapshot,
 };
 
 /// What `/config_dump` understands.
@@ -30,13 +33,13 @@ pub(super) const PARAMETERS: &[Parameter] =
     &[Parameter::any("resource", "The list of resources to dump, such as static_clusters")];
 
 /// Answers `/config_dump`.
-pub(super) fn respond(bootstrap: &Bootstrap, loaded: SystemTime, query: &Query) -> Answer {
+pub(super) fn respond(snapshot: &Snapshot, query: &Query) -> Answer {
     for name in ["mask", "name_regex", "include_eds"] {
         if query.has(name) {
             return Answer::bad_request(format!("{name} is valid in Envoy, not implemented yet\n"));
         }
     }
-    let mut dump = dump(bootstrap, loaded);
+    let mut dump = dump(&snapshot.proto, snapshot.loaded);
     if let Some(resource) = query.get("resource") {
         match select(&dump, resource) {
             Ok(selected) => dump = selected,

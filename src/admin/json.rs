@@ -6,7 +6,13 @@ use prost_reflect::{DynamicMessage, ReflectMessage, SerializeOptions};
 use serde_json::ser::{PrettyFormatter, Serializer};
 
 use super::endpoint::Answer;
-use crate::proto::{self, Any};
+use crate::{
+    net::Address,
+    proto::{
+        self, Any,
+        core::{self, Pipe, SocketAddress, socket_address::PortSpecifier},
+    },
+};
 
 /// What happens to fields that have their default value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,4 +63,19 @@ pub(super) fn print(message: &DynamicMessage, defaults: Defaults) -> Answer {
             Answer::text(why).with_status(StatusCode::INTERNAL_SERVER_ERROR)
         }
     }
+}
+
+/// The wire form of an address.
+pub(super) fn address(address: &Address) -> core::Address {
+    let address = match address {
+        Address::Ip(address) => core::address::Address::SocketAddress(SocketAddress {
+            address: address.ip().to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(address.port().into())),
+            ..SocketAddress::default()
+        }),
+        Address::Pipe(path) => {
+            core::address::Address::Pipe(Pipe { path: path.to_string_lossy().into_owned(), ..Pipe::default() })
+        }
+    };
+    core::Address { address: Some(address) }
 }

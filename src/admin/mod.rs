@@ -3,27 +3,20 @@
 //! It runs on the main thread. An endpoint is one row of [`ENDPOINTS`]; what it needs of the process it asks through
 //! [`Process`]. A request passes `guard` first, and changes something only if its method is POST.
 
-use std::{
-    collections::HashMap,
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, Limited};
 
 use crate::{
     http::{Request, Response, body::Body},
-    proto::{
-        admin::{CommandLineOptions, server_info::State},
-        bootstrap::Bootstrap,
-        core::Node,
-    },
+    net::Address,
+    proto::admin::{CommandLineOptions, server_info::State},
+    snapshot::Snapshot,
     stats::Registry,
-    upstream::ClusterEntry,
 };
 
+mod certs;
 mod clusters;
 mod config_dump;
 mod connections;
@@ -31,6 +24,7 @@ mod endpoint;
 mod guard;
 mod home;
 mod json;
+mod listeners;
 mod logging;
 mod query;
 mod redact;
@@ -40,7 +34,7 @@ mod stats;
 pub use logging::{LogLevel, Logger, UnknownLogger};
 
 use connections::AdminStats;
-use endpoint::{Answer, Endpoint, Parameter};
+use endpoint::{Answer, Endpoint, FORMAT, Parameter};
 use query::Query;
 
 /// The process, as the admin interface sees it.
@@ -53,12 +47,10 @@ pub trait Process {
     fn uptime(&self) -> Duration;
     /// How it was started.
     fn command_line(&self) -> CommandLineOptions;
-    /// What it says of itself to others.
-    fn node(&self) -> Node;
-    /// The configuration in force, and since when.
-    fn bootstrap(&self) -> (Arc<Bootstrap>, SystemTime);
-    /// All clusters with their hosts as they are now.
-    fn clusters(&self) -> Arc<HashMap<Arc<str>, ClusterEntry>>;
+    /// The configuration in force.
+    fn snapshot(&self) -> Arc<Snapshot>;
+    /// The listeners by name, and the addresses that they are bound to.
+    fn listening(&self) -> Vec<(String, Address)>;
     /// The parts of the process that log, in the order of their names.
     fn loggers(&self) -> Vec<Logger>;
     /// Changes what is logged by one part of the process, or by all of it.
@@ -91,13 +83,13 @@ pub struct DrainListeners {
 /// All endpoints, in the order of their paths.
 const ENDPOINTS: &[Endpoint] = &[
     Endpoint::shows("/", "Admin home page", |_, _| home::page()),
+    Endpoint::shows("/certs", "print certs on machine", |admin, _| certs::respond(&admin.process.snapshot())),
     Endpoint::shows("/clusters", "upstream cluster status", |admin, query| {
-        clusters::respond(&admin.process.clusters(), &admin.process.bootstrap().0, query)
+        clusters::respond(&admin.process.snapshot(), query)
     })
     .with(clusters::PARAMETERS),
     Endpoint::shows("/config_dump", "dump current configuration", |admin, query| {
-        let (bootstrap, since) = admin.process.bootstrap();
-        config_dump::respond(&bootstrap, since, query)
+        config_dump::respond(&admin.process.snapshot(), query)
     })
     .with(config_dump::PARAMETERS),
     Endpoint::changes("/drain_listeners", "drain listeners", |admin, query| {
@@ -122,6 +114,10 @@ const ENDPOINTS: &[Endpoint] = &[
         Answer::ok()
     }),
     Endpoint::shows("/help", "print out list of admin commands", |_, _| Answer::text(home::help())),
+    Endpoint::shows("/listeners", "print listener info", |admin, query| {
+        listeners::respond(&admin.process.listening(), query)
+    })
+    .with(&[FORMAT]),
     Endpoint::shows("/logging", "print logging levels, or change them (POST)", |admin, query| {
         logging::respond(&*admin.process, query)
     })

@@ -36,7 +36,7 @@ pub(super) fn server_info(process: &dyn Process) -> Answer {
         uptime_all_epochs: uptime,
         hot_restart_version: String::from("disabled"),
         command_line_options: Some(command_line),
-        node: Some(process.node()),
+        node: Some(process.snapshot().bootstrap.node.clone()),
         hot_restart_initializing: false,
     };
     json::answer(&info, Defaults::Print)

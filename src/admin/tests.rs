@@ -1,10 +1,17 @@
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    time::SystemTime,
+};
 
 use http::Request as HttpRequest;
 use prost_reflect::DynamicMessage;
 
 use super::*;
-use crate::proto;
+use crate::{
+    proto::{self, bootstrap::Bootstrap, core::Node},
+    snapshot,
+};
 
 /// A process that notes what it was told.
 struct Fake {
@@ -54,16 +61,22 @@ impl Process for Fake {
         CommandLineOptions { concurrency: 2, config_yaml: "secret".to_owned(), ..CommandLineOptions::default() }
     }
 
-    fn node(&self) -> Node {
-        Node { id: "n1".to_owned(), ..Node::default() }
+    fn snapshot(&self) -> Arc<Snapshot> {
+        let node = Node { id: "n1".to_owned(), ..Node::default() };
+        Arc::new(Snapshot {
+            version: 1,
+            bootstrap: Arc::new(snapshot::Bootstrap { node, admin: None }),
+            listeners: BTreeMap::new(),
+            clusters: Arc::default(),
+            registered: Arc::default(),
+            proto: Arc::clone(&self.bootstrap),
+            loaded: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
+        })
     }
 
-    fn bootstrap(&self) -> (Arc<Bootstrap>, SystemTime) {
-        (Arc::clone(&self.bootstrap), SystemTime::UNIX_EPOCH + Duration::from_millis(1_500))
-    }
-
-    fn clusters(&self) -> Arc<HashMap<Arc<str>, ClusterEntry>> {
-        Arc::default()
+    fn listening(&self) -> Vec<(String, Address)> {
+        let port = |port| Address::Ip((std::net::Ipv4Addr::LOCALHOST, port).into());
+        vec![("ingress".to_owned(), port(8443)), ("local".to_owned(), Address::Pipe("/run/x.sock".into()))]
     }
 
     fn loggers(&self) -> Vec<Logger> {
@@ -465,4 +478,34 @@ async fn connections_are_served_over_tcp() {
     let answer = answer.await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nLIVE\n"), "{answer}");
     assert_eq!((admin.stats.downstream_rq_total.value(), admin.stats.downstream_rq_2xx.value()), (1, 1));
+}
+
+#[tokio::test]
+async fn listeners_are_shown_with_their_addresses() {
+    let process = Fake::new();
+    let expected = "ingress::127.0.0.1:8443\nlocal::/run/x.sock\n";
+    assert_eq!(get(&process, "/listeners").await, (200, expected.to_owned()));
+    let expected = r#"{
+ "listener_statuses": [
+  {
+   "name": "ingress",
+   "local_address": {
+    "socket_address": {
+     "address": "127.0.0.1",
+     "port_value": 8443
+    }
+   }
+  },
+  {
+   "name": "local",
+   "local_address": {
+    "pipe": {
+     "path": "/run/x.sock"
+    }
+   }
+  }
+ ]
+}
+"#;
+    assert_eq!(get(&process, "/listeners?format=json").await, (200, expected.to_owned()));
 }
