@@ -9,6 +9,7 @@ mod support;
 mod access_log;
 mod admin;
 mod bad_requests;
+mod cli;
 mod drain;
 mod grpc;
 mod http;
