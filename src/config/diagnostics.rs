@@ -5,7 +5,6 @@ use std::ops::Range;
 
 use serde_json::json;
 
-use super::field::PathDisplay;
 use super::{Problem, Report, Severity, Source, locate, position, redact, tree};
 
 /// The problems of one document, each at its line, in the order of the lines.
@@ -126,7 +125,7 @@ impl Diagnostic {
             "severity": self.severity(),
             "line": self.line,
             "column": self.column,
-            "path": PathDisplay(&self.problem.path).to_string(),
+            "path": self.problem.location(),
             "message": self.problem.message,
         })
     }

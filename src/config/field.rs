@@ -4,7 +4,7 @@
 //! conversion never stops at the first problem: it reports, returns `None`, and its siblings go on, so that one run shows
 //! them all.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
@@ -16,6 +16,8 @@ use crate::proto;
 #[derive(Debug, Default)]
 pub struct Report {
     problems: RefCell<Vec<Problem>>,
+    /// How many of the problems come from earlier readings of the document.
+    settled: Cell<usize>,
 }
 
 /// One thing that is wrong, and where.
@@ -59,9 +61,19 @@ impl Report {
         Report::default()
     }
 
-    /// Adds one problem.
+    /// Adds one problem, unless it is an error that follows from one of an earlier reading.
     pub fn push(&self, problem: Problem) {
-        self.problems.borrow_mut().push(problem);
+        let mut problems = self.problems.borrow_mut();
+        let follows = problem.severity == Severity::Error
+            && problems[..self.settled.get()].iter().any(|earlier| earlier.causes(&problem));
+        if !follows {
+            problems.push(problem);
+        }
+    }
+
+    /// The document has been read once: errors that the next reading finds above or below known ones are not worth telling.
+    pub(super) fn settle(&self) {
+        self.settled.set(self.problems.borrow().len());
     }
 
     /// Whether the document must be refused.
@@ -81,6 +93,12 @@ impl Problem {
         PathDisplay(&self.path).to_string()
     }
 
+    /// Whether `later`, above or below this error, is probably its consequence.
+    fn causes(&self, later: &Problem) -> bool {
+        let common = self.path.len().min(later.path.len());
+        self.severity == Severity::Error && self.path[..common] == later.path[..common]
+    }
+
     /// The document cannot be parsed.
     pub(super) fn of_syntax(message: String, at: usize) -> Problem {
         Problem { severity: Severity::Error, path: Vec::new(), on_key: false, message, at: Some(at) }
@@ -98,7 +116,7 @@ impl fmt::Display for Problem {
 }
 
 /// `listeners[0].typed_per_filter_config["envoy.filters.http.cors"]`
-pub(super) struct PathDisplay<'a>(pub(super) &'a [Segment]);
+struct PathDisplay<'a>(&'a [Segment]);
 
 impl fmt::Display for PathDisplay<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -363,6 +381,24 @@ mod tests {
         assert_eq!(
             messages(report),
             ["d: has no effect: not here", "e: valid in Envoy, not implemented by Portreeve yet"]
+        );
+    }
+
+    #[test]
+    fn consequences_of_settled_errors_are_dropped() {
+        let report = Report::new();
+        let root = Field::root(&report);
+        let (a, b) = (root.key("a"), root.key("b"));
+        a.key("x").error("is no number");
+        a.error("is told in the same reading");
+        report.settle();
+        a.key("x").key("y").error("is below");
+        a.error("is above");
+        a.warning("is no error");
+        b.error("is elsewhere");
+        assert_eq!(
+            messages(report),
+            ["a.x: is no number", "a: is told in the same reading", "a: is no error", "b: is elsewhere"]
         );
     }
 
