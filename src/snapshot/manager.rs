@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::access_log::{Mode, Sinks};
-use crate::config::Field;
+use crate::config::{Field, Report};
 use crate::filter::{FactoryContext, Services};
 use crate::listener::Listener;
 use crate::proto;
 use crate::proto::bootstrap::bootstrap::StaticResources;
-use crate::route::RegisteredRoutes;
 use crate::stats::Registry;
 use crate::tls::Secrets;
 use crate::upstream::ClusterEntry;
@@ -65,7 +64,7 @@ impl ConfigManager {
     pub fn apply(&mut self, change: Change<'_>) -> Result<Arc<Snapshot>, Rejected> {
         let mut next = Snapshot { version: self.current.version + 1, ..(*self.current).clone() };
         match change {
-            Change::Bootstrap(proto, report) => self.load(*proto, Field::root(report), &mut next)?,
+            Change::Bootstrap(proto, report) => self.load(*proto, report, &mut next)?,
             Change::Hosts { cluster, hosts } => {
                 // A cluster that has gone meanwhile needs no hosts.
                 if let Some(entry) = self.configured.get_mut(&cluster) {
@@ -85,14 +84,92 @@ impl ConfigManager {
         Ok(Arc::clone(&self.current))
     }
 
+    /// Converts a document. Everything is converted even after the first error, so that all errors are reported. What is the same as in
+    /// the document before keeps its `Arc`.
     fn load(
         &mut self,
         proto: proto::bootstrap::Bootstrap,
-        field: Field<'_>,
+        report: &Report,
         next: &mut Snapshot,
     ) -> Result<(), Rejected> {
-        let bootstrap = Bootstrap::from_proto(&proto, field);
-        let _ = (bootstrap, next, StaticResources::default());
-        todo!()
+        let root = Field::root(report);
+        let field = root.key("static_resources");
+        let resources = proto.static_resources.clone().unwrap_or_default();
+        let before = Arc::clone(&self.current.proto);
+        let before = before.static_resources.as_ref().filter(|before| before.secrets == resources.secrets);
+
+        let bootstrap = Bootstrap::from_proto(&proto, root);
+        let secrets = Secrets::from_proto(&resources.secrets, field.key("secrets"));
+        let clusters = self.clusters(&resources, before, field.key("clusters"), &secrets);
+        let cx = FactoryContext {
+            stats: &self.stats,
+            network_filters: network_filters::FACTORIES,
+            http_filters: http_filters::FACTORIES,
+            services: &self.services,
+            secrets: &secrets,
+            cluster_names: &resources.clusters.iter().map(|cluster| cluster.name.as_str().into()).collect(),
+            access_logs: &self.access_logs,
+            service_cluster: proto.node.as_ref().map(|node| node.cluster.as_str()).unwrap_or_default(),
+        };
+        let listeners = self.listeners(&resources, before, field.key("listeners"), &cx);
+        let (Some(bootstrap), false) = (bootstrap, report.has_errors()) else { return Err(Rejected) };
+
+        self.configured = clusters;
+        next.clusters = Arc::new(self.configured.clone());
+        next.listeners = listeners;
+        next.bootstrap = Arc::new(bootstrap);
+        next.proto = Arc::new(proto);
+        next.loaded = SystemTime::now();
+        Ok(())
+    }
+
+    fn clusters(
+        &self,
+        now: &StaticResources,
+        before: Option<&StaticResources>,
+        field: Field<'_>,
+        secrets: &Secrets,
+    ) -> HashMap<Arc<str>, ClusterEntry> {
+        let before: HashMap<_, _> =
+            before.into_iter().flat_map(|before| &before.clusters).map(|proto| (&proto.name, proto)).collect();
+        let mut names = HashSet::with_capacity(now.clusters.len());
+        let mut clusters = HashMap::with_capacity(now.clusters.len());
+        for (i, proto) in now.clusters.iter().enumerate() {
+            let field = field.index(i);
+            if !names.insert(proto.name.as_str()) {
+                field.key("name").error(format!("another cluster is named {:?}, too", proto.name));
+            }
+            let entry = match self.configured.get(proto.name.as_str()) {
+                Some(entry) if before.get(&proto.name) == Some(&proto) => Some(entry.clone()),
+                _ => ClusterEntry::from_proto(proto, field, secrets, &self.stats),
+            };
+            clusters.extend(entry.map(|entry| (Arc::clone(&entry.cluster.name), entry)));
+        }
+        clusters
+    }
+
+    fn listeners(
+        &self,
+        now: &StaticResources,
+        before: Option<&StaticResources>,
+        field: Field<'_>,
+        cx: &FactoryContext<'_>,
+    ) -> BTreeMap<String, Arc<Listener>> {
+        let before: HashMap<_, _> =
+            before.into_iter().flat_map(|before| &before.listeners).map(|proto| (&proto.name, proto)).collect();
+        let mut listeners: BTreeMap<String, Arc<Listener>> = BTreeMap::new();
+        for (i, proto) in now.listeners.iter().enumerate() {
+            let field = field.index(i);
+            let listener = match self.current.listeners.get(&proto.name) {
+                Some(listener) if before.get(&proto.name) == Some(&proto) => Some(Arc::clone(listener)),
+                _ => Listener::from_proto(proto, field, cx).map(Arc::new),
+            };
+            let Some(listener) = listener else { continue };
+            if listeners.contains_key(&listener.name) {
+                field.key("name").error(format!("another listener is named {:?}, too", listener.name));
+            }
+            listeners.insert(listener.name.clone(), listener);
+        }
+        listeners
     }
 }
