@@ -1,1 +1,4 @@
-//! Placeholder until the first test lands.
+//! Documents that are generated from the source, or speak of it, and must not fall behind.
+
+#[path = "docs/statistics.rs"]
+mod statistics;

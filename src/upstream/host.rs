@@ -71,7 +71,7 @@ impl Endpoint {
 }
 
 stats::declare! {
-    /// Of a host. Not listed by `/stats`: `/clusters` shows them.
+    /// Of a host, shown by `/clusters` instead of `/stats`.
     pub struct HostStats {
         /// Connections made or tried.
         cx_total: Counter,
