@@ -415,6 +415,22 @@ fn http_filters_from_proto(
     (!failed).then_some((configs, router?))
 }
 
+/// Filters that are left out with a warning, and what is missed by it. Only such are here whose absence changes neither who gets in
+/// nor where a request goes; any other filter that is not implemented is an error.
+const LEFT_OUT: &[(&str, &str)] = &[
+    ("envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency", "concurrency is not limited"),
+    ("envoy.extensions.filters.http.bandwidth_limit.v3.BandwidthLimit", "bandwidth is not limited"),
+    ("envoy.extensions.filters.http.buffer.v3.Buffer", "requests are streamed, not buffered"),
+    ("envoy.extensions.filters.http.cache.v3.CacheConfig", "nothing is cached"),
+    ("envoy.extensions.filters.http.compressor.v3.Compressor", "responses are not compressed"),
+    ("envoy.extensions.filters.http.cors.v3.Cors", "CORS is left to the upstreams"),
+    ("envoy.extensions.filters.http.decompressor.v3.Decompressor", "messages are not decompressed"),
+    ("envoy.extensions.filters.http.fault.v3.HTTPFault", "no faults are injected"),
+    ("envoy.extensions.filters.http.grpc_stats.v3.FilterConfig", "gRPC messages are not counted"),
+    ("envoy.extensions.filters.http.grpc_web.v3.GrpcWeb", "gRPC-Web is passed through untranslated"),
+    ("envoy.extensions.filters.http.tap.v3.Tap", "traffic is not tapped"),
+];
+
 /// The message type of the router's `typed_config`.
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
@@ -442,6 +458,10 @@ fn http_filter(
     if type_name == ROUTER {
         field.error("the router must be the last filter");
         return None;
+    }
+    if let Some((_, missed)) = LEFT_OUT.iter().find(|(left_out, _)| *left_out == type_name) {
+        field.warning(format!("{type_name} is not implemented by Portreeve yet: {missed}"));
+        return Some(None);
     }
     match cx.http_filters.iter().find(|factory| factory.type_name == type_name) {
         Some(factory) => (factory.from_proto)(any, field, cx).map(Some),
