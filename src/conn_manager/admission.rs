@@ -29,6 +29,8 @@ pub(super) fn admit(connection: &Connection, request: &mut Request, stream: &mut
     admit_path(connection, request)?;
     let upgrade = request.extensions().get::<Upgrade>().is_some();
     let headers = request.headers_mut();
+    // The codec has answered it.
+    headers.remove(header::EXPECT);
     headers::remove_hop_by_hop(headers, upgrade)
         .map_err(|error| LocalReply::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     let random = connection.worker.random.next_u128();
@@ -44,6 +46,9 @@ fn admit_authority(connection: &Connection, request: &mut Request) -> Result<(),
     let Some(host) = authority(request).filter(|host| !host.is_empty()) else {
         return Err(LocalReply::missing_host());
     };
+    if !is_authority(host) || request.headers().get_all(header::HOST).iter().nth(1).is_some() {
+        return Err(LocalReply::invalid_host());
+    }
     if manager.strip_port == StripPort::No && !manager.strip_trailing_host_dot {
         return Ok(());
     }
@@ -71,10 +76,17 @@ fn admit_authority(connection: &Connection, request: &mut Request) -> Result<(),
     Ok(())
 }
 
+/// Whether it can be host and port (RFC 3986 section 3.2): what can end or split one is refused, userinfo too.
+fn is_authority(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'?' | b'#' | b'@' | b'\\' | b'"' | b'<' | b'>'))
+}
+
 fn admit_path(connection: &Connection, request: &mut Request) -> Result<(), LocalReply> {
     let stats = &connection.manager.stats;
     if request.method() == Method::CONNECT {
-        return Ok(());
+        stats.downstream_rq_ws_on_non_ws_route.inc();
+        return Err(LocalReply::upgrade_failed());
     }
     let Some(original) = request.uri().path_and_query() else {
         return Err(LocalReply::absolute_path_rejected());

@@ -1,13 +1,18 @@
 //! One downstream connection: which protocol it speaks, how long it may live, how it ends.
 
-use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep_until};
 
 use super::{Codec, HttpConnectionManager, stream};
 use crate::{
     drain::Watcher,
-    filter::WorkerContext,
+    filter::{WorkerContext, timer::StreamTimer},
     http::{Request, headers::Downstream, http1, http2},
     net::{Alpn, Io},
     route::RouteConfiguration,
@@ -28,6 +33,8 @@ pub(super) struct Connection {
     pub(super) capture: Option<Rc<HeaderCapture>>,
     /// The connection as header rules see it.
     pub(super) downstream: Downstream,
+    /// The deadlines of the response that an HTTP/1 connection writes, or wrote last.
+    writing: RefCell<Option<Rc<StreamTimer>>>,
     active_streams: Cell<u32>,
     last_active: Cell<Instant>,
 }
@@ -56,6 +63,7 @@ impl Connection {
             routes,
             capture,
             downstream,
+            writing: RefCell::new(None),
             active_streams: Cell::new(0),
             last_active: Cell::new(start),
         }
@@ -120,8 +128,13 @@ impl Connection {
         } else {
             stats.downstream_cx_http1_total.inc();
             let _active = Held::new(&stats.downstream_cx_http1_active);
-            let ended = http1::serve(io, &manager.http1, service, graceful).await;
-            ended.is_err_and(|error| http1::is_protocol_error(&error))
+            tokio::select! {
+                biased;
+                ended = http1::serve(io, &manager.http1, service, graceful) => {
+                    ended.is_err_and(|error| http1::is_protocol_error(&error))
+                }
+                () = self.stalled() => false,
+            }
         };
         if failed {
             stats.downstream_cx_protocol_error.inc();
@@ -161,6 +174,24 @@ impl Connection {
             }
             sleep_until(at).await;
         }
+    }
+
+    /// Resolves when the client of an HTTP/1 connection has not read its response for so long that a deadline has passed. The response's
+    /// body is not polled then, and cannot tell. One look per idle timeout, so that a request costs nothing.
+    async fn stalled(&self) {
+        let Some(idle) = self.manager.timeouts.stream_idle else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(idle).await;
+            let overdue = self.writing.borrow().as_ref().is_some_and(|timer| timer.overdue().is_some());
+            if overdue && self.active_streams.get() > 0 {
+                return;
+            }
+        }
+    }
+
+    /// An HTTP/1 response is being written.
+    pub(super) fn begin_writing(&self, timer: &Rc<StreamTimer>) {
+        *self.writing.borrow_mut() = Some(Rc::clone(timer));
     }
 
     fn cause_of_end(&self, cause: Ending) -> &Counter {

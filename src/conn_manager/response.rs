@@ -20,7 +20,7 @@ use crate::{
     },
     http::{
         Request, Response,
-        body::{Body, BodyError},
+        body::{Body, BodyError, TimedBody},
         grpc, headers,
         local_reply::LocalReply,
     },
@@ -139,7 +139,10 @@ impl Exchange {
             self.complete = true;
             return response;
         }
-        response.map(|body| Body::boxed(ResponseBody { body, exchange: self, sleep: None }))
+        if info.protocol != Version::HTTP_2 {
+            self.connection.begin_writing(&self.stream.timer);
+        }
+        response.map(|body| Body::timed(ResponseBody { body, exchange: self, sleep: None }))
     }
 
     /// The response ended before its end by what its body reports.
@@ -185,6 +188,13 @@ impl Exchange {
 
     /// Counters and logs: the one end of every request.
     fn finish(&mut self) {
+        // An HTTP/1 client that does not read is found by its connection, which then drops the response.
+        if !self.complete
+            && self.stream.info.flags.is_empty()
+            && let Some(expired) = self.stream.timer.overdue()
+        {
+            self.expire(expired);
+        }
         let manager = &self.connection.manager;
         let stats = &manager.stats;
         let info = &mut self.stream.info;
@@ -317,13 +327,7 @@ impl http_body::Body for ResponseBody {
                 this.end();
                 Poll::Ready(None)
             }
-            Poll::Pending => {
-                let timer = Rc::clone(&this.exchange.stream.timer);
-                timer.poll_expired(&mut this.sleep, cx).map(|expired| {
-                    this.exchange.expire(expired);
-                    Some(Err(BodyError::Timeout))
-                })
-            }
+            Poll::Pending => self.poll_expired(cx).map(|error| Some(Err(error))),
         }
     }
 
@@ -333,5 +337,15 @@ impl http_body::Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl TimedBody for ResponseBody {
+    fn poll_expired(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let this = &mut *self;
+        this.exchange.stream.timer.poll_expired(&mut this.sleep, cx).map(|expired| {
+            this.exchange.expire(expired);
+            BodyError::Timeout
+        })
     }
 }

@@ -115,6 +115,12 @@ impl StreamTimer {
         .min_by_key(|(at, _)| *at)
     }
 
+    /// The deadline that has passed by now.
+    pub fn overdue(&self) -> Option<Expired> {
+        let (at, expired) = self.next()?;
+        (at <= Instant::now()).then_some(expired)
+    }
+
     /// Ready when a deadline has passed; `sleep` is the caller's timer, made when first needed.
     pub fn poll_expired(&self, sleep: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> Poll<Expired> {
         loop {

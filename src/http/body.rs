@@ -24,6 +24,13 @@ enum Kind {
     Http1(Incoming),
     Http2(Http2Body),
     Boxed(Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError>>>),
+    Timed(Pin<Box<dyn TimedBody>>),
+}
+
+/// A body with deadlines, which count also while nobody has room for its frames.
+pub trait TimedBody: http_body::Body<Data = Bytes, Error = BodyError> {
+    /// Ready when a deadline has passed: the body is not to be polled any more.
+    fn poll_expired(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<BodyError>;
 }
 
 /// Why a body ended before its end.
@@ -88,6 +95,19 @@ impl Body {
     pub fn boxed(body: impl http_body::Body<Data = Bytes, Error = BodyError> + 'static) -> Body {
         Body(Kind::Boxed(Box::pin(body)))
     }
+
+    /// A body with deadlines.
+    pub fn timed(body: impl TimedBody + 'static) -> Body {
+        Body(Kind::Timed(Box::pin(body)))
+    }
+
+    /// Ready when a deadline of the body has passed. For whoever has no room for its frames, and therefore does not poll it.
+    pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        match &mut self.0 {
+            Kind::Timed(body) => body.as_mut().poll_expired(cx),
+            _ => Poll::Pending,
+        }
+    }
 }
 
 impl From<Incoming> for Body {
@@ -117,6 +137,7 @@ impl http_body::Body for Body {
             Kind::Http1(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
             Kind::Http2(body) => body.poll_frame(cx),
             Kind::Boxed(body) => body.as_mut().poll_frame(cx),
+            Kind::Timed(body) => body.as_mut().poll_frame(cx),
         }
     }
 
@@ -127,6 +148,7 @@ impl http_body::Body for Body {
             Kind::Http1(incoming) => incoming.is_end_stream(),
             Kind::Http2(body) => body.stream.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
+            Kind::Timed(body) => body.is_end_stream(),
         }
     }
 
@@ -137,6 +159,7 @@ impl http_body::Body for Body {
             Kind::Http1(incoming) => incoming.size_hint(),
             Kind::Http2(_) => SizeHint::default(),
             Kind::Boxed(body) => body.size_hint(),
+            Kind::Timed(body) => body.size_hint(),
         }
     }
 }

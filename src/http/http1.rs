@@ -1,13 +1,13 @@
 //! HTTP/1.1 downstream, by hyper: one connection from its first byte to its last.
 
-use std::{convert::Infallible, pin::pin, rc::Rc, time::Duration};
+use std::{cell::RefCell, convert::Infallible, pin::pin, rc::Rc, time::Duration};
 
 use http::StatusCode;
 use hyper::{body::Incoming, server::conn::http1::Builder, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    task::spawn_local,
+    task::JoinSet,
 };
 
 use super::{
@@ -46,18 +46,32 @@ where
     if let Some(timeout) = options.header_timeout {
         builder.timer(TokioTimer::new()).header_read_timeout(timeout);
     }
+    let upgrades = Upgrades::default();
     let service = Rc::new(service);
-    let service = service_fn(move |request| exchange(Rc::clone(&service), request));
+    let started = Rc::clone(&upgrades);
+    let service = service_fn(move |request| exchange(Rc::clone(&service), request, Rc::clone(&started)));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
     tokio::select! {
         biased;
-        ended = connection.as_mut() => return ended,
-        () = graceful => connection.as_mut().graceful_shutdown(),
-    }
-    connection.await
+        ended = connection.as_mut() => ended,
+        () = graceful => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }?;
+    // An upgraded connection lives on until both directions have ended. No request can follow: nothing is spawned meanwhile.
+    upgrades.take().join_all().await;
+    Ok(())
 }
 
-async fn exchange<F, R>(service: Rc<F>, request: http::Request<Incoming>) -> Result<Response, Infallible>
+/// What runs on after an upgrade; dropped, and so cut, with the connection.
+type Upgrades = Rc<RefCell<JoinSet<()>>>;
+
+async fn exchange<F, R>(
+    service: Rc<F>,
+    request: http::Request<Incoming>,
+    upgrades: Upgrades,
+) -> Result<Response, Infallible>
 where
     F: Fn(Request) -> R,
     R: Future<Output = Response>,
@@ -65,12 +79,17 @@ where
     match Upgrade::of_http1(request.headers()) {
         None => Ok(service(request.map(Body::from)).await),
         // Boxed, so that the many requests without an upgrade do not carry its state.
-        Some(upgrade) => Ok(Box::pin(exchange_upgrade(service, request, upgrade)).await),
+        Some(upgrade) => Ok(Box::pin(exchange_upgrade(service, request, upgrade, upgrades)).await),
     }
 }
 
 /// Joins the connection with the bodies of request and response once the answer is `101`.
-async fn exchange_upgrade<F, R>(service: Rc<F>, mut request: http::Request<Incoming>, upgrade: Upgrade) -> Response
+async fn exchange_upgrade<F, R>(
+    service: Rc<F>,
+    mut request: http::Request<Incoming>,
+    upgrade: Upgrade,
+    upgrades: Upgrades,
+) -> Response
 where
     F: Fn(Request) -> R,
     R: Future<Output = Response>,
@@ -82,7 +101,7 @@ where
     let mut response = service(request).await;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let outgoing = std::mem::take(response.body_mut());
-        spawn_local(async move {
+        upgrades.borrow_mut().spawn_local(async move {
             // The client may have gone before the answer was out; then dropping the bodies ends the stream.
             if let Ok(upgraded) = on_upgrade.await {
                 halves.join(upgraded, outgoing).await;

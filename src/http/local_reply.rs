@@ -109,6 +109,12 @@ impl LocalReply {
             .because(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "")
     }
 
+    /// An authority that cannot be host and port, or more than one.
+    pub fn invalid_host() -> LocalReply {
+        LocalReply::new(StatusCode::BAD_REQUEST, "http.invalid_authority")
+            .because(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "")
+    }
+
     /// A path that does not begin with "/".
     pub fn absolute_path_rejected() -> LocalReply {
         LocalReply::new(StatusCode::NOT_FOUND, "absolute_path_rejected")

@@ -72,7 +72,8 @@ where
             }
             while let Poll::Ready(next) = connection.poll_accept(cx) {
                 match next {
-                    Some(Ok((request, respond))) => {
+                    Some(Ok((request, mut respond))) => {
+                        continue_if_expected(&request, &mut respond);
                         spawn_local(exchange(service(admit(request)), respond));
                     }
                     Some(Err(error)) => return Poll::Ready(Err(error)),
@@ -84,6 +85,17 @@ where
         .await
     };
     cork.drive(streams).await.unwrap_or(Ok(()))
+}
+
+/// Answers `Expect: 100-continue` (RFC 9110 section 10.1.1): the body is welcome, whatever the final answer.
+fn continue_if_expected(request: &http::Request<h2::RecvStream>, respond: &mut SendResponse<Bytes>) {
+    let expect = request.headers().get(http::header::EXPECT);
+    if expect.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        let mut interim = http::Response::new(());
+        *interim.status_mut() = http::StatusCode::CONTINUE;
+        // Refused only when the client has gone.
+        let _ = respond.send_informational(interim);
+    }
 }
 
 /// The request as the rest of the proxy sees it.
@@ -130,7 +142,10 @@ fn remove_connection_headers(headers: &mut http::HeaderMap) {
 /// The peer reset the stream, or the body broke off (then we have reset the stream by the reason that tells why).
 pub async fn pump(mut body: Body, mut stream: SendStream<Bytes>) -> Result<(), BodyError> {
     loop {
-        poll_fn(|cx| poll_writable(&mut stream, cx)).await?;
+        if let Err(error) = poll_fn(|cx| poll_writable(&mut stream, &mut body, cx)).await {
+            stream.send_reset(error.reset_reason());
+            return Err(error);
+        }
         let frame = poll_fn(|cx| match Pin::new(&mut body).poll_frame(cx) {
             Poll::Pending => stream.poll_reset(cx).map(|reset| Err(reset_error(reset))),
             Poll::Ready(frame) => Poll::Ready(Ok(frame)),
@@ -164,7 +179,8 @@ pub async fn pump(mut body: Body, mut stream: SendStream<Bytes>) -> Result<(), B
 }
 
 /// Ready when the peer's window has room for one byte or more: a body is polled only then, so that what waits here is bounded.
-fn poll_writable(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+/// The body's deadlines count meanwhile.
+fn poll_writable(stream: &mut SendStream<Bytes>, body: &mut Body, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
     stream.reserve_capacity(1);
     if stream.capacity() > 0 {
         return Poll::Ready(Ok(()));
@@ -175,9 +191,13 @@ fn poll_writable(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<R
             Poll::Ready(Some(Ok(_))) => return Poll::Ready(Ok(())),
             Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
             Poll::Ready(None) => return Poll::Ready(Err(BodyError::Disconnect)),
-            Poll::Pending => return stream.poll_reset(cx).map(|reset| Err(reset_error(reset))),
+            Poll::Pending => break,
         }
     }
+    if let Poll::Ready(error) = body.poll_expired(cx) {
+        return Poll::Ready(Err(error));
+    }
+    stream.poll_reset(cx).map(|reset| Err(reset_error(reset)))
 }
 
 fn reset_error(reset: Result<Reason, h2::Error>) -> BodyError {
