@@ -9,9 +9,15 @@ use super::{
     endpoint::Answer,
     json::{self, Defaults},
 };
-use crate::proto::{
-    self,
-    admin::{Memory, ServerInfo, server_info::State},
+use crate::{
+    http_filters, network_filters,
+    proto::{
+        self,
+        admin::{Memory, ServerInfo, server_info::State},
+        core::{BuildVersion, Extension, Node, node::UserAgentVersionType},
+        type_v3::SemanticVersion,
+    },
+    snapshot::Snapshot,
 };
 
 /// Answers `/ready`: whether a load balancer should send requests here.
@@ -36,7 +42,7 @@ pub(super) fn server_info(process: &dyn Process) -> Answer {
         uptime_all_epochs: uptime,
         hot_restart_version: String::from("disabled"),
         command_line_options: Some(command_line),
-        node: Some(process.snapshot().bootstrap.node.clone()),
+        node: Some(node(&process.snapshot())),
         hot_restart_initializing: false,
     };
     json::answer(&info, Defaults::Print)
@@ -46,6 +52,33 @@ pub(super) fn server_info(process: &dyn Process) -> Answer {
 fn version() -> String {
     let build = if cfg!(debug_assertions) { "DEBUG" } else { "RELEASE" };
     format!("portreeve/{}/Clean/{build}/aws-lc", env!("CARGO_PKG_VERSION"))
+}
+
+/// The node as the configuration names it, with what the program says of itself.
+fn node(snapshot: &Snapshot) -> Node {
+    let number = |text: &str| text.parse().unwrap_or_default();
+    let version = SemanticVersion {
+        major_number: number(env!("CARGO_PKG_VERSION_MAJOR")),
+        minor_number: number(env!("CARGO_PKG_VERSION_MINOR")),
+        patch: number(env!("CARGO_PKG_VERSION_PATCH")),
+    };
+    let build = BuildVersion { version: Some(version), metadata: None };
+    let extension = |category: &str, name: &str, type_name: &str| Extension {
+        name: name.to_owned(),
+        category: category.to_owned(),
+        type_urls: vec![type_name.to_owned()],
+        ..Extension::default()
+    };
+    let network = network_filters::FACTORIES.iter();
+    let network = network.map(|filter| extension("envoy.filters.network", filter.name, filter.type_name));
+    let http = http_filters::FACTORIES.iter();
+    let http = http.map(|filter| extension("envoy.filters.http", filter.name, filter.type_name));
+    Node {
+        user_agent_name: env!("CARGO_PKG_NAME").to_owned(),
+        user_agent_version_type: Some(UserAgentVersionType::UserAgentBuildVersion(build)),
+        extensions: network.chain(http).collect(),
+        ..snapshot.bootstrap.node.clone()
+    }
 }
 
 /// Answers `/memory`. The allocator keeps no books that it shows, so all anonymous memory counts as allocated.

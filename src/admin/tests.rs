@@ -332,6 +332,8 @@ async fn server_info_is_in_envoys_form_and_keeps_the_command_lines_configuration
     assert_eq!(info["state"], "LIVE");
     assert_eq!(info["uptime_current_epoch"], "90s");
     assert_eq!(info["node"]["id"], "n1");
+    assert_eq!(info["node"]["user_agent_name"], "portreeve");
+    assert_eq!(info["node"]["extensions"][0]["category"], "envoy.filters.network");
     assert_eq!(info["command_line_options"]["concurrency"], 2);
     assert_eq!(info["command_line_options"]["config_yaml"], "[redacted]");
     assert_eq!(info["hot_restart_initializing"], false, "defaults are printed");
