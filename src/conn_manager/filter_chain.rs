@@ -11,12 +11,13 @@ use crate::{
     http::{Request, Response, local_reply::LocalReply},
 };
 
-/// The filters of one stream. Without filters besides the router it allocates nothing.
+/// The filters of one stream: those that have anything to do with its request. Without any it allocates nothing.
 pub(super) struct FilterChain(Vec<Box<dyn HttpFilter>>);
 
 impl FilterChain {
-    pub(super) fn new(manager: &HttpConnectionManager, worker: &Rc<WorkerContext>) -> FilterChain {
-        FilterChain(manager.filters.iter().map(|filter| filter.new_stream(worker)).collect())
+    pub(super) fn new(manager: &HttpConnectionManager, request: &Request, worker: &Rc<WorkerContext>) -> FilterChain {
+        let applies = manager.filters.iter().filter(|filter| filter.applies_to(request));
+        FilterChain(applies.map(|filter| filter.new_stream(worker)).collect())
     }
 
     /// The answer: of the first filter that gives one, else of the router.

@@ -17,7 +17,7 @@ use crate::{
 pub(super) async fn serve(connection: Rc<Connection>, request: Request) -> Response {
     let (mut exchange, mut request) = Exchange::begin(connection, request);
     let connection = Rc::clone(exchange.connection());
-    let mut chain = FilterChain::new(&connection.manager, &connection.worker);
+    let mut chain = FilterChain::new(&connection.manager, &request, &connection.worker);
     let admitted = admission::admit(&connection, &mut request, &mut exchange.stream)
         .and_then(|()| find_route(&connection, &request, &mut exchange));
     exchange.keep_request_id(&request);

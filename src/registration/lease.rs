@@ -6,7 +6,8 @@
 //! that an expired one never stands in the way of a claim.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    hash::Hash,
     mem,
     ops::Bound,
     sync::Arc,
@@ -82,9 +83,16 @@ pub enum Ended {
 #[derive(Debug, Default)]
 pub struct Touched {
     /// Routes that came, went, or changed hands.
-    pub routes: BTreeSet<RouteKey>,
+    pub routes: HashSet<RouteKey>,
     /// Services with a member that came, went, or changed.
-    pub services: BTreeSet<Arc<str>>,
+    pub services: HashSet<Arc<str>>,
+}
+
+impl Touched {
+    /// Whether nothing has changed.
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty() && self.services.is_empty()
+    }
 }
 
 /// All registrations.
@@ -93,9 +101,10 @@ pub struct Store {
     registrations: BTreeMap<Arc<str>, Registration>,
     deadlines: BTreeSet<(Instant, Arc<str>)>,
     /// Who holds a route, by worker id; never empty.
-    routes: BTreeMap<RouteKey, BTreeSet<Arc<str>>>,
-    services: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    routes: HashMap<RouteKey, BTreeSet<Arc<str>>>,
+    services: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     touched: Touched,
+    expired: usize,
     lease_prefix: String,
     leases: u64,
 }
@@ -122,9 +131,10 @@ impl Store {
         Store {
             registrations: BTreeMap::new(),
             deadlines: BTreeSet::new(),
-            routes: BTreeMap::new(),
-            services: BTreeMap::new(),
+            routes: HashMap::new(),
+            services: HashMap::new(),
             touched: Touched::default(),
+            expired: 0,
             lease_prefix,
             leases: 0,
         }
@@ -151,7 +161,7 @@ impl Store {
 
         let id = Arc::clone(&worker.id);
         self.remove(&id);
-        for key in worker.routes.keys() {
+        for key in worker.route_keys() {
             let holders = self.routes.entry(key.clone()).or_default();
             // Whoever is left here and does not share the route is expired, and loses it.
             let registrations = &self.registrations;
@@ -190,11 +200,11 @@ impl Store {
     /// Every route of `worker` that somebody holds who neither shares it nor has lost it by expiry.
     fn check_routes(&self, worker: &Worker, owner: &str) -> Result<(), Refusal> {
         let mut conflicts = Vec::new();
-        for (key, route) in &worker.routes {
+        for (index, key) in worker.route_keys().enumerate() {
             let holders = self.routes.get(key).into_iter().flatten().filter(|id| **id != worker.id);
             let in_the_way = |held: &&Registration| held.state != State::Expired && !held.shares(key, worker, owner);
             if let Some(held) = holders.map(|id| &self.registrations[id]).find(in_the_way) {
-                conflicts.push(Conflict::of_route(route, held));
+                conflicts.push(Conflict::of_route(index, held));
             }
         }
         if conflicts.is_empty() { Ok(()) } else { Err(Refusal::Held(conflicts)) }
@@ -208,7 +218,7 @@ impl Store {
         caller: &Caller,
         now: Instant,
     ) -> Result<&Registration, Refusal> {
-        let registration = self.live(id, None, caller)?;
+        let registration = self.living(id, None, caller)?;
         let worker_id = Arc::clone(&registration.worker.id);
         let before = registration.deadline();
         registration.lease.duration = lease_time.unwrap_or(registration.lease.duration);
@@ -230,7 +240,7 @@ impl Store {
 
     /// Ends the stream of new requests.
     pub fn drain(&mut self, id: &str, lease_id: &str, caller: &Caller) -> Result<&Registration, Refusal> {
-        let registration = self.live(id, Some(lease_id), caller)?;
+        let registration = self.living(id, Some(lease_id), caller)?;
         registration.state = State::Draining;
         let worker = Arc::clone(&registration.worker);
         self.touch(&worker);
@@ -260,6 +270,7 @@ impl Store {
                 continue;
             }
             registration.state = State::Expired;
+            self.expired += 1;
             self.deadlines.insert((registration.deadline(), id));
             ended.push(Ended::Expired(registration.clone()));
             let worker = Arc::clone(&registration.worker);
@@ -283,9 +294,9 @@ impl Store {
         self.registrations.get(id)
     }
 
-    /// How many there are, expired ones included.
-    pub fn len(&self) -> usize {
-        self.registrations.len()
+    /// How many have a lease that has not ended.
+    pub fn live(&self) -> usize {
+        self.registrations.len() - self.expired
     }
 
     /// Registrations in the order of their ids, those after `id` only.
@@ -306,7 +317,7 @@ impl Store {
 
     fn touch(&mut self, worker: &Worker) {
         self.touched.services.insert(Arc::clone(&worker.service));
-        self.touched.routes.extend(worker.routes.keys().cloned());
+        self.touched.routes.extend(worker.route_keys().cloned());
     }
 
     /// The registration that `caller` may change, whatever its state.
@@ -323,7 +334,7 @@ impl Store {
     }
 
     /// The same, if its lease has not ended.
-    fn live(&mut self, id: &str, lease_id: Option<&str>, caller: &Caller) -> Result<&mut Registration, Refusal> {
+    fn living(&mut self, id: &str, lease_id: Option<&str>, caller: &Caller) -> Result<&mut Registration, Refusal> {
         if self.owned(id, lease_id, caller)?.state == State::Expired {
             return Err(Refusal::LeaseEnded { id: id.to_owned() });
         }
@@ -333,8 +344,9 @@ impl Store {
     fn remove(&mut self, id: &str) -> Option<Registration> {
         let registration = self.registrations.remove(id)?;
         let worker = Arc::clone(&registration.worker);
+        self.expired -= usize::from(registration.state == State::Expired);
         self.deadlines.remove(&(registration.deadline(), Arc::clone(&worker.id)));
-        for key in worker.routes.keys() {
+        for key in worker.route_keys() {
             leave(&mut self.routes, key, id);
         }
         leave(&mut self.services, &worker.service, id);
@@ -346,13 +358,13 @@ impl Store {
 impl Registration {
     /// Whether this and a registration of `worker` by `owner` may both hold `key`.
     fn shares(&self, key: &RouteKey, worker: &Worker, owner: &str) -> bool {
-        let rewrite = |worker: &Worker| worker.routes.get(key).map(|route| route.prefix_rewrite.clone());
-        *self.owner == *owner && self.worker.service == worker.service && rewrite(&self.worker) == rewrite(worker)
+        let same_rewrite = self.worker.prefix_rewrite(key) == worker.prefix_rewrite(key);
+        *self.owner == *owner && self.worker.service == worker.service && same_rewrite
     }
 }
 
 /// Removes a member from a set, and a set that is empty then.
-fn leave<K: Ord>(sets: &mut BTreeMap<K, BTreeSet<Arc<str>>>, key: &K, id: &str) {
+fn leave<K: Eq + Hash>(sets: &mut HashMap<K, BTreeSet<Arc<str>>>, key: &K, id: &str) {
     if let Some(set) = sets.get_mut(key) {
         set.remove(id);
         if set.is_empty() {

@@ -6,11 +6,19 @@
 //! cluster that several workers form. A route is *held* by the registrations that claim it.
 //!
 //! The walk of a call: the HTTP filter `portreeve.filters.http.registration` knows the caller and hands the request to the main
-//! thread; [`service`] decodes and validates it; the registrar applies it to the store ([`lease`]), turns what has changed into
-//! clusters and routes ([`publish`]) and gives them to the one door, `ConfigManager::apply`; the call is answered when every
+//! thread; `service.rs` decodes and validates it; `registrar.rs` applies it to the store (`lease.rs`), turns what has changed into
+//! clusters and routes (`publish.rs`) and gives them to the one door, `ConfigManager::apply`; the call is answered when every
 //! worker thread has the new snapshot. So one more source stands at the one door; there is no second discovery system.
 
-pub mod lease;
-pub mod refusal;
-pub mod resolve;
-pub mod worker;
+mod answer;
+mod lease;
+mod publish;
+mod refusal;
+mod registrar;
+mod resolve;
+mod server;
+mod service;
+mod transport;
+mod worker;
+
+pub use server::serve;

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::{lease::Registration, worker::WorkerRoute};
+use super::lease::Registration;
 use crate::{
-    config::{Problem, Report},
+    config::{Field, Problem, Report},
     proto::{Any, rpc},
 };
 
@@ -81,9 +81,9 @@ impl Conflict {
         Conflict::new("worker_id".to_owned(), held)
     }
 
-    /// This route of the request is one of `held`.
-    pub fn of_route(route: &WorkerRoute, held: &Registration) -> Conflict {
-        Conflict::new(format!("routes[{}]", route.index), held)
+    /// The route at this place of the request is one of `held`.
+    pub fn of_route(index: usize, held: &Registration) -> Conflict {
+        Conflict::new(format!("routes[{index}]"), held)
     }
 
     fn new(field: String, held: &Registration) -> Conflict {
@@ -100,6 +100,13 @@ impl Refusal {
     /// [`Refusal::Forbidden`] if `report` holds errors.
     pub fn forbidden(report: Report) -> Result<(), Refusal> {
         if report.has_errors() { Err(Refusal::Forbidden(report.into_problems())) } else { Ok(()) }
+    }
+
+    /// The page token of a List is not one that it answered with.
+    pub fn bad_page_token() -> Refusal {
+        let report = Report::new();
+        Field::root(&report).key("page_token").error("is not one of an earlier answer");
+        Refusal::Invalid(report.into_problems())
     }
 
     /// The gRPC code that tells a client what to do next.

@@ -22,7 +22,7 @@ const LOOKUP: Duration = Duration::from_secs(5);
 pub struct Target {
     /// Where to connect.
     pub address: Address,
-    /// The name that led there; the address itself where there is none.
+    /// The name that led there, or the IP address as text; empty for a Unix socket.
     pub hostname: String,
 }
 
@@ -39,8 +39,8 @@ pub async fn resolve(worker: &Worker, caller: &Caller) -> Result<Vec<Target>, Re
                 let reason = "is not at or below a directory that you may use (allowed_socket_directories)";
                 report(&forbidden, index, "unix_socket", reason.to_owned());
             }
-            WorkerAddress::Ip(address) => match judge(*address, caller) {
-                Ok(address) => targets.push(Target { address, hostname: String::new() }),
+            WorkerAddress::Ip(ip, port) => match judge(SocketAddr::new(*ip, *port), caller) {
+                Ok(address) => targets.push(Target { address, hostname: ip.to_string() }),
                 Err(reason) => report(&forbidden, index, "host", reason),
             },
             WorkerAddress::Name(name, port) => match lookup(name, *port).await {

@@ -4,8 +4,8 @@
 //! holds a route, which names are taken, where a DNS name leads) is not decided here.
 
 use std::{
-    collections::{BTreeMap, HashMap, btree_map::Entry},
-    net::{IpAddr, SocketAddr},
+    collections::HashMap,
+    net::IpAddr,
     path::{Component, Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -38,8 +38,8 @@ pub struct Worker {
     pub protocol: Protocol,
     /// None: plain text.
     pub tls: Option<wire::UpstreamTls>,
-    /// Which requests are its own.
-    pub routes: BTreeMap<RouteKey, WorkerRoute>,
+    /// Which requests are its own, each route once, in the order of the request.
+    pub routes: Vec<WorkerRoute>,
     /// Its share against the other workers of the service.
     pub weight: u32,
     /// None: the default.
@@ -52,7 +52,7 @@ pub struct Worker {
 #[derive(Clone, Debug, PartialEq)]
 pub enum WorkerAddress {
     /// An IP address and port.
-    Ip(SocketAddr),
+    Ip(IpAddr, u16),
     /// A DNS name and port.
     Name(String, u16),
     /// The path of a Unix socket.
@@ -62,8 +62,8 @@ pub enum WorkerAddress {
 /// One route of a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerRoute {
-    /// Its place in the request's list.
-    pub index: usize,
+    /// What selects it.
+    pub key: RouteKey,
     /// Replaces the matched prefix; None for a route by header.
     pub prefix_rewrite: Option<Arc<str>>,
 }
@@ -87,7 +87,8 @@ impl Worker {
         let addresses = addresses_from_proto(addresses, field.key("addresses"));
         let protocol = protocol_from_proto(*protocol, tls.is_some(), field.key("protocol"));
         if let Some(tls) = tls {
-            check_tls(tls, field.key("tls"));
+            let by_socket = addresses.iter().flatten().any(|address| matches!(address, WorkerAddress::Socket(_)));
+            check_tls(tls, by_socket, field.key("tls"));
         }
         let routes = routes_from_proto(routes, field.key("routes"));
         if *weight > 1000 {
@@ -106,6 +107,16 @@ impl Worker {
             lease_time,
             proto: wire::RegisterRequest { weight: (*weight).max(1), ..proto.clone() },
         })
+    }
+
+    /// What selects its routes, in the order of the request.
+    pub fn route_keys(&self) -> impl Iterator<Item = &RouteKey> {
+        self.routes.iter().map(|route| &route.key)
+    }
+
+    /// What replaces the prefix of this route; None if it is not among its routes, or is by header.
+    pub fn prefix_rewrite(&self, key: &RouteKey) -> Option<&Arc<str>> {
+        self.routes.iter().find(|route| route.key == *key)?.prefix_rewrite.as_ref()
     }
 
     /// Whether one cluster can hold both workers.
@@ -180,7 +191,7 @@ fn address_from_proto(proto: &wire::Address, field: Field<'_>) -> Option<WorkerA
         return None;
     }
     if let Ok(ip) = host.parse::<IpAddr>() {
-        return Some(WorkerAddress::Ip(SocketAddr::new(ip.to_canonical(), port?)));
+        return Some(WorkerAddress::Ip(ip.to_canonical(), port?));
     }
     if !is_dns_name(host) {
         field.key("host").error("must be an IP address (without brackets) or a DNS name");
@@ -223,9 +234,10 @@ fn protocol_from_proto(proto: i32, tls: bool, field: Field<'_>) -> Option<Protoc
     None
 }
 
-fn check_tls(proto: &wire::UpstreamTls, field: Field<'_>) {
+/// `by_socket`: one of the addresses is a Unix socket, and so has no name.
+fn check_tls(proto: &wire::UpstreamTls, by_socket: bool, field: Field<'_>) {
     let wire::UpstreamTls { ca_certificates, sni, subject_alt_names, as_cluster } = proto;
-    if !sni.is_empty() && (!is_dns_name(sni)) {
+    if !sni.is_empty() && !is_dns_name(sni) {
         field.key("sni").error("must be a DNS name");
     }
     for (index, name) in subject_alt_names.iter().enumerate() {
@@ -237,27 +249,30 @@ fn check_tls(proto: &wire::UpstreamTls, field: Field<'_>) {
     if !as_cluster.is_empty() && !alone {
         field.key("as_cluster").error("excludes all other fields of tls");
     }
+    if by_socket && as_cluster.is_empty() && sni.is_empty() {
+        field.key("sni").error("is required with unix_socket");
+    }
 }
 
-fn routes_from_proto(proto: &[wire::Route], field: Field<'_>) -> Option<BTreeMap<RouteKey, WorkerRoute>> {
+fn routes_from_proto(proto: &[wire::Route], field: Field<'_>) -> Option<Vec<WorkerRoute>> {
     if proto.len() > 64 {
         field.error(format!("must have at most 64 entries, has {}", proto.len()));
+        return None;
     }
-    let mut routes = BTreeMap::new();
-    for (index, route) in proto.iter().enumerate() {
-        let field = field.index(index);
-        let Some((key, prefix_rewrite)) = route_from_proto(route, field) else { continue };
-        match routes.entry(key) {
-            Entry::Vacant(entry) => {
-                entry.insert(WorkerRoute { index, prefix_rewrite });
-            }
-            Entry::Occupied(earlier) => field.error(format!("is the same as routes[{}]", earlier.get().index)),
+    let parsed: Vec<_> =
+        proto.iter().enumerate().map(|(index, route)| route_from_proto(route, field.index(index))).collect();
+    for (index, route) in parsed.iter().enumerate() {
+        let same = |earlier: &Option<WorkerRoute>| {
+            earlier.as_ref().zip(route.as_ref()).is_some_and(|(earlier, route)| earlier.key == route.key)
+        };
+        if let Some(earlier) = parsed[..index].iter().position(same) {
+            field.index(index).error(format!("is the same as routes[{earlier}]"));
         }
     }
-    (routes.len() == proto.len()).then_some(routes)
+    parsed.into_iter().collect()
 }
 
-fn route_from_proto(proto: &wire::Route, field: Field<'_>) -> Option<(RouteKey, Option<Arc<str>>)> {
+fn route_from_proto(proto: &wire::Route, field: Field<'_>) -> Option<WorkerRoute> {
     let wire::Route { prefix_rewrite, r#match } = proto;
     match r#match {
         None => {
@@ -268,7 +283,7 @@ fn route_from_proto(proto: &wire::Route, field: Field<'_>) -> Option<(RouteKey, 
             let prefix = path_from_proto(prefix, field.key("path_prefix"));
             let rewrite = prefix_rewrite.as_deref().unwrap_or("/");
             let rewrite = path_from_proto(rewrite, field.key("prefix_rewrite"));
-            Some((RouteKey::Prefix(prefix?), Some(rewrite?)))
+            Some(WorkerRoute { key: RouteKey::Prefix(prefix?), prefix_rewrite: Some(rewrite?) })
         }
         Some(Match::Header(header)) => {
             if prefix_rewrite.is_some() {
@@ -278,7 +293,7 @@ fn route_from_proto(proto: &wire::Route, field: Field<'_>) -> Option<(RouteKey, 
             let field = field.key("header");
             let name = header_name_from_proto(name, field.key("name"));
             let value = header_value_from_proto(value, field.key("value"));
-            Some((RouteKey::Header(name?, value?), None))
+            Some(WorkerRoute { key: RouteKey::Header(name?, value?), prefix_rewrite: None })
         }
     }
 }

@@ -26,6 +26,7 @@ use super::{
 const SESSIONS: usize = 256;
 
 /// How a cluster's connections are secured.
+#[derive(Clone)]
 pub struct UpstreamTls {
     connector: TlsConnector,
     /// Who is asked for, unless a host has a name and `auto_host_sni` prefers that.

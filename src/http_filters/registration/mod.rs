@@ -70,6 +70,18 @@ pub struct Session {
     pub origin: Option<String>,
 }
 
+impl Session {
+    /// The lease time that is granted to whoever asks for this one.
+    pub fn lease_time(&self, asked: Option<Duration>) -> Duration {
+        asked.unwrap_or(self.settings.default_lease_time).min(self.settings.max_lease_time)
+    }
+
+    /// Where clients reach registered workers: scheme and authority.
+    pub fn public_urls(&self) -> &[String] {
+        if self.settings.public_urls.is_empty() { self.origin.as_slice() } else { &self.settings.public_urls }
+    }
+}
+
 /// What a path asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Asked {

@@ -49,7 +49,7 @@ fn a_good_request_is_taken_as_it_is() {
     request.routes = vec![prefix("/worker/a/"), header("Envoy-Prefix", "a"), prefix("/")];
     let report = Report::new();
     let worker = Worker::from_proto(&request, Field::root(&report)).unwrap();
-    let rewrite = |key: &RouteKey| worker.routes[key].prefix_rewrite.as_deref();
+    let rewrite = |key: &RouteKey| worker.prefix_rewrite(key).map(|rewrite| &**rewrite);
     assert_eq!(worker.routes.len(), 3);
     assert_eq!(rewrite(&RouteKey::Prefix("/worker/a".into())), Some("/"));
     assert_eq!(rewrite(&RouteKey::Prefix("/".into())), Some("/"));
@@ -202,6 +202,13 @@ fn protocol_and_tls_fit() {
         "protocol: PROTOCOL_H2C excludes tls; with TLS it is PROTOCOL_H2"
     );
     assert_eq!(problem(|request| request.protocol = 9), "protocol: has the unknown value 9");
+    assert_eq!(
+        problem(|request| {
+            request.addresses[0] = wire::Address { unix_socket: "/run/w".to_owned(), ..wire::Address::default() };
+            request.tls = tls();
+        }),
+        "tls.sni: is required with unix_socket"
+    );
     let both = wire::UpstreamTls { as_cluster: "x".to_owned(), sni: "y".to_owned(), ..wire::UpstreamTls::default() };
     assert_eq!(problem(|request| request.tls = Some(both)), "tls.as_cluster: excludes all other fields of tls");
 }
