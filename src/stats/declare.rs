@@ -30,6 +30,7 @@ macro_rules! __declare_stats {
         }
     ) => {
         $(#[$about])*
+        #[allow(clippy::struct_field_names, reason = "the names are Envoy's")]
         #[derive(Clone, Debug)]
         $visibility struct $name {
             $($(#[$description])* pub $stat: $crate::stats::$kind,)+

@@ -55,8 +55,8 @@ fn heading(about: &str) -> String {
 }
 
 fn collect_sources(directory: &Path, sources: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("a directory entry").path();
         if path.is_dir() {
             collect_sources(&path, sources);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
