@@ -343,7 +343,9 @@ impl http_body::Body for ResponseBody {
 impl TimedBody for ResponseBody {
     fn poll_expired(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<BodyError> {
         let this = &mut *self;
-        this.exchange.stream.timer.poll_expired(&mut this.sleep, cx).map(|expired| {
+        let timer = &this.exchange.stream.timer;
+        let sleep = this.sleep.get_or_insert_with(|| Box::pin(timer.sleep()));
+        timer.poll_expired(sleep.as_mut(), cx).map(|expired| {
             this.exchange.expire(expired);
             BodyError::Timeout
         })

@@ -6,7 +6,7 @@
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -121,12 +121,18 @@ impl StreamTimer {
         (at <= Instant::now()).then_some(expired)
     }
 
-    /// Ready when a deadline has passed; `sleep` is the caller's timer, made when first needed.
-    pub fn poll_expired(&self, sleep: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> Poll<Expired> {
-        loop {
-            let Some((at, expired)) = self.next() else { break };
-            let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
-            if sleep.deadline() > at || (sleep.is_elapsed() && sleep.deadline() < at) {
+    /// A timer for `poll_expired`, set to the earliest deadline as things stand.
+    pub fn sleep(&self) -> Sleep {
+        match self.next() {
+            Some((at, _)) => sleep_until(at),
+            None => tokio::time::sleep(Duration::MAX),
+        }
+    }
+
+    /// Ready when a deadline has passed. `sleep` is set again as deadlines move, but only when it fires or fires too late.
+    pub fn poll_expired(&self, mut sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Expired> {
+        while let Some((at, expired)) = self.next() {
+            if sleep.deadline() > at {
                 sleep.as_mut().reset(at);
             }
             if sleep.as_mut().poll(cx).is_pending() {
@@ -135,6 +141,7 @@ impl StreamTimer {
             if sleep.deadline() >= at {
                 return Poll::Ready(expired);
             }
+            sleep.as_mut().reset(at);
         }
         let mut waiting = self.waiting.borrow_mut();
         if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -145,8 +152,8 @@ impl StreamTimer {
 
     /// Resolves when a deadline has passed.
     pub async fn expired(&self) -> Expired {
-        let mut sleep = None;
-        poll_fn(|cx| self.poll_expired(&mut sleep, cx)).await
+        let mut sleep = pin!(self.sleep());
+        poll_fn(|cx| self.poll_expired(sleep.as_mut(), cx)).await
     }
 }
 
