@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::{Response, body::Body, grpc};
@@ -13,16 +14,14 @@ use crate::stream_info::ResponseFlags;
 /// What we answer ourselves, and why.
 #[derive(Debug, Clone)]
 pub struct LocalReply {
-    /// Status for an HTTP client; a gRPC client is told the status that `grpc::status_of_http` gives, unless `grpc_status` is set.
+    /// Status for an HTTP client; a gRPC client is told the status that `grpc::status_of_http` gives for it.
     pub status: StatusCode,
-    /// Status for a gRPC client where it is not the one that follows from `status`.
-    pub grpc_status: Option<u32>,
     /// What the access log shows.
     pub flags: ResponseFlags,
     /// `%RESPONSE_CODE_DETAILS%`.
     pub details: Cow<'static, str>,
     /// Text for the client.
-    pub body: Cow<'static, str>,
+    pub body: Bytes,
     /// Headers besides the content's.
     pub headers: HeaderMap,
     /// Whether the downstream connection ends with this reply.
@@ -34,16 +33,15 @@ impl LocalReply {
     pub fn new(status: StatusCode, details: impl Into<Cow<'static, str>>) -> LocalReply {
         LocalReply {
             status,
-            grpc_status: None,
             flags: ResponseFlags::NONE,
             details: details.into(),
-            body: Cow::Borrowed(""),
+            body: Bytes::new(),
             headers: HeaderMap::new(),
             close: false,
         }
     }
 
-    fn because(mut self, flags: ResponseFlags, body: impl Into<Cow<'static, str>>) -> LocalReply {
+    fn because(mut self, flags: ResponseFlags, body: impl Into<Bytes>) -> LocalReply {
         self.flags = flags;
         self.body = body.into();
         self
@@ -57,6 +55,11 @@ impl LocalReply {
     /// The route names a cluster that does not exist.
     pub fn cluster_not_found(status: StatusCode) -> LocalReply {
         LocalReply::new(status, "cluster_not_found").because(ResponseFlags::NO_CLUSTER_FOUND, "")
+    }
+
+    /// A route's fixed answer.
+    pub fn direct_response(status: StatusCode, body: Bytes) -> LocalReply {
+        LocalReply { body, ..LocalReply::new(status, "direct_response") }
     }
 
     /// The cluster has no host that may be used.
@@ -74,10 +77,8 @@ impl LocalReply {
 
     /// The route's timeout ran out before the response had begun.
     pub fn upstream_timeout() -> LocalReply {
-        let mut reply = LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "response_timeout")
-            .because(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream request timeout");
-        reply.grpc_status = Some(4);
-        reply
+        LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "response_timeout")
+            .because(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream request timeout")
     }
 
     /// `max_stream_duration` ran out before the response had begun.
@@ -100,19 +101,21 @@ impl LocalReply {
 
     /// HTTP/1.0, which the listener does not accept.
     pub fn low_version() -> LocalReply {
-        LocalReply { close: true, ..LocalReply::new(StatusCode::UPGRADE_REQUIRED, "low_version") }
+        let reply = LocalReply::new(StatusCode::UPGRADE_REQUIRED, "low_version")
+            .because(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "Upgrade Required");
+        LocalReply { close: true, ..reply }
     }
 
     /// Neither `:authority` nor `Host`.
     pub fn missing_host() -> LocalReply {
         LocalReply::new(StatusCode::BAD_REQUEST, "missing_host_header")
-            .because(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "")
     }
 
     /// An authority that cannot be host and port, or more than one.
     pub fn invalid_host() -> LocalReply {
-        LocalReply::new(StatusCode::BAD_REQUEST, "http.invalid_authority")
-            .because(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "")
+        let reply = LocalReply::new(StatusCode::BAD_REQUEST, "http.invalid_authority")
+            .because(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "Bad Request");
+        LocalReply { close: true, ..reply }
     }
 
     /// A path that does not begin with "/".
@@ -130,12 +133,6 @@ impl LocalReply {
         LocalReply::new(StatusCode::FORBIDDEN, "upgrade_failed")
     }
 
-    /// More request header bytes or headers than the listener takes.
-    pub fn headers_too_large() -> LocalReply {
-        LocalReply::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "request_headers_too_large")
-            .because(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "")
-    }
-
     /// As a response to this request: for a gRPC client a trailers-only one with status 200.
     pub fn into_response(self, is_grpc: bool) -> Response {
         let mut response = Response::new(Body::empty());
@@ -143,27 +140,21 @@ impl LocalReply {
         *headers = self.headers;
         if is_grpc {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            let status = self.grpc_status.unwrap_or_else(|| grpc::status_of_http(self.status));
-            headers.insert("grpc-status", HeaderValue::from(status));
+            headers.insert("grpc-status", HeaderValue::from(grpc::status_of_http(self.status)));
             if !self.body.is_empty() {
                 headers.insert("grpc-message", grpc::message(&self.body));
             }
             return response;
         }
-        if !self.body.is_empty() {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
-            if !headers.contains_key(header::CONTENT_TYPE) {
-                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-            }
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
+        if !self.body.is_empty() && !headers.contains_key(header::CONTENT_TYPE) {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         *response.status_mut() = self.status;
-        *response.body_mut() = match self.body {
-            Cow::Borrowed(text) => Body::full(text),
-            Cow::Owned(text) => Body::full(text),
-        };
+        *response.body_mut() = Body::full(self.body);
         response
     }
 }
@@ -178,8 +169,9 @@ mod tests {
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["grpc-status"], "14");
         assert_eq!(response.headers()["grpc-message"], "no healthy upstream");
-        let response = LocalReply::upstream_timeout().into_response(true);
-        assert_eq!(response.headers()["grpc-status"], "4");
+        let response = LocalReply::route_not_found().into_response(true);
+        assert_eq!(response.headers()["grpc-status"], "12");
+        assert!(!response.headers().contains_key("grpc-message"));
     }
 
     #[test]

@@ -22,17 +22,13 @@ pub(super) fn reply(failure: UpstreamFailure, info: &mut StreamInfo) -> LocalRep
         FailureKind::Protocol => (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "protocol error"),
         FailureKind::RequestBody => (ResponseFlags::DOWNSTREAM_REMOTE_RESET, "local reset"),
     };
-    let has_transport_reason =
-        matches!(failure.kind, FailureKind::Connect | FailureKind::Tls | FailureKind::ConnectTimeout);
     let mut details = reason.replace(' ', "_");
-    let mut text = reason.to_owned();
-    if has_transport_reason && !failure.cause.is_empty() {
+    if matches!(failure.kind, FailureKind::Connect | FailureKind::Tls) && !failure.cause.is_empty() {
         details = format!("{details}|{}", failure.cause.replace(char::is_whitespace, "_"));
-        text = format!("{text}, transport failure reason: {}", failure.cause);
         info.upstream_transport_failure_reason = Some(failure.cause);
     }
     let details = format!("upstream_reset_before_response_started{{{details}}}");
-    let mut reply = LocalReply::upstream_failure(flags, details, &text);
+    let mut reply = LocalReply::upstream_failure(flags, details, reason);
     if failure.kind == FailureKind::Protocol {
         reply.status = StatusCode::BAD_GATEWAY;
     }

@@ -15,7 +15,7 @@ use crate::{
     filter::{http::Stream, timer::Expired},
     http::{Request, Response, body::Body, grpc, local_reply::LocalReply},
     proto,
-    route::{Action, DirectResponse, Forward, HostRewrite, Redirect, RouteRef},
+    route::{Action, Forward, HostRewrite, Redirect, RouteRef},
     stats,
     upstream::{ClusterState, HostRef, UpstreamFailure, UpstreamTiming},
 };
@@ -108,10 +108,7 @@ impl Router {
             Action::DirectResponse(direct) => {
                 self.stats.rq_direct_response.inc();
                 stream.capture_request(&request);
-                let mut response = direct_response(direct);
-                stream.info.response_code_details = "direct_response".into();
-                route.finalize_response(&mut response, &stream.info);
-                Ok(response)
+                Err(LocalReply::direct_response(direct.status, direct.body.clone()))
             }
             Action::Forward(forward) => self.forward(&route, forward, request, stream).await,
         }
@@ -270,15 +267,4 @@ fn redirect_response(redirect: &Redirect, request: &Request) -> Result<Response,
     *response.status_mut() = redirect.status;
     response.headers_mut().insert(header::LOCATION, location);
     Ok(response)
-}
-
-fn direct_response(direct: &DirectResponse) -> Response {
-    let mut response = Response::new(Body::full(direct.body.clone()));
-    *response.status_mut() = direct.status;
-    if !direct.body.is_empty() {
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(direct.body.len()));
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    }
-    response
 }
