@@ -8,6 +8,12 @@ use crate::{
     upstream::{FailureKind, UpstreamFailure},
 };
 
+/// Whether the host closed the connection, or refused the stream, just as the request was sent: nothing is wrong, and another try is
+/// due without any retry policy. A host that cannot be reached is another matter.
+pub(super) fn is_race(kind: FailureKind) -> bool {
+    matches!(kind, FailureKind::GoAway | FailureKind::Disconnect | FailureKind::RefusedStream)
+}
+
 /// The reply for a failed attempt, in Envoy's words.
 pub(super) fn reply(failure: UpstreamFailure, info: &mut StreamInfo) -> LocalReply {
     let (flags, reason) = match failure.kind {

@@ -108,7 +108,11 @@ impl Router {
             Action::DirectResponse(direct) => {
                 self.stats.rq_direct_response.inc();
                 stream.capture_request(&request);
-                Err(LocalReply::direct_response(direct.status, direct.body.clone()))
+                let reply = LocalReply::direct_response(direct.status, direct.body.clone());
+                let mut response = reply.into_response(stream.is_grpc);
+                stream.info.response_code_details = "direct_response".into();
+                route.finalize_response(&mut response, &stream.info);
+                Ok(response)
             }
             Action::Forward(forward) => self.forward(&route, forward, request, stream).await,
         }
@@ -207,8 +211,10 @@ impl Router {
             stream.capture_request(&request);
             match attempt(cluster, &host, request, stream).await? {
                 Ok(response) => return Ok(response),
-                Err(UpstreamFailure { request: Some(unsent), .. }) if stream.info.attempt_count < MAX_ATTEMPTS => {
-                    request = *unsent;
+                Err(UpstreamFailure { kind, request: Some(unprocessed), .. })
+                    if failure::is_race(kind) && stream.info.attempt_count < MAX_ATTEMPTS =>
+                {
+                    request = *unprocessed;
                 }
                 Err(failure) => return Err(failure::reply(failure, &mut stream.info)),
             }
