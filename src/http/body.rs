@@ -100,14 +100,6 @@ impl Body {
     pub fn timed(body: impl TimedBody + 'static) -> Body {
         Body(Kind::Timed(Box::pin(body)))
     }
-
-    /// Ready when a deadline of the body has passed. For whoever has no room for its frames, and therefore does not poll it.
-    pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        match &mut self.0 {
-            Kind::Timed(body) => body.as_mut().poll_expired(cx),
-            _ => Poll::Pending,
-        }
-    }
 }
 
 impl From<Incoming> for Body {
@@ -160,6 +152,15 @@ impl http_body::Body for Body {
             Kind::Http2(_) => SizeHint::default(),
             Kind::Boxed(body) => body.size_hint(),
             Kind::Timed(body) => body.size_hint(),
+        }
+    }
+}
+
+impl TimedBody for Body {
+    fn poll_expired(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<BodyError> {
+        match &mut self.0 {
+            Kind::Timed(body) => body.as_mut().poll_expired(cx),
+            _ => Poll::Pending,
         }
     }
 }

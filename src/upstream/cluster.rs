@@ -2,30 +2,38 @@
 
 use std::{sync::Arc, time::Duration};
 
+use prost::Name;
+use socket2::TcpKeepalive;
+
 use super::{
-    Endpoint, Health, Host, HostSet, HostStats,
-    dns::DnsOptions,
+    ClusterStats, Endpoint, Host, HostSet, HostStats,
+    dns::{DnsFields, DnsOptions},
     load_assignment::{self, NamedEndpoint},
     protocol_options::{DeprecatedOptions, Protocol, ProtocolOptions},
 };
 use crate::{
     config::Field,
     proto::{
+        Any,
         cluster::{
-            self, UpstreamConnectionOptions,
+            self, LoadBalancingPolicy, UpstreamConnectionOptions,
             cluster::{
                 ClusterDiscoveryType, ClusterProtocolSelection, CommonLbConfig, DiscoveryType, LbConfig, LbPolicy,
-                common_lb_config::LocalityConfigSpecifier,
+                RoundRobinLbConfig, common_lb_config::LocalityConfigSpecifier,
             },
+            load_balancing_policy::Policy,
         },
         core::{self, transport_socket::ConfigType},
+        endpoint,
         raw_buffer::RawBuffer,
         tls::UpstreamTlsContext,
     },
-    stats::{self, Registry, ResponseCodes},
+    stats::{Registry, ResponseCodes, Scope},
     tls::{Secrets, UpstreamTls},
 };
-use prost::Name;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const PANIC_THRESHOLD: f64 = 50.0;
 
 /// A cluster and its hosts, as the snapshot holds them. DNS and registrations change the hosts alone.
 #[derive(Debug, Clone)]
@@ -72,7 +80,7 @@ pub struct Cluster {
     pub protocol: ProtocolOptions,
     /// How its connections are secured.
     pub tls: Option<UpstreamTls>,
-    /// Probes that keep quiet connections alive.
+    /// Probes on quiet connections.
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// The percentage of healthy hosts below which health is no criterion any more.
     pub healthy_panic_threshold: f64,
@@ -96,27 +104,101 @@ pub enum Discovery {
     LogicalDns,
 }
 
-/// Probes on a quiet TCP connection; what is `None` the kernel decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TcpKeepalive {
-    /// Unanswered probes after which the connection is dead.
-    pub probes: Option<u32>,
-    /// Quiet time before the first probe.
-    pub time: Option<Duration>,
-    /// Time between probes.
-    pub interval: Option<Duration>,
-}
-
 impl Cluster {
-    /// Reports what is wrong at its place, and is `None` if a cluster cannot be made of the rest.
+    /// Reports all that is wrong, each at its place; `None` if no cluster can be made of the rest.
+    #[expect(deprecated, reason = "every field is looked at")]
     fn from_proto(
         proto: &cluster::Cluster,
         field: Field<'_>,
         secrets: &Secrets,
         registry: &Arc<Registry>,
     ) -> Option<Cluster> {
-        let _ = (proto, field, secrets, registry);
-        todo!()
+        #[rustfmt::skip]
+        let cluster::Cluster {
+            name, alt_stat_name, cluster_discovery_type, eds_cluster_config, load_assignment, connect_timeout,
+            lb_policy, lb_config, lb_subset_config, load_balancing_policy, common_lb_config,
+            typed_extension_protocol_options, common_http_protocol_options, upstream_http_protocol_options,
+            http_protocol_options, http2_protocol_options, max_requests_per_connection, protocol_selection,
+            dns_refresh_rate, dns_jitter, dns_failure_refresh_rate, respect_dns_ttl, dns_lookup_family, dns_resolvers,
+            use_tcp_for_dns_lookups, dns_resolution_config, typed_dns_resolver_config,
+            transport_socket, transport_socket_matches, transport_socket_matcher,
+            upstream_bind_config, upstream_connection_options, upstream_config, filters, queuing_policies,
+            health_checks, outlier_detection, circuit_breakers, preconnect_policy, per_connection_buffer_limit_bytes,
+            per_connection_buffer_high_watermark_timeout, connection_pool_per_downstream_connection,
+            close_connections_on_host_health_failure, ignore_health_on_host_removal, wait_for_warm_on_init,
+            cleanup_interval, metadata, stats_matcher, lrs_server, lrs_report_endpoint_metrics, track_timeout_budgets,
+            track_cluster_stats,
+        } = proto;
+        field.unsupported("eds_cluster_config", eds_cluster_config);
+        field.unsupported("lb_subset_config", lb_subset_config);
+        field.unsupported("transport_socket_matches", transport_socket_matches);
+        field.unsupported("transport_socket_matcher", transport_socket_matcher);
+        field.unsupported("upstream_bind_config", upstream_bind_config);
+        field.unsupported("upstream_config", upstream_config);
+        field.unsupported("filters", filters);
+        field.unsupported("connection_pool_per_downstream_connection", connection_pool_per_downstream_connection);
+        field.ignored("health_checks", health_checks, "hosts are not health-checked yet");
+        field.ignored("outlier_detection", outlier_detection, "hosts are not ejected for their errors yet");
+        field.ignored("circuit_breakers", circuit_breakers, "connections and requests have built-in bounds");
+        field.ignored("preconnect_policy", preconnect_policy, "connections are made when they are needed");
+        field.ignored("queuing_policies", queuing_policies, "requests wait in the order in which they came");
+        let why = "what waits is bounded by the windows of HTTP/2 and by the sockets";
+        field.ignored("per_connection_buffer_limit_bytes", per_connection_buffer_limit_bytes, why);
+        let timeout = per_connection_buffer_high_watermark_timeout;
+        field.ignored("per_connection_buffer_high_watermark_timeout", timeout, why);
+        let why = "hosts are not health-checked yet";
+        field.ignored("close_connections_on_host_health_failure", close_connections_on_host_health_failure, why);
+        field.ignored("ignore_health_on_host_removal", ignore_health_on_host_removal, why);
+        field.ignored("wait_for_warm_on_init", wait_for_warm_on_init, "start-up waits for the first resolution");
+        field.ignored("cleanup_interval", cleanup_interval, "it is for clusters of type ORIGINAL_DST");
+        field.ignored("metadata", metadata, "nothing selects by the metadata of a cluster yet");
+        let why = "all statistics of a cluster are always on, and no others";
+        field.ignored("stats_matcher", stats_matcher, why);
+        field.ignored("track_timeout_budgets", track_timeout_budgets, why);
+        field.ignored("track_cluster_stats", track_cluster_stats, why);
+        field.ignored("lrs_server", lrs_server, "load is not reported");
+        field.ignored("lrs_report_endpoint_metrics", lrs_report_endpoint_metrics, "load is not reported");
+        check_balancing(*lb_policy, lb_config.as_ref(), load_balancing_policy.as_ref(), field);
+
+        let discovery = discovery(cluster_discovery_type.as_ref(), field);
+        let deprecated = DeprecatedOptions {
+            common: common_http_protocol_options,
+            upstream: upstream_http_protocol_options,
+            http1: http_protocol_options,
+            http2: http2_protocol_options,
+            max_requests_per_connection,
+            use_downstream_protocol: *protocol_selection == ClusterProtocolSelection::UseDownstreamProtocol as i32,
+        };
+        let protocol = ProtocolOptions::from_proto(typed_extension_protocol_options, &deprecated, field);
+        let dns = DnsFields {
+            refresh_rate: dns_refresh_rate,
+            jitter: dns_jitter,
+            failure_refresh_rate: dns_failure_refresh_rate,
+            respect_ttl: *respect_dns_ttl,
+            lookup_family: *dns_lookup_family,
+            resolvers: dns_resolvers,
+            use_tcp: *use_tcp_for_dns_lookups,
+            resolution_config: dns_resolution_config,
+            resolver_config: typed_dns_resolver_config,
+        };
+        let stat_name = if alt_stat_name.is_empty() { name } else { alt_stat_name };
+        let scope = registry.scope(&format!("cluster.{stat_name}"));
+        let transport = transport(transport_socket.as_ref(), &protocol, field.key("transport_socket"), secrets, &scope);
+        let endpoints = named_endpoints(load_assignment.as_ref(), discovery?, field);
+        Some(Cluster {
+            name: name.as_str().into(),
+            discovery: discovery?,
+            connect_timeout: field.duration("connect_timeout", connect_timeout).unwrap_or(CONNECT_TIMEOUT),
+            protocol,
+            tls: transport?,
+            tcp_keepalive: connection_options(upstream_connection_options.as_ref(), field),
+            healthy_panic_threshold: panic_threshold(common_lb_config.as_ref(), field.key("common_lb_config")),
+            stats: ClusterStats::new(&scope),
+            response_codes: ResponseCodes::new(&scope, "upstream_rq"),
+            dns: DnsOptions::from_proto(&dns, field)?,
+            endpoints: endpoints?,
+            host_registry: registry.sibling(),
+        })
     }
 
     /// A host of this cluster. Hosts of the same address, or of the same logical name, share their counters.
@@ -130,108 +212,193 @@ impl Cluster {
     }
 }
 
-stats::declare! {
-    /// Of a cluster, under `cluster.<name>.`
-    pub struct ClusterStats {
-        /// Connections made or tried.
-        upstream_cx_total: Counter,
-        /// Connections open now.
-        upstream_cx_active: Gauge,
-        /// HTTP/1.1 connections made.
-        upstream_cx_http1_total: Counter,
-        /// HTTP/2 connections made.
-        upstream_cx_http2_total: Counter,
-        /// Connections that could not be made.
-        upstream_cx_connect_fail: Counter,
-        /// Connections that were not made in time.
-        upstream_cx_connect_timeout: Counter,
-        /// Time to make a connection, in milliseconds.
-        upstream_cx_connect_ms: Histogram,
-        /// Lifetime of a connection, in milliseconds.
-        upstream_cx_length_ms: Histogram,
-        /// Connections closed.
-        upstream_cx_destroy: Counter,
-        /// Connections closed by us.
-        upstream_cx_destroy_local: Counter,
-        /// Connections closed by the host.
-        upstream_cx_destroy_remote: Counter,
-        /// Connections closed while requests were running.
-        upstream_cx_destroy_with_active_rq: Counter,
-        /// Connections closed by us while requests were running.
-        upstream_cx_destroy_local_with_active_rq: Counter,
-        /// Connections closed by the host while requests were running.
-        upstream_cx_destroy_remote_with_active_rq: Counter,
-        /// HTTP/2 connections closed for want of an answer to a PING.
-        upstream_cx_close_notify: Counter,
-        /// Connections closed because they had no request for too long.
-        upstream_cx_idle_timeout: Counter,
-        /// Connections closed because they had served their number of requests.
-        upstream_cx_max_requests: Counter,
-        /// Connections closed because the host broke the protocol.
-        upstream_cx_protocol_error: Counter,
-        /// Bytes received.
-        upstream_cx_rx_bytes_total: Counter,
-        /// Bytes sent.
-        upstream_cx_tx_bytes_total: Counter,
-        /// Times that the bound on connections was reached.
-        upstream_cx_overflow: Counter,
-        /// Times that no connection could be used or made for a request, because there was no host.
-        upstream_cx_none_healthy: Counter,
-        /// Requests sent, retries included.
-        upstream_rq_total: Counter,
-        /// Requests running now.
-        upstream_rq_active: Gauge,
-        /// Requests that waited for a connection.
-        upstream_rq_pending_total: Counter,
-        /// Requests that wait for a connection now.
-        upstream_rq_pending_active: Gauge,
-        /// Requests refused because too many waited.
-        upstream_rq_pending_overflow: Counter,
-        /// Requests that failed because their connection could not be made.
-        upstream_rq_pending_failure_eject: Counter,
-        /// Requests cancelled before they had a connection.
-        upstream_rq_cancelled: Counter,
-        /// Requests whose connection was closed for want of time.
-        upstream_rq_timeout: Counter,
-        /// Attempts given up for want of time.
-        upstream_rq_per_try_timeout: Counter,
-        /// Requests that the host reset.
-        upstream_rq_rx_reset: Counter,
-        /// Requests that we reset.
-        upstream_rq_tx_reset: Counter,
-        /// Requests sent again.
-        upstream_rq_retry: Counter,
-        /// Requests sent again with success.
-        upstream_rq_retry_success: Counter,
-        /// Responses of any status.
-        upstream_rq_completed: Counter,
-        /// Time from sending a request to the end of its response, in milliseconds.
-        upstream_rq_time: Histogram,
-        /// Changes of the hosts.
-        membership_change: Counter,
-        /// Hosts that take requests.
-        membership_healthy: Gauge,
-        /// Hosts that take requests only when no healthy one is left.
-        membership_degraded: Gauge,
-        /// All hosts.
-        membership_total: Gauge,
-        /// Resolutions tried.
-        update_attempt: Counter,
-        /// Resolutions that succeeded.
-        update_success: Counter,
-        /// Resolutions that failed.
-        update_failure: Counter,
-        /// Resolutions that succeeded without an address.
-        update_empty: Counter,
-        /// Resolutions that changed nothing.
-        update_no_rebuild: Counter,
+fn discovery(proto: Option<&ClusterDiscoveryType>, field: Field<'_>) -> Option<Discovery> {
+    let named = match proto {
+        None => return Some(Discovery::Static),
+        Some(ClusterDiscoveryType::ClusterType(_)) => {
+            field.unsupported("cluster_type", &true);
+            return None;
+        }
+        Some(ClusterDiscoveryType::Type(named)) => *named,
+    };
+    match DiscoveryType::try_from(named) {
+        Ok(DiscoveryType::Static) => Some(Discovery::Static),
+        Ok(DiscoveryType::StrictDns) => Some(Discovery::StrictDns),
+        Ok(DiscoveryType::LogicalDns) => Some(Discovery::LogicalDns),
+        Ok(DiscoveryType::Eds | DiscoveryType::OriginalDst) => {
+            field.unsupported("type", &true);
+            None
+        }
+        Err(_) => {
+            field.key("type").error("unknown value");
+            None
+        }
     }
 }
 
-impl ClusterStats {
-    fn record_membership(&self, hosts: &HostSet) {
-        self.membership_total.set(hosts.hosts().len() as u64);
-        self.membership_healthy.set(hosts.count(Health::Healthy));
-        self.membership_degraded.set(hosts.count(Health::Degraded));
+fn named_endpoints(
+    proto: Option<&endpoint::ClusterLoadAssignment>,
+    discovery: Discovery,
+    field: Field<'_>,
+) -> Option<Vec<NamedEndpoint>> {
+    let field = field.key("load_assignment");
+    let Some(proto) = proto else {
+        field.error("is required by clusters of type STATIC, STRICT_DNS and LOGICAL_DNS");
+        return None;
+    };
+    let endpoints = load_assignment::endpoints(proto, discovery, field);
+    let single = matches!(proto.endpoints.as_slice(), [locality] if locality.lb_endpoints.len() == 1);
+    if discovery == Discovery::LogicalDns && !single {
+        field.key("endpoints").error("a cluster of type LOGICAL_DNS has exactly one locality with one endpoint");
     }
+    Some(endpoints)
+}
+
+/// Says which policies are not as asked for; all balance by weighted round robin.
+fn check_balancing(
+    lb_policy: i32,
+    lb_config: Option<&LbConfig>,
+    policy: Option<&LoadBalancingPolicy>,
+    field: Field<'_>,
+) {
+    const INSTEAD: &str = "requests are balanced by weighted round robin";
+    if let Some(policy) = policy {
+        return check_balancing_policy(policy, field.key("load_balancing_policy"));
+    }
+    match LbPolicy::try_from(lb_policy) {
+        Ok(LbPolicy::RoundRobin) => {}
+        Ok(LbPolicy::LeastRequest | LbPolicy::Random) => field.ignored("lb_policy", &true, INSTEAD),
+        Ok(LbPolicy::LoadBalancingPolicyConfig) => field.key("load_balancing_policy").error("is required"),
+        Ok(LbPolicy::ClusterProvided) => {
+            field.key("lb_policy").error("CLUSTER_PROVIDED is for clusters of type ORIGINAL_DST and for custom types");
+        }
+        Ok(LbPolicy::RingHash | LbPolicy::Maglev) => field.unsupported("lb_policy", &true),
+        Err(_) => field.key("lb_policy").error("unknown value"),
+    }
+    match lb_config {
+        Some(LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config })) => {
+            field.key("round_robin_lb_config").ignored(
+                "slow_start_config",
+                slow_start_config,
+                "there is no slow start",
+            );
+        }
+        Some(LbConfig::LeastRequestLbConfig(_)) => field.ignored("least_request_lb_config", &true, INSTEAD),
+        // These matter with their policies only.
+        Some(LbConfig::RingHashLbConfig(_) | LbConfig::MaglevLbConfig(_) | LbConfig::OriginalDstLbConfig(_)) | None => {
+        }
+    }
+}
+
+/// The first policy that is known counts, as in Envoy.
+fn check_balancing_policy(proto: &LoadBalancingPolicy, field: Field<'_>) {
+    let LoadBalancingPolicy { policies } = proto;
+    let list = field.key("policies");
+    for (index, Policy { typed_extension_config }) in policies.iter().enumerate() {
+        let field = list.index(index);
+        let Some(extension) = typed_extension_config else { continue };
+        let type_url = extension.typed_config.as_ref().map_or("", |config| config.type_url.as_str());
+        match type_url.rsplit('.').next().unwrap_or_default() {
+            "RoundRobin" => return,
+            "LeastRequest" | "Random" => {
+                let why = "requests are balanced by weighted round robin";
+                return field.ignored("typed_extension_config", typed_extension_config, why);
+            }
+            _ => {}
+        }
+    }
+    list.error("none of these policies is implemented by Portreeve yet");
+}
+
+fn panic_threshold(proto: Option<&CommonLbConfig>, field: Field<'_>) -> f64 {
+    let Some(proto) = proto else { return PANIC_THRESHOLD };
+    let CommonLbConfig {
+        healthy_panic_threshold,
+        update_merge_window,
+        ignore_new_hosts_until_first_hc,
+        close_connections_on_host_set_change,
+        consistent_hashing_lb_config,
+        override_host_status,
+        locality_config_specifier,
+    } = proto;
+    field.ignored("update_merge_window", update_merge_window, "updates take effect at once");
+    let why = "hosts are not health-checked yet";
+    field.ignored("ignore_new_hosts_until_first_hc", ignore_new_hosts_until_first_hc, why);
+    let why = "connections to hosts that remain stay";
+    field.ignored("close_connections_on_host_set_change", close_connections_on_host_set_change, why);
+    field.ignored("consistent_hashing_lb_config", consistent_hashing_lb_config, "it is for RING_HASH and MAGLEV");
+    field.ignored("override_host_status", override_host_status, "sessions are not bound to hosts");
+    let why = "hosts are balanced by their own weights";
+    match locality_config_specifier {
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) => field.ignored("zone_aware_lb_config", &true, why),
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => {
+            field.ignored("locality_weighted_lb_config", &true, why);
+        }
+        None => {}
+    }
+    healthy_panic_threshold.as_ref().map_or(PANIC_THRESHOLD, |percent| percent.value)
+}
+
+fn connection_options(proto: Option<&UpstreamConnectionOptions>, field: Field<'_>) -> Option<TcpKeepalive> {
+    let field = field.key("upstream_connection_options");
+    let UpstreamConnectionOptions {
+        tcp_keepalive,
+        set_local_interface_name_on_upstream_connections,
+        happy_eyeballs_config,
+    } = proto?;
+    let interface_name = set_local_interface_name_on_upstream_connections;
+    field.ignored("set_local_interface_name_on_upstream_connections", interface_name, "nothing reads the name");
+    field.ignored("happy_eyeballs_config", happy_eyeballs_config, "a host is reached at its first address only");
+    let core::TcpKeepalive { keepalive_probes, keepalive_time, keepalive_interval } = tcp_keepalive.as_ref()?;
+    let mut keepalive = TcpKeepalive::new();
+    if let Some(time) = keepalive_time {
+        keepalive = keepalive.with_time(Duration::from_secs(time.value.into()));
+    }
+    if let Some(interval) = keepalive_interval {
+        keepalive = keepalive.with_interval(Duration::from_secs(interval.value.into()));
+    }
+    if let Some(probes) = keepalive_probes {
+        keepalive = keepalive.with_retries(probes.value);
+    }
+    Some(keepalive)
+}
+
+/// TLS or none; the outer `None` if it cannot be had as asked for.
+fn transport(
+    proto: Option<&core::TransportSocket>,
+    protocol: &ProtocolOptions,
+    field: Field<'_>,
+    secrets: &Secrets,
+    scope: &Scope,
+) -> Option<Option<UpstreamTls>> {
+    let tls = match proto {
+        None => None,
+        Some(core::TransportSocket { name, config_type }) => {
+            let field = field.key("typed_config");
+            match config_type {
+                Some(ConfigType::TypedConfig(any)) if is_type::<UpstreamTlsContext>(any) => {
+                    let context = field.unpack::<UpstreamTlsContext>(any)?;
+                    Some(UpstreamTls::from_proto(&context, field, secrets, scope)?)
+                }
+                Some(ConfigType::TypedConfig(any)) if is_type::<RawBuffer>(any) => None,
+                None if name == "envoy.transport_sockets.raw_buffer" => None,
+                None => {
+                    field.error("is required");
+                    return None;
+                }
+                Some(ConfigType::TypedConfig(_)) => {
+                    field.error("valid in Envoy, not implemented by Portreeve yet");
+                    return None;
+                }
+            }
+        }
+    };
+    if protocol.protocol == Protocol::Alpn && tls.is_none() {
+        field.error("auto_config chooses the protocol by ALPN, which needs TLS");
+    }
+    Some(tls)
+}
+
+fn is_type<M: Name>(any: &Any) -> bool {
+    any.type_url.rsplit('/').next() == Some(M::full_name().as_str())
 }

@@ -1,34 +1,61 @@
 //! One worker's view of the clusters: name to balancer and connections.
 
-use std::{collections::HashMap, fmt, ops::Deref, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    fmt,
+    ops::Deref,
+    rc::Rc,
+    sync::Arc,
+};
 
-use super::{Cluster, ClusterEntry, Host, UpstreamFailure, UpstreamTiming};
+use super::{
+    Cluster, ClusterEntry, Host, HostSet, UpstreamFailure, UpstreamTiming, conn_pool::Pools,
+    load_balancer::LoadBalancer,
+};
 use crate::{
     http::{Request, Response},
     stream_info::UpstreamInfo,
 };
 
 /// All clusters, as one worker sees them.
-#[derive(Debug, Default)]
-pub struct ClusterManager {}
+#[derive(Debug)]
+pub struct ClusterManager {
+    clusters: RefCell<HashMap<Arc<str>, Rc<ClusterState>>>,
+    seed: Cell<u64>,
+}
 
 impl ClusterManager {
-    /// No clusters yet. `seed` makes the balancers of workers start at different hosts.
+    /// No clusters yet. `seed` should differ between workers, so that they do not all begin at the same host.
     pub fn new(seed: u64) -> ClusterManager {
-        let _ = seed;
-        todo!()
+        ClusterManager { clusters: RefCell::default(), seed: Cell::new(seed) }
     }
 
-    /// Takes over the clusters of a new snapshot. What is the same `Arc` as before keeps its connections and position.
+    /// Takes over the clusters of a snapshot. One that is the same `Arc` as before keeps its connections, and its hosts'
+    /// turn unless they changed. Requests that run on what is gone finish.
     pub fn update(&self, clusters: &HashMap<Arc<str>, ClusterEntry>) {
-        let _ = clusters;
-        todo!()
+        let mut known = self.clusters.borrow_mut();
+        let mut next = HashMap::with_capacity(clusters.len());
+        for (name, entry) in clusters {
+            let state = match known.remove(name) {
+                Some(state) if Arc::ptr_eq(&state.cluster, &entry.cluster) => state,
+                _ => Rc::new(ClusterState::new(&entry.cluster)),
+            };
+            state.update(&entry.hosts, self.next_seed());
+            next.insert(Arc::clone(name), state);
+        }
+        *known = next;
     }
 
     /// The cluster of this name.
     pub fn get(&self, name: &str) -> Option<Rc<ClusterState>> {
-        let _ = name;
-        todo!()
+        self.clusters.borrow().get(name).cloned()
+    }
+
+    fn next_seed(&self) -> u64 {
+        let next = self.seed.get().wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        self.seed.set(next);
+        next >> 16
     }
 }
 
@@ -36,30 +63,69 @@ impl ClusterManager {
 #[derive(Debug)]
 pub struct ClusterState {
     cluster: Arc<Cluster>,
+    members: RefCell<Members>,
+}
+
+#[derive(Debug)]
+struct Members {
+    set: Arc<HostSet>,
+    hosts: Vec<HostRef>,
+    balancer: LoadBalancer,
 }
 
 impl ClusterState {
+    fn new(cluster: &Arc<Cluster>) -> ClusterState {
+        let members = Members { set: Arc::default(), hosts: Vec::new(), balancer: LoadBalancer::default() };
+        ClusterState { cluster: Arc::clone(cluster), members: RefCell::new(members) }
+    }
+
+    fn update(&self, set: &Arc<HostSet>, seed: u64) {
+        let mut members = self.members.borrow_mut();
+        if Arc::ptr_eq(&members.set, set) {
+            return;
+        }
+        let known: HashMap<_, _> = members.hosts.iter().map(|host| (host.endpoint.target(), host)).collect();
+        let hosts: Vec<HostRef> = set
+            .hosts()
+            .iter()
+            .map(|host| match known.get(&host.endpoint.target()) {
+                Some(same) if Arc::ptr_eq(&same.0.host, host) => HostRef::clone(same),
+                Some(former) => HostRef::new(&self.cluster, host, &former.0.pools),
+                None => HostRef::new(&self.cluster, host, &Rc::default()),
+            })
+            .collect();
+        let balancer = LoadBalancer::new(&hosts, self.cluster.healthy_panic_threshold, seed);
+        *members = Members { set: Arc::clone(set), hosts, balancer };
+    }
+
     /// The model.
     pub fn cluster(&self) -> &Arc<Cluster> {
         &self.cluster
     }
 
-    /// The next host in turn; `None` when no host may take requests.
+    /// The host whose turn it is; `None` when no host may take requests.
     pub fn choose_host(&self) -> Option<HostRef> {
-        todo!()
+        let host = self.members.borrow_mut().balancer.choose();
+        if host.is_none() {
+            self.cluster.stats.upstream_cx_none_healthy.inc();
+        }
+        host
     }
 
-    /// Sends one attempt by a pooled or new connection of this worker, and resolves when response headers come.
+    /// Sends one attempt by a pooled or new connection of this worker, and resolves when the response's headers come.
     ///
-    /// Dropping the future, or the response's body before its end, cancels the request.
+    /// Dropping the future, or the response's body before its end, cancels the request. A request that stands for an
+    /// upgrade ([`Upgrade`](crate::http::upgrade::Upgrade) in its extensions) has a connection of its own.
+    ///
+    /// # Errors
+    /// Why there is no response, and the request itself if the host cannot have begun to process it.
     pub async fn send(
         &self,
         host: &HostRef,
         request: Request,
         timing: &mut UpstreamTiming,
     ) -> Result<Response, UpstreamFailure> {
-        let _ = (host, request, timing);
-        todo!()
+        host.0.pools.send(host, request, timing).await
     }
 }
 
@@ -69,10 +135,31 @@ pub struct HostRef(Rc<HostState>);
 
 struct HostState {
     host: Arc<Host>,
+    cluster: Arc<Cluster>,
     info: Rc<UpstreamInfo>,
+    /// Shared by the successive hosts of one target.
+    pools: Rc<Pools>,
 }
 
 impl HostRef {
+    fn new(cluster: &Arc<Cluster>, host: &Arc<Host>, pools: &Rc<Pools>) -> HostRef {
+        let endpoint = &host.endpoint;
+        let host_name =
+            if endpoint.hostname.is_empty() { endpoint.address.to_string() } else { endpoint.hostname.clone() };
+        let info = UpstreamInfo { cluster: Arc::clone(&cluster.name), address: endpoint.address.clone(), host_name };
+        HostRef(Rc::new(HostState {
+            host: Arc::clone(host),
+            cluster: Arc::clone(cluster),
+            info: Rc::new(info),
+            pools: Rc::clone(pools),
+        }))
+    }
+
+    /// The cluster it is of.
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.0.cluster
+    }
+
     /// What access logs say of it.
     pub fn info(&self) -> &Rc<UpstreamInfo> {
         &self.0.info

@@ -63,11 +63,18 @@ impl Endpoint {
         }
     }
 
-    /// Whether connections made for `other` serve this endpoint as well.
-    pub fn same_target(&self, other: &Endpoint) -> bool {
-        self.hostname == other.hostname
-            && (self.logical && other.logical || !self.logical && !other.logical && self.address == other.address)
+    /// What its connections belong to: those of one target serve every host that has it.
+    pub(super) fn target(&self) -> Target<'_> {
+        let address = if self.logical { None } else { Some(&self.address) };
+        Target { address, hostname: &self.hostname }
     }
+}
+
+/// Address and name of a host, or the name alone where the address may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Target<'a> {
+    address: Option<&'a Address>,
+    hostname: &'a str,
 }
 
 stats::declare! {

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod cluster_manager;
+mod cluster_stats;
 mod conn_pool;
 pub mod dns;
 mod host;
@@ -14,8 +15,9 @@ mod load_assignment;
 mod load_balancer;
 mod protocol_options;
 
-pub use cluster::{Cluster, ClusterEntry, ClusterStats, Discovery, TcpKeepalive};
+pub use cluster::{Cluster, ClusterEntry, Discovery};
 pub use cluster_manager::{ClusterManager, ClusterState, HostRef};
+pub use cluster_stats::ClusterStats;
 pub use conn_pool::{FailureKind, UpstreamFailure, UpstreamTiming};
 pub use host::{Endpoint, Health, Host, HostStats};
 pub use host_set::HostSet;

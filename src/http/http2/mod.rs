@@ -8,7 +8,7 @@ mod options;
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     Request, Response,
-    body::{Body, BodyError},
+    body::{Body, BodyError, TimedBody},
     cork,
     upgrade::Upgrade,
 };
@@ -140,64 +140,97 @@ fn remove_connection_headers(headers: &mut http::HeaderMap) {
 ///
 /// # Errors
 /// The peer reset the stream, or the body broke off (then we have reset the stream by the reason that tells why).
-pub async fn pump(mut body: Body, mut stream: SendStream<Bytes>) -> Result<(), BodyError> {
-    loop {
-        if let Err(error) = poll_fn(|cx| poll_writable(&mut stream, &mut body, cx)).await {
-            stream.send_reset(error.reset_reason());
-            return Err(error);
-        }
-        let frame = poll_fn(|cx| match Pin::new(&mut body).poll_frame(cx) {
-            Poll::Pending => stream.poll_reset(cx).map(|reset| Err(reset_error(reset))),
-            Poll::Ready(frame) => Poll::Ready(Ok(frame)),
-        });
-        match frame.await? {
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => {
-                    let end = body.is_end_stream();
-                    stream.send_data(data, end)?;
-                    if end {
-                        return Ok(());
-                    }
-                }
-                Err(frame) => {
-                    if let Ok(trailers) = frame.into_trailers() {
-                        stream.send_trailers(trailers)?;
-                        return Ok(());
-                    }
-                }
-            },
-            Some(Err(error)) => {
-                stream.send_reset(error.reset_reason());
-                return Err(error);
-            }
-            None => {
-                stream.send_data(Bytes::new(), true)?;
-                return Ok(());
-            }
-        }
-    }
+pub async fn pump(body: Body, stream: SendStream<Bytes>) -> Result<(), BodyError> {
+    let mut pump = Pump::new(body, stream);
+    poll_fn(|cx| pump.poll(cx)).await
 }
 
-/// Ready when the peer's window has room for one byte or more: a body is polled only then, so that what waits here is bounded.
-/// The body's deadlines count meanwhile.
-fn poll_writable(stream: &mut SendStream<Bytes>, body: &mut Body, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-    stream.reserve_capacity(1);
-    if stream.capacity() > 0 {
-        return Poll::Ready(Ok(()));
+/// A body on its way into a stream: [`pump`] for those who poll more than this.
+pub struct Pump<B> {
+    body: B,
+    stream: SendStream<Bytes>,
+}
+
+impl<B: TimedBody + Unpin> Pump<B> {
+    /// Nothing is sent before the first poll.
+    pub fn new(body: B, stream: SendStream<Bytes>) -> Pump<B> {
+        Pump { body, stream }
     }
-    loop {
-        match stream.poll_capacity(cx) {
-            Poll::Ready(Some(Ok(0))) => {}
-            Poll::Ready(Some(Ok(_))) => return Poll::Ready(Ok(())),
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
-            Poll::Ready(None) => return Poll::Ready(Err(BodyError::Disconnect)),
-            Poll::Pending => break,
+
+    /// The body, as far as it has not been sent.
+    pub fn body_mut(&mut self) -> &mut B {
+        &mut self.body
+    }
+
+    /// Stops sending, and gives the stream up unless all has been sent.
+    pub fn into_body(self) -> B {
+        self.body
+    }
+
+    /// Sends what can be sent now; ready when all has been.
+    ///
+    /// # Errors
+    /// As those of [`pump`].
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        loop {
+            if let Err(error) = ready!(self.poll_writable(cx)) {
+                self.stream.send_reset(error.reset_reason());
+                return Poll::Ready(Err(error));
+            }
+            let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending => return self.stream.poll_reset(cx).map(|reset| Err(reset_error(reset))),
+                Poll::Ready(frame) => frame,
+            };
+            match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        let end = self.body.is_end_stream();
+                        self.stream.send_data(data, end)?;
+                        if end {
+                            return Poll::Ready(Ok(()));
+                        }
+                    }
+                    Err(frame) => {
+                        if let Ok(trailers) = frame.into_trailers() {
+                            self.stream.send_trailers(trailers)?;
+                            return Poll::Ready(Ok(()));
+                        }
+                    }
+                },
+                Some(Err(error)) => {
+                    self.stream.send_reset(error.reset_reason());
+                    return Poll::Ready(Err(error));
+                }
+                None => {
+                    self.stream.send_data(Bytes::new(), true)?;
+                    return Poll::Ready(Ok(()));
+                }
+            }
         }
     }
-    if let Poll::Ready(error) = body.poll_expired(cx) {
-        return Poll::Ready(Err(error));
+
+    /// Ready when the peer's window has room for one byte or more: the body is polled only then, so that what waits here is
+    /// bounded. Its deadlines count meanwhile.
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        let stream = &mut self.stream;
+        stream.reserve_capacity(1);
+        if stream.capacity() > 0 {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            match stream.poll_capacity(cx) {
+                Poll::Ready(Some(Ok(0))) => {}
+                Poll::Ready(Some(Ok(_))) => return Poll::Ready(Ok(())),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
+                Poll::Ready(None) => return Poll::Ready(Err(BodyError::Disconnect)),
+                Poll::Pending => break,
+            }
+        }
+        if let Poll::Ready(error) = Pin::new(&mut self.body).poll_expired(cx) {
+            return Poll::Ready(Err(error));
+        }
+        self.stream.poll_reset(cx).map(|reset| Err(reset_error(reset)))
     }
-    stream.poll_reset(cx).map(|reset| Err(reset_error(reset)))
 }
 
 fn reset_error(reset: Result<Reason, h2::Error>) -> BodyError {

@@ -9,7 +9,7 @@ mod round_robin;
 use round_robin::RoundRobin;
 
 /// The hosts of a cluster that may be chosen, and whose turn it is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct LoadBalancer(RoundRobin<HostRef>);
 
 impl LoadBalancer {

@@ -25,6 +25,12 @@ struct Entry {
     item: usize,
 }
 
+impl<T> Default for RoundRobin<T> {
+    fn default() -> RoundRobin<T> {
+        RoundRobin { items: Vec::new(), turn: Turn::Circle { next: 0 } }
+    }
+}
+
 impl<T> RoundRobin<T> {
     /// `seed` decides where the round begins, so that workers with different seeds do not move in step.
     pub(super) fn new(items: impl IntoIterator<Item = (u32, T)>, seed: u64) -> RoundRobin<T> {

@@ -1,0 +1,308 @@
+//! Making a connection to a host, and what is counted of it.
+
+use std::{
+    cell::Cell,
+    io::{self, IoSlice},
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+    time::{Instant, timeout},
+};
+
+use super::{FailureKind, UpstreamFailure};
+use crate::{
+    http::Request,
+    net::{Address, Alpn, Io},
+    stats::Gauge,
+    upstream::{Cluster, Host, HostRef},
+};
+
+/// A connection that is ready for requests.
+pub(super) struct Established {
+    pub io: MeteredIo,
+    /// What the peers agreed on; `None` without TLS, or if the host does not know ALPN.
+    pub alpn: Option<Alpn>,
+    pub record: Rc<ConnectionRecord>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, Clone)]
+pub(super) struct ConnectError {
+    kind: FailureKind,
+    cause: String,
+}
+
+impl ConnectError {
+    pub(super) fn new(kind: FailureKind, cause: impl ToString) -> ConnectError {
+        ConnectError { kind, cause: cause.to_string() }
+    }
+
+    /// The failure of a request that waited for the connection, and was never sent.
+    pub(super) fn into_failure(self, request: Request) -> UpstreamFailure {
+        UpstreamFailure { kind: self.kind, request: Some(Box::new(request)), cause: self.cause }
+    }
+}
+
+/// Connects to a host within `connect_timeout`, TLS included. `alpn` is what the caller speaks, best first.
+pub(super) async fn connect(host: &HostRef, alpn: &[Alpn]) -> Result<Established, ConnectError> {
+    let cluster = host.cluster();
+    let stats = &cluster.stats;
+    stats.upstream_cx_total.inc();
+    host.stats.cx_total.inc();
+    let started = Instant::now();
+    match timeout(cluster.connect_timeout, connect_unbounded(cluster, host, alpn)).await {
+        Ok(Ok((io, alpn))) => {
+            stats.upstream_cx_connect_ms.record(millis_since(started));
+            let record = Rc::new(ConnectionRecord::new(cluster, host));
+            let io = MeteredIo { io, traffic: Arc::clone(&record.traffic), cluster: Arc::clone(cluster) };
+            Ok(Established { io, alpn, record })
+        }
+        Ok(Err(error)) => {
+            stats.upstream_cx_connect_fail.inc();
+            host.stats.cx_connect_fail.inc();
+            Err(error)
+        }
+        Err(_) => {
+            stats.upstream_cx_connect_fail.inc();
+            stats.upstream_cx_connect_timeout.inc();
+            host.stats.cx_connect_fail.inc();
+            Err(ConnectError::new(FailureKind::ConnectTimeout, "connection timeout"))
+        }
+    }
+}
+
+async fn connect_unbounded(cluster: &Cluster, host: &Host, alpn: &[Alpn]) -> Result<(Io, Option<Alpn>), ConnectError> {
+    let endpoint = &host.endpoint;
+    let io = open_socket(&endpoint.address, cluster.tcp_keepalive.as_ref()).await;
+    let io = io.map_err(|error| ConnectError::new(FailureKind::Connect, format!("{}: {error}", endpoint.address)))?;
+    let Some(tls) = &cluster.tls else { return Ok((io, None)) };
+    tls.connect(io, &endpoint.hostname, alpn).await.map_err(|error| ConnectError::new(FailureKind::Tls, error))
+}
+
+async fn open_socket(address: &Address, keepalive: Option<&TcpKeepalive>) -> io::Result<Io> {
+    match address {
+        Address::Ip(address) => {
+            let stream = TcpStream::connect(address).await?;
+            if let Some(keepalive) = keepalive {
+                SockRef::from(&stream).set_tcp_keepalive(keepalive)?;
+            }
+            Io::tcp(stream)
+        }
+        Address::Pipe(path) => match path.to_str().and_then(|path| path.strip_prefix('@')) {
+            Some(name) => Io::unix(UnixStream::connect(format!("\0{name}")).await?),
+            None => Io::unix(UnixStream::connect(path).await?),
+        },
+    }
+}
+
+/// What one worker knows of one connection; its end counts the connection's end.
+#[derive(Debug)]
+pub(super) struct ConnectionRecord {
+    cluster: Arc<Cluster>,
+    host_active: Gauge,
+    traffic: Arc<Traffic>,
+    started: Instant,
+    /// Requests running now.
+    active: Cell<u32>,
+    /// Requests ever begun.
+    served: Cell<u32>,
+    /// Since when no request has been running.
+    idle_since: Cell<Instant>,
+    /// Who closed it, once that is decided.
+    closed_by: Cell<Option<Side>>,
+}
+
+/// Who closed a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// We did.
+    Local,
+    /// The host did.
+    Remote,
+}
+
+#[derive(Debug, Default)]
+struct Traffic {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl ConnectionRecord {
+    fn new(cluster: &Arc<Cluster>, host: &Host) -> ConnectionRecord {
+        cluster.stats.upstream_cx_active.inc();
+        host.stats.cx_active.inc();
+        let now = Instant::now();
+        ConnectionRecord {
+            cluster: Arc::clone(cluster),
+            host_active: host.stats.cx_active.clone(),
+            traffic: Arc::default(),
+            started: now,
+            active: Cell::new(0),
+            served: Cell::new(0),
+            idle_since: Cell::new(now),
+            closed_by: Cell::new(None),
+        }
+    }
+
+    /// The cluster it belongs to.
+    pub(super) fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// When it was made.
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Bytes received so far.
+    pub(super) fn received(&self) -> u64 {
+        self.traffic.received.load(Relaxed)
+    }
+
+    /// Bytes handed to the socket so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.traffic.sent.load(Relaxed)
+    }
+
+    /// Requests running now.
+    pub(super) fn active(&self) -> u32 {
+        self.active.get()
+    }
+
+    /// Whether no request was begun on it yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.served.get() == 0
+    }
+
+    /// Whether it may take one more request under `max_requests_per_connection`.
+    pub(super) fn is_worn_out(&self) -> bool {
+        self.cluster.protocol.max_requests_per_connection.is_some_and(|max| self.served.get() >= max.get())
+    }
+
+    /// A request begins.
+    pub(super) fn begin(&self) {
+        self.active.set(self.active.get() + 1);
+        self.served.set(self.served.get().saturating_add(1));
+    }
+
+    /// A request has ended.
+    pub(super) fn end(&self) {
+        self.active.set(self.active.get() - 1);
+        if self.active.get() == 0 {
+            self.idle_since.set(Instant::now());
+        }
+    }
+
+    /// Notes who closes it. The first call counts.
+    pub(super) fn close(&self, side: Side) {
+        self.closed_by.set(self.closed_by.get().or(Some(side)));
+    }
+
+    /// Resolves when the connection has been idle for `idle_timeout`.
+    pub(super) async fn idled_out(&self) {
+        let Some(idle_timeout) = self.cluster.protocol.idle_timeout else { return std::future::pending().await };
+        loop {
+            let since = if self.active() > 0 { Instant::now() } else { self.idle_since.get() };
+            // Beyond what the clock can say means never.
+            let Some(due) = since.checked_add(idle_timeout) else { return std::future::pending().await };
+            if self.active() == 0 && due <= Instant::now() {
+                self.cluster.stats.upstream_cx_idle_timeout.inc();
+                self.close(Side::Local);
+                return;
+            }
+            tokio::time::sleep_until(due).await;
+        }
+    }
+}
+
+impl Drop for ConnectionRecord {
+    fn drop(&mut self) {
+        let stats = &self.cluster.stats;
+        stats.upstream_cx_active.dec();
+        self.host_active.dec();
+        stats.upstream_cx_length_ms.record(millis_since(self.started));
+        stats.upstream_cx_destroy.inc();
+        let (side, with_active) = if self.closed_by.get() == Some(Side::Local) {
+            (&stats.upstream_cx_destroy_local, &stats.upstream_cx_destroy_local_with_active_rq)
+        } else {
+            (&stats.upstream_cx_destroy_remote, &stats.upstream_cx_destroy_remote_with_active_rq)
+        };
+        side.inc();
+        if self.active() > 0 {
+            stats.upstream_cx_destroy_with_active_rq.inc();
+            with_active.inc();
+        }
+    }
+}
+
+/// Whole milliseconds, for histograms.
+pub(super) fn millis_since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A connection's bytes, counted.
+#[derive(Debug)]
+pub(super) struct MeteredIo {
+    io: Io,
+    traffic: Arc<Traffic>,
+    cluster: Arc<Cluster>,
+}
+
+impl MeteredIo {
+    fn count_sent(&self, count: usize) {
+        // One worker writes; the atomic is for the type's sake alone.
+        self.traffic.sent.store(self.traffic.sent.load(Relaxed) + count as u64, Relaxed);
+        self.cluster.stats.upstream_cx_tx_bytes_total.add(count as u64);
+    }
+}
+
+impl AsyncRead for MeteredIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        let count = (buf.filled().len() - before) as u64;
+        self.traffic.received.store(self.traffic.received.load(Relaxed) + count, Relaxed);
+        self.cluster.stats.upstream_cx_rx_bytes_total.add(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for MeteredIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        self.count_sent(count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
+        self.count_sent(count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

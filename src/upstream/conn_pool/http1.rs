@@ -1,0 +1,311 @@
+//! HTTP/1.1 upstream, by hyper: a connection serves one request at a time, and waits for the next one on a stack.
+//!
+//! Last in, first out, so that few connections stay warm and the others idle out. Only a connection that hyper calls ready
+//! stands on the stack; one whose response was given up never comes back, and so closes.
+
+use std::{
+    cell::RefCell,
+    pin::pin,
+    rc::{Rc, Weak},
+};
+
+use http::{HeaderValue, Method, StatusCode, Version, header};
+use http_body::Body as _;
+use hyper::client::conn::{
+    TrySendError,
+    http1::{Builder, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{task::spawn_local, time::Instant};
+
+use super::{
+    FailureKind, UpstreamFailure, UpstreamTiming,
+    connect::{ConnectError, ConnectionRecord, Established, Side, connect},
+    response::{ActiveRequest, Exchange, guarded},
+};
+use crate::{
+    http::{
+        Request, Response,
+        body::{Body, BodyError},
+        to_origin_form,
+        upgrade::Halves,
+    },
+    net::Alpn,
+    upstream::{HostRef, ProtocolOptions},
+};
+
+/// The HTTP/1.1 connections of one host that wait for a request, the most recently used one last.
+#[derive(Default)]
+pub(super) struct Pool {
+    idle: RefCell<Vec<Connection>>,
+}
+
+/// A connection to be used for one request at a time. Dropped, it closes once it has nothing left to do.
+struct Connection {
+    sender: SendRequest<Body>,
+    record: Rc<ConnectionRecord>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.record.close(Side::Local);
+    }
+}
+
+impl Pool {
+    /// Sends a request by an idle connection, or else a new one.
+    pub(super) async fn send(
+        self: &Rc<Pool>,
+        host: &HostRef,
+        mut request: Request,
+        timing: &mut UpstreamTiming,
+    ) -> Result<Response, UpstreamFailure> {
+        let connection = match self.take_idle() {
+            Some(connection) => connection,
+            None => match self.connect(host, timing).await {
+                Ok(connection) => connection,
+                Err(error) => return Err(error.into_failure(request)),
+            },
+        };
+        prepare(&mut request);
+        let spare = spare(&request, &connection.record);
+        let received = connection.record.received();
+        connection.record.begin();
+        let active = ActiveRequest::begin(host);
+        timing.first_byte_sent = Some(active.started());
+        let mut lease = Lease { pool: Rc::downgrade(self), connection, active };
+        match lease.connection.sender.try_send_request(request).await {
+            Ok(response) => {
+                timing.headers_received = Some(Instant::now());
+                lease.active.answered(response.status());
+                Ok(response.map(|incoming| guarded(incoming.into(), lease)))
+            }
+            Err(error) => {
+                let untouched = lease.connection.record.received() == received;
+                lease.active.unanswered(false);
+                Err(failure(error, spare.filter(|_| untouched)))
+            }
+        }
+    }
+
+    fn take_idle(&self) -> Option<Connection> {
+        let mut idle = self.idle.borrow_mut();
+        loop {
+            let connection = idle.pop()?;
+            if connection.sender.is_ready() || connection.record.is_new() && !connection.sender.is_closed() {
+                return Some(connection);
+            }
+        }
+    }
+
+    async fn connect(self: &Rc<Pool>, host: &HostRef, timing: &mut UpstreamTiming) -> Result<Connection, ConnectError> {
+        timing.connect_started = Some(Instant::now());
+        let established = connect(host, &[Alpn::Http11]).await?;
+        timing.connected = Some(Instant::now());
+        self.start(established).await
+    }
+
+    /// Starts HTTP/1.1 on a new connection, which runs until it closes or has idled too long.
+    async fn start(self: &Rc<Pool>, established: Established) -> Result<Connection, ConnectError> {
+        let Established { io, record, .. } = established;
+        let handshake = builder(&record.cluster().protocol).handshake(TokioIo::new(io)).await;
+        let (sender, connection) = handshake.map_err(|error| ConnectError::new(FailureKind::Connect, error))?;
+        record.cluster().stats.upstream_cx_http1_total.inc();
+        let (pool, watched) = (Rc::downgrade(self), Rc::clone(&record));
+        spawn_local(async move {
+            let mut connection = pin!(connection);
+            tokio::select! {
+                biased;
+                _ = connection.as_mut() => {
+                    watched.close(Side::Remote);
+                    remove(&pool, &watched);
+                }
+                () = watched.idled_out() => {
+                    remove(&pool, &watched);
+                    // It says goodbye to TLS and TCP; without its sender it ends by itself.
+                    let _ = connection.await;
+                }
+            }
+        });
+        Ok(Connection { sender, record })
+    }
+
+    /// Takes in a new connection that nobody has a request for yet.
+    pub(super) async fn adopt(self: &Rc<Pool>, established: Established) -> Result<(), ConnectError> {
+        let connection = self.start(established).await?;
+        self.idle.borrow_mut().push(connection);
+        Ok(())
+    }
+
+    /// Puts a connection back on the stack, once it is ready for another request. It may be so later than its response
+    /// ended, if the request is still being sent; or never, if it is about to close.
+    fn put_back(self: &Rc<Pool>, mut connection: Connection) {
+        connection.record.end();
+        if connection.record.is_worn_out() {
+            connection.record.cluster().stats.upstream_cx_max_requests.inc();
+        } else if connection.sender.is_ready() {
+            self.idle.borrow_mut().push(connection);
+        } else if !connection.sender.is_closed() {
+            let pool = Rc::downgrade(self);
+            spawn_local(async move {
+                if connection.sender.ready().await.is_ok()
+                    && let Some(pool) = pool.upgrade()
+                {
+                    pool.idle.borrow_mut().push(connection);
+                }
+            });
+        }
+    }
+}
+
+/// Takes a connection that has ended off the stack.
+fn remove(pool: &Weak<Pool>, record: &Rc<ConnectionRecord>) {
+    if let Some(pool) = pool.upgrade() {
+        pool.idle.borrow_mut().retain(|connection| !Rc::ptr_eq(&connection.record, record));
+    }
+}
+
+fn builder(options: &ProtocolOptions) -> Builder {
+    let mut builder = Builder::new();
+    builder.title_case_headers(options.http1.proper_case);
+    let header_bytes = options.max_response_headers_bytes as usize;
+    builder.max_header_size(header_bytes);
+    if header_bytes > 256 * 1024 {
+        builder.max_buf_size(header_bytes + 8192);
+    }
+    // hyper's own limit is the default, and cheaper when it is not set.
+    if options.max_response_headers != ProtocolOptions::default().max_response_headers {
+        builder.max_headers(options.max_response_headers);
+    }
+    builder
+}
+
+/// Puts a request in the form of HTTP/1.1.
+fn prepare(request: &mut Request) {
+    to_origin_form(request);
+    *request.version_mut() = Version::HTTP_11;
+    // hyper would leave a body of unknown length out where it is unusual.
+    if matches!(*request.method(), Method::GET | Method::HEAD)
+        && !request.body().is_end_stream()
+        && !request.headers().contains_key(header::CONTENT_LENGTH)
+    {
+        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+/// What to send once more if the connection, which has idled, closes without a byte in answer: then the host most likely
+/// closed it before it saw the request. Only of a request that does no harm twice, and has no body.
+fn spare(request: &Request, record: &ConnectionRecord) -> Option<Request> {
+    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if record.is_new() || !safe || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut spare = Request::new(Body::empty());
+    spare.method_mut().clone_from(request.method());
+    spare.uri_mut().clone_from(request.uri());
+    spare.headers_mut().clone_from(request.headers());
+    spare.extensions_mut().clone_from(request.extensions());
+    Some(spare)
+}
+
+/// What came of a request without a response; `spare` if it may be sent once more.
+fn failure(mut error: TrySendError<Request>, spare: Option<Request>) -> UpstreamFailure {
+    let unsent = error.take_message();
+    let error = error.into_error();
+    let kind = if error.is_parse() {
+        FailureKind::Protocol
+    } else if error.is_user() {
+        FailureKind::RequestBody
+    } else {
+        FailureKind::Disconnect
+    };
+    let request = match kind {
+        FailureKind::Disconnect => unsent.or(spare),
+        _ => unsent,
+    };
+    UpstreamFailure { kind, request: request.map(Box::new), cause: describe(&error) }
+}
+
+/// The error and what caused it, in one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// A connection that is busy with one request.
+struct Lease {
+    pool: Weak<Pool>,
+    connection: Connection,
+    active: ActiveRequest,
+}
+
+impl Exchange for Lease {
+    fn complete(self) {
+        self.active.complete();
+        if let Some(pool) = self.pool.upgrade() {
+            pool.put_back(self.connection);
+        }
+    }
+
+    fn fail(self, error: &BodyError) {
+        self.active.fail(error);
+    }
+}
+
+/// Sends a request for an upgrade by a connection of its own. After `101` the bodies of request and response are the two
+/// directions of that connection; any other answer is an ordinary one.
+pub(super) async fn upgrade(
+    host: &HostRef,
+    mut request: Request,
+    timing: &mut UpstreamTiming,
+) -> Result<Response, UpstreamFailure> {
+    timing.connect_started = Some(Instant::now());
+    let established = match connect(host, &[Alpn::Http11]).await {
+        Ok(established) => established,
+        Err(error) => return Err(error.into_failure(request)),
+    };
+    timing.connected = Some(Instant::now());
+    let Established { io, record, .. } = established;
+    let (mut sender, connection) = match builder(&record.cluster().protocol).handshake(TokioIo::new(io)).await {
+        Ok(started) => started,
+        Err(error) => return Err(ConnectError::new(FailureKind::Connect, error).into_failure(request)),
+    };
+    record.cluster().stats.upstream_cx_http1_total.inc();
+    spawn_local(connection.with_upgrades());
+
+    let outgoing = std::mem::take(request.body_mut());
+    prepare(&mut request);
+    let active = ActiveRequest::begin(host);
+    timing.first_byte_sent = Some(active.started());
+    let mut response = match sender.try_send_request(request).await {
+        Ok(response) => response,
+        Err(error) => {
+            active.unanswered(false);
+            let mut failure = failure(error, None);
+            if let Some(request) = &mut failure.request {
+                *request.body_mut() = outgoing;
+            }
+            return Err(failure);
+        }
+    };
+    timing.headers_received = Some(Instant::now());
+    active.answered(response.status());
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(response.map(|incoming| guarded(incoming.into(), active)));
+    }
+    let upgraded = hyper::upgrade::on(&mut response);
+    let (halves, incoming) = Halves::pending();
+    spawn_local(async move {
+        // Fails if the host closes at once; then the response's body ends.
+        if let Ok(upgraded) = upgraded.await {
+            halves.join(upgraded, outgoing).await;
+        }
+    });
+    Ok(response.map(|_| guarded(incoming, active)))
+}

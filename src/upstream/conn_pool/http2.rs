@@ -1,0 +1,539 @@
+//! HTTP/2 upstream, by the h2 crate: several connections, each with many requests at once.
+//!
+//! A connection takes as many streams as its peer and the configuration allow; when all are full, requests wait in a row
+//! and further connections are made. A new connection takes one stream before its peer's SETTINGS have come: the h2 crate
+//! would queue the others behind that peer's limit, where no other connection could serve them.
+//!
+//! A connection that goes away (GOAWAY, an error, idleness, enough requests) takes no new streams; those it has finish,
+//! for each holds the connection. What the peer says it has not processed is handed back, body and all.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    future::poll_fn,
+    pin::{Pin, pin},
+    rc::{Rc, Weak},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use h2::{
+    Ping, PingPong, Reason, RecvStream,
+    client::{Builder, ResponseFuture, SendRequest},
+};
+use http::{HeaderValue, Method, Version, uri::Scheme};
+use http_body::Body as _;
+use tokio::{
+    sync::oneshot,
+    task::{AbortHandle, spawn_local},
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    FailureKind, UpstreamFailure, UpstreamTiming,
+    connect::{ConnectError, ConnectionRecord, Established, MeteredIo, Side, connect},
+    replay::{Recorder, replay},
+    response::{ActiveRequest, Exchange, guarded},
+};
+use crate::{
+    http::{
+        Request, Response,
+        body::BodyError,
+        cork::{Cork, CorkedIo, cork},
+        headers::X_FORWARDED_PROTO,
+        http2::{Keepalive, Pump, SEND_BUFFER},
+        to_absolute_form,
+    },
+    net::Alpn,
+    upstream::{HostRef, ProtocolOptions},
+};
+
+/// How many streams a host is assumed to allow before it has said so; what HTTP/2 recommends as the least.
+const ASSUMED_STREAMS: u32 = 100;
+
+/// The most connections of one worker to one host.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// The most requests of one worker that wait for a stream of one host.
+const MAX_WAITING: usize = 1024;
+
+/// The HTTP/2 connections of one worker to one host.
+pub(super) struct Pool {
+    connections: RefCell<Vec<Rc<Connection>>>,
+    /// Connections being made.
+    connecting: Cell<usize>,
+    /// What the next connection's peer will allow, by what the last one's did.
+    assumed: Cell<u32>,
+    waiting: RefCell<VecDeque<Waiter>>,
+}
+
+/// A request without a stream.
+struct Waiter {
+    host: HostRef,
+    slot: oneshot::Sender<Result<Slot, ConnectError>>,
+}
+
+impl Default for Pool {
+    fn default() -> Pool {
+        Pool {
+            connections: RefCell::default(),
+            connecting: Cell::new(0),
+            assumed: Cell::new(ASSUMED_STREAMS),
+            waiting: RefCell::default(),
+        }
+    }
+}
+
+impl Pool {
+    /// Sends a request by a connection that has room, or waits for one.
+    pub(super) async fn send(
+        self: &Rc<Pool>,
+        host: &HostRef,
+        request: Request,
+        timing: &mut UpstreamTiming,
+    ) -> Result<Response, UpstreamFailure> {
+        let slot = match self.take_slot() {
+            Some(slot) => slot,
+            None => match self.wait(host, timing).await {
+                Ok(slot) => slot,
+                Err(error) => return Err(error.into_failure(request)),
+            },
+        };
+        exchange(slot, host, request, timing).await
+    }
+
+    fn take_slot(&self) -> Option<Slot> {
+        let connections = self.connections.borrow();
+        connections.iter().find(|connection| connection.has_room()).map(Slot::new)
+    }
+
+    async fn wait(self: &Rc<Pool>, host: &HostRef, timing: &mut UpstreamTiming) -> Result<Slot, ConnectError> {
+        let stats = &host.cluster().stats;
+        self.waiting.borrow_mut().retain(|waiter| !waiter.slot.is_closed());
+        if self.waiting.borrow().len() >= MAX_WAITING {
+            stats.upstream_rq_pending_overflow.inc();
+            return Err(ConnectError::new(FailureKind::Overflow, "too many requests wait for a stream"));
+        }
+        let started = Instant::now();
+        let mut pending = Pending::begin(host);
+        let (slot, given) = oneshot::channel();
+        self.waiting.borrow_mut().push_back(Waiter { host: host.clone(), slot });
+        self.grow();
+        let given = given.await;
+        pending.ended = true;
+        let slot = given.unwrap_or_else(|_| Err(ConnectError::new(FailureKind::Connect, "the pool was closed")))?;
+        let connected = slot.0.record.started();
+        if connected > started {
+            timing.connect_started = Some(started);
+            timing.connected = Some(connected);
+        }
+        Ok(slot)
+    }
+
+    /// Gives free streams to those who wait, and makes a connection if that is not enough.
+    fn serve(self: &Rc<Pool>) {
+        loop {
+            let mut waiting = self.waiting.borrow_mut();
+            while waiting.front().is_some_and(|waiter| waiter.slot.is_closed()) {
+                waiting.pop_front();
+            }
+            if waiting.is_empty() {
+                return;
+            }
+            let Some(slot) = self.take_slot() else { break };
+            let Some(waiter) = waiting.pop_front() else { return };
+            drop(waiting);
+            // It has not given up, as was just seen.
+            let _ = waiter.slot.send(Ok(slot));
+        }
+        self.grow();
+    }
+
+    /// Makes one more connection if those who wait are more than the connections to come will have room for.
+    fn grow(self: &Rc<Pool>) {
+        let waiting = self.waiting.borrow();
+        let Some(first) = waiting.front() else { return };
+        let open = self.connections.borrow().len();
+        let coming = self.connecting.get() + self.connections.borrow().iter().filter(|c| !c.is_settled()).count();
+        // A host that allows no streams will not do so on another connection either.
+        let hopeless = self.assumed.get() == 0 && open + self.connecting.get() > 0;
+        if waiting.len() <= coming * self.assumed.get() as usize || hopeless {
+            return;
+        }
+        if open + self.connecting.get() >= MAX_CONNECTIONS {
+            first.host.cluster().stats.upstream_cx_overflow.inc();
+            return;
+        }
+        self.connecting.set(self.connecting.get() + 1);
+        spawn_local(Rc::clone(self).connect(first.host.clone()));
+    }
+
+    /// Runs apart from the request that caused it, which may be served by another connection, or given up.
+    async fn connect(self: Rc<Pool>, host: HostRef) {
+        let connected = match connect(&host, &[Alpn::H2]).await {
+            Ok(established) => self.adopt(established).await,
+            Err(error) => Err(error),
+        };
+        self.connecting.set(self.connecting.get() - 1);
+        match connected {
+            Ok(()) => self.serve(),
+            Err(error) => self.fail_waiting(&error),
+        }
+    }
+
+    /// Starts HTTP/2 on a new connection, which runs until it closes.
+    pub(super) async fn adopt(self: &Rc<Pool>, established: Established) -> Result<(), ConnectError> {
+        let Established { io, record, .. } = established;
+        let (io, cork) = cork(io);
+        let options = &record.cluster().protocol;
+        let handshake = cork.drive(builder(options).handshake::<_, Bytes>(io)).await;
+        let handshake = handshake.map_err(|error| ConnectError::new(FailureKind::Connect, error))?;
+        let (sender, connection) = handshake.map_err(|error| ConnectError::new(FailureKind::Connect, error))?;
+        record.cluster().stats.upstream_cx_http2_total.inc();
+        self.connections.borrow_mut().push(Rc::new(Connection {
+            sender: RefCell::new(sender),
+            record: Rc::clone(&record),
+            pool: Rc::downgrade(self),
+            settled: Cell::new(false),
+        }));
+        spawn_local(run(connection, cork, record, Rc::downgrade(self)));
+        Ok(())
+    }
+
+    fn fail_waiting(&self, error: &ConnectError) {
+        for waiter in self.waiting.take() {
+            waiter.host.cluster().stats.upstream_rq_pending_failure_eject.inc();
+            // Those who gave up need no answer.
+            let _ = waiter.slot.send(Err(error.clone()));
+        }
+    }
+
+    /// Gives a connection no more streams. It closes when those it has are done.
+    fn retire(&self, record: &Rc<ConnectionRecord>) {
+        self.connections.borrow_mut().retain(|connection| !Rc::ptr_eq(&connection.record, record));
+    }
+}
+
+/// Counts a request that waits.
+struct Pending<'a> {
+    host: &'a HostRef,
+    ended: bool,
+}
+
+impl Pending<'_> {
+    fn begin(host: &HostRef) -> Pending<'_> {
+        host.cluster().stats.upstream_rq_pending_total.inc();
+        host.cluster().stats.upstream_rq_pending_active.inc();
+        Pending { host, ended: false }
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        let stats = &self.host.cluster().stats;
+        stats.upstream_rq_pending_active.dec();
+        if !self.ended {
+            stats.upstream_rq_cancelled.inc();
+        }
+    }
+}
+
+struct Connection {
+    sender: RefCell<SendRequest<Bytes>>,
+    record: Rc<ConnectionRecord>,
+    pool: Weak<Pool>,
+    /// How many streams the peer allows is known.
+    settled: Cell<bool>,
+}
+
+impl Connection {
+    fn has_room(&self) -> bool {
+        // Fails once the peer has sent GOAWAY or the connection is broken; pends while the last stream is not open yet.
+        let ready = self.sender.borrow_mut().poll_ready(&mut Context::from_waker(Waker::noop()));
+        matches!(ready, Poll::Ready(Ok(()))) && self.record.active() < self.limit() && !self.record.is_worn_out()
+    }
+
+    fn limit(&self) -> u32 {
+        let allowed = self.sender.borrow().current_max_send_streams();
+        u32::try_from(allowed).unwrap_or(u32::MAX).min(self.record.cluster().protocol.http2.max_concurrent_streams)
+    }
+
+    /// Whether the peer's limit is known: it has been raised from the one we begin with, or a response has come, before
+    /// which the peer must have said it.
+    fn is_settled(&self) -> bool {
+        if !self.settled.get() && self.limit() != 1 {
+            self.settle();
+        }
+        self.settled.get()
+    }
+
+    fn settle(&self) {
+        if !self.settled.replace(true)
+            && let Some(pool) = self.pool.upgrade()
+        {
+            pool.assumed.set(self.limit());
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.record.close(Side::Local);
+    }
+}
+
+/// One stream's place on a connection, from before it is opened until both directions have ended.
+struct Slot(Rc<Connection>);
+
+impl Slot {
+    fn new(connection: &Rc<Connection>) -> Slot {
+        connection.record.begin();
+        Slot(Rc::clone(connection))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let Connection { record, pool, .. } = &*self.0;
+        record.end();
+        let Some(pool) = pool.upgrade() else { return };
+        if record.is_worn_out() {
+            record.cluster().stats.upstream_cx_max_requests.inc();
+            pool.retire(record);
+        }
+        pool.serve();
+    }
+}
+
+fn builder(options: &ProtocolOptions) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .enable_push(false)
+        .initial_max_send_streams(1)
+        .initial_window_size(options.http2.stream_window)
+        .initial_connection_window_size(options.http2.connection_window)
+        .max_header_list_size(options.max_response_headers_bytes)
+        .max_send_buffer_size(SEND_BUFFER)
+        // Streams that clients cancel are nothing to hold against the host.
+        .max_concurrent_reset_streams(256)
+        .max_local_error_reset_streams(None);
+    if let Some(size) = options.http2.header_table_size {
+        builder.header_table_size(size);
+    }
+    builder
+}
+
+/// Runs a connection to its end.
+async fn run(
+    mut connection: h2::client::Connection<CorkedIo<MeteredIo>, Bytes>,
+    cork: Cork<MeteredIo>,
+    record: Rc<ConnectionRecord>,
+    pool: Weak<Pool>,
+) {
+    let options = record.cluster().protocol.http2;
+    let pings = options.keepalive.and_then(|keepalive| Some((connection.ping_pong()?, keepalive)));
+    let mut ended = pin!(cork.drive(poll_fn(|cx| {
+        let ended = Pin::new(&mut connection).poll(cx);
+        // The peer's SETTINGS may have made room.
+        if let Some(pool) = pool.upgrade()
+            && !pool.waiting.borrow().is_empty()
+        {
+            pool.serve();
+        }
+        ended
+    })));
+    tokio::select! {
+        biased;
+        _ = &mut ended => record.close(Side::Remote),
+        () = record.idled_out() => {
+            if let Some(pool) = pool.upgrade() {
+                pool.retire(&record);
+            }
+            // It says GOAWAY; without its sender it ends by itself.
+            let _ = ended.await;
+        }
+        () = unanswered(pings) => record.close(Side::Local),
+    }
+    if let Some(pool) = pool.upgrade() {
+        pool.retire(&record);
+        pool.serve();
+    }
+}
+
+/// Asks the peer now and then whether it lives; resolves when it does not answer.
+async fn unanswered(pings: Option<(PingPong, Keepalive)>) {
+    let Some((mut pings, keepalive)) = pings else { return std::future::pending().await };
+    loop {
+        sleep(keepalive.interval).await;
+        match timeout(keepalive.timeout, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+}
+
+/// Sends a request on its stream, and resolves when the response's headers come. What is then left of the request's body
+/// goes on beside the response: neither direction ends the other.
+async fn exchange(
+    slot: Slot,
+    host: &HostRef,
+    mut request: Request,
+    timing: &mut UpstreamTiming,
+) -> Result<Response, UpstreamFailure> {
+    prepare(&mut request, host);
+    let (head, body) = request.into_parts();
+    let mut sent = http::Request::new(());
+    sent.method_mut().clone_from(&head.method);
+    sent.uri_mut().clone_from(&head.uri);
+    sent.headers_mut().clone_from(&head.headers);
+    *sent.version_mut() = Version::HTTP_2;
+
+    let ended = body.is_end_stream();
+    let safe = ended && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let recorder = Recorder::new(body);
+    let before = Traffic::of(&slot.0.record);
+    let active = ActiveRequest::begin(host);
+    timing.first_byte_sent = Some(active.started());
+    let begun = slot.0.sender.borrow_mut().send_request(sent, ended);
+    let mut attempt = match begun {
+        Ok((response, stream)) => Attempt { response, pump: Pump::new(recorder, stream), uploaded: ended },
+        Err(error) => {
+            active.unanswered(false);
+            return Err(failure(&error, true, || replay(head, recorder)));
+        }
+    };
+    match poll_fn(|cx| attempt.poll(cx)).await {
+        Ok(response) => {
+            timing.headers_received = Some(Instant::now());
+            slot.0.settle();
+            active.answered(response.status());
+            let slot = Rc::new(slot);
+            let running = Running { active, upload: attempt.go_on(&slot), _slot: slot };
+            Ok(response.map(|stream| guarded(stream.into(), running)))
+        }
+        Err(error) => {
+            active.unanswered(error.is_reset() && error.is_remote());
+            let recorder = attempt.pump.into_body();
+            if recorder.is_broken() {
+                let cause = "the request's body broke off".to_owned();
+                return Err(UpstreamFailure { kind: FailureKind::RequestBody, request: None, cause });
+            }
+            let unprocessed = before.is_unsent(&slot.0.record) || safe && before.is_unanswered(&slot.0.record);
+            Err(failure(&error, unprocessed, || replay(head, recorder)))
+        }
+    }
+}
+
+/// Puts a request in the form of HTTP/2, with the client's scheme.
+fn prepare(request: &mut Request, host: &HostRef) {
+    let scheme = match request.uri().scheme() {
+        Some(scheme) => scheme.clone(),
+        None => match request.headers().get(&X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
+            Some(b"https") => Scheme::HTTPS,
+            Some(b"http") => Scheme::HTTP,
+            _ if host.cluster().tls.is_some() => Scheme::HTTPS,
+            _ => Scheme::HTTP,
+        },
+    };
+    to_absolute_form(request, scheme);
+}
+
+/// A request whose response has not begun.
+struct Attempt {
+    response: ResponseFuture,
+    pump: Pump<Recorder>,
+    /// Nothing is left to be pumped.
+    uploaded: bool,
+}
+
+impl Attempt {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<http::Response<RecvStream>, h2::Error>> {
+        if !self.uploaded {
+            // Whatever ends the upload early ends the response too, or else the host wants no more of it.
+            self.uploaded = self.pump.poll(cx).is_ready();
+        }
+        Pin::new(&mut self.response).poll(cx)
+    }
+
+    /// Now that the response has begun, what is left of the upload goes on by itself.
+    fn go_on(mut self, slot: &Rc<Slot>) -> Upload {
+        if self.uploaded {
+            return Upload(None);
+        }
+        let slot = Rc::clone(slot);
+        self.pump.body_mut().forget();
+        let task = spawn_local(async move {
+            // The client learns of a failure by the response, the host by the stream.
+            let _ = poll_fn(|cx| self.pump.poll(cx)).await;
+            drop(slot);
+        });
+        Upload(Some(task.abort_handle()))
+    }
+}
+
+/// The rest of an upload. Dropped, it stops.
+struct Upload(Option<AbortHandle>);
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// A request whose response is being read.
+struct Running {
+    active: ActiveRequest,
+    upload: Upload,
+    _slot: Rc<Slot>,
+}
+
+impl Exchange for Running {
+    /// The upload goes on until the request ends or the host resets the stream.
+    fn complete(mut self) {
+        self.upload.0 = None;
+        self.active.complete();
+    }
+
+    fn fail(self, error: &BodyError) {
+        self.active.fail(error);
+    }
+}
+
+/// The bytes of a connection at some moment.
+#[derive(Clone, Copy)]
+struct Traffic {
+    sent: u64,
+    received: u64,
+}
+
+impl Traffic {
+    fn of(record: &ConnectionRecord) -> Traffic {
+        Traffic { sent: record.sent(), received: record.received() }
+    }
+
+    /// Nothing has been sent since.
+    fn is_unsent(self, record: &ConnectionRecord) -> bool {
+        record.sent() == self.sent
+    }
+
+    /// Nothing has been received since.
+    fn is_unanswered(self, record: &ConnectionRecord) -> bool {
+        record.received() == self.received
+    }
+}
+
+/// What came of a request without a response. `unprocessed`: it may be sent again if the connection broke.
+fn failure(error: &h2::Error, unprocessed: bool, replay: impl FnOnce() -> Option<Request>) -> UpstreamFailure {
+    let (kind, unprocessed) = match error.reason() {
+        Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => (FailureKind::RefusedStream, true),
+        Some(reason) if error.is_reset() && error.is_remote() => (FailureKind::Reset(reason), false),
+        // Only the streams that the host will not look at end by its GOAWAY.
+        _ if error.is_go_away() && error.is_remote() => (FailureKind::GoAway, true),
+        _ if error.is_io() => (FailureKind::Disconnect, unprocessed),
+        _ => (FailureKind::Protocol, false),
+    };
+    let request = if unprocessed { replay() } else { None };
+    UpstreamFailure { kind, request: request.map(Box::new), cause: error.to_string() }
+}

@@ -1,0 +1,131 @@
+//! A response's body on its way out of a pool: whoever reads it, or gives it up, frees the connection.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::time::Instant;
+
+use super::connect::millis_since;
+use crate::{
+    http::body::{Body, BodyError},
+    upstream::HostRef,
+};
+
+/// What a running request holds. Dropped, it ends the request as given up.
+pub(super) trait Exchange: Unpin {
+    /// The response has been read to its end.
+    fn complete(self);
+    /// The host ended the response early.
+    fn fail(self, error: &BodyError);
+}
+
+/// The body of a response, which its exchange outlives by nothing.
+struct ResponseBody<E> {
+    body: Body,
+    exchange: Option<E>,
+}
+
+/// Ties an exchange to the body of its response.
+pub(super) fn guarded<E: Exchange + 'static>(body: Body, exchange: E) -> Body {
+    if body.is_end_stream() {
+        exchange.complete();
+        return Body::empty();
+    }
+    Body::boxed(ResponseBody { body, exchange: Some(exchange) })
+}
+
+impl<E: Exchange> http_body::Body for ResponseBody<E> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let going_on = matches!(&frame, Some(Ok(_))) && !self.body.is_end_stream();
+        if !going_on && let Some(exchange) = self.exchange.take() {
+            match &frame {
+                Some(Err(error)) => exchange.fail(error),
+                Some(Ok(_)) | None => exchange.complete(),
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Counts a request from when it is sent to when its response ends.
+pub(super) struct ActiveRequest {
+    host: HostRef,
+    started: Instant,
+    /// It has ended otherwise than by being given up.
+    ended: bool,
+}
+
+impl ActiveRequest {
+    pub(super) fn begin(host: &HostRef) -> ActiveRequest {
+        let stats = &host.cluster().stats;
+        stats.upstream_rq_total.inc();
+        stats.upstream_rq_active.inc();
+        host.stats.rq_total.inc();
+        host.stats.rq_active.inc();
+        ActiveRequest { host: host.clone(), started: Instant::now(), ended: false }
+    }
+
+    /// When it was handed to the connection.
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// A response has begun.
+    pub(super) fn answered(&self, status: StatusCode) {
+        let cluster = self.host.cluster();
+        cluster.stats.upstream_rq_completed.inc();
+        cluster.response_codes.inc(status.as_u16());
+        if status.is_server_error() { self.host.stats.rq_error.inc() } else { self.host.stats.rq_success.inc() }
+    }
+
+    /// There will be no response.
+    pub(super) fn unanswered(mut self, reset_by_host: bool) {
+        self.ended = true;
+        self.host.stats.rq_error.inc();
+        if reset_by_host {
+            self.host.cluster().stats.upstream_rq_rx_reset.inc();
+        }
+    }
+}
+
+impl Exchange for ActiveRequest {
+    fn complete(mut self) {
+        self.ended = true;
+        self.host.cluster().stats.upstream_rq_time.record(millis_since(self.started));
+    }
+
+    fn fail(mut self, error: &BodyError) {
+        self.ended = true;
+        if matches!(error, BodyError::Reset(_)) {
+            self.host.cluster().stats.upstream_rq_rx_reset.inc();
+        }
+    }
+}
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        let stats = &self.host.cluster().stats;
+        if !self.ended {
+            stats.upstream_rq_tx_reset.inc();
+        }
+        stats.upstream_rq_active.dec();
+        self.host.stats.rq_active.dec();
+    }
+}
