@@ -196,6 +196,22 @@ impl StreamInfo {
         }
     }
 
+    /// A GET over plain HTTP/1.1 from 127.0.0.1.
+    #[cfg(test)]
+    pub(crate) fn sample() -> StreamInfo {
+        let connection = ConnectionInfo {
+            id: 1,
+            start: Instant::now(),
+            remote: Address::Ip(SocketAddr::from(([127, 0, 0, 1], 50_000))),
+            direct_remote: Address::Ip(SocketAddr::from(([127, 0, 0, 1], 50_000))),
+            local: Address::Ip(SocketAddr::from(([127, 0, 0, 1], 8_000))),
+            listener: "listener".into(),
+            filter_chain: "".into(),
+            tls: None,
+        };
+        StreamInfo::begin(Rc::new(connection), Version::HTTP_11, Method::GET)
+    }
+
     /// The client: the trusted one of `x-forwarded-for`, else the connection's peer.
     pub fn client_ip(&self) -> Option<IpAddr> {
         self.trusted_client.map(|client| client.ip()).or_else(|| self.connection.remote.ip())

@@ -343,8 +343,15 @@ pub fn finish_response(headers: &mut HeaderMap, rules: &HeaderRules, request_id:
     }
 }
 
+/// Appends to a list in a header unless it ends so already.
+pub(crate) fn append_new(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
+    if tokens(headers, &name).last() != Some(value.as_bytes()) {
+        append(headers, name, value, ",");
+    }
+}
+
 /// Appends to a list in a header, joining what came in several lines.
-pub(crate) fn append(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue, separator: &str) {
+fn append(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue, separator: &str) {
     let mut joined = Vec::new();
     for present in headers.get_all(&name).iter().filter(|present| !present.is_empty()) {
         joined.extend_from_slice(present.as_bytes());

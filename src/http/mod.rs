@@ -10,6 +10,7 @@ pub mod body;
 pub mod cork;
 pub mod date;
 pub mod grpc;
+pub mod header_mutations;
 pub mod headers;
 pub mod http1;
 pub mod http2;

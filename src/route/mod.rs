@@ -1,114 +1,179 @@
 //! RouteConfiguration: what matches, and what to do then.
 //!
-//! The third step of a request's walk: the connection manager asks [`RouteConfiguration::find`] for the first route whose
-//! match accepts the request, and keeps the answer as a [`RouteRef`]. Everything here is immutable once built; matchers,
-//! rewrites and header values are compiled when the configuration is loaded, nothing is parsed per request.
+//! The connection manager asks [`RouteConfiguration::find`] for the first route whose match accepts a request, and keeps the
+//! answer as a [`RouteRef`]; the router asks that for the cluster and lets it change the messages on their way. Everything here
+//! is immutable once built: matchers, rewrites and header values are compiled when the configuration is loaded.
 
 mod action;
+mod cluster_specifier;
+mod domains;
+mod mutations;
+mod path_index;
 mod registered;
+mod rewrite;
+#[allow(clippy::module_inception, reason = "the file of the type that Envoy calls Route")]
+mod route;
+mod route_match;
+mod route_ref;
 mod virtual_host;
 
-use std::collections::HashSet;
-use std::ops::Deref;
-use std::rc::Rc;
-use std::sync::Arc;
+#[cfg(test)]
+mod tests;
 
-pub use action::{Action, Cluster, DirectResponse, Forward, HostRewrite, MaxStreamDuration, Redirect, UpgradeConfig};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+pub use action::{Action, DirectResponse, Forward, MaxStreamDuration, Redirect, UpgradeConfig};
 pub use registered::{RegisteredRoute, RegisteredRoutes, RouteKey};
-pub use virtual_host::{Route, VirtualHost};
+pub use route::Route;
+pub use route_ref::{Originals, RouteRef};
+pub use virtual_host::VirtualHost;
 
-use http::HeaderMap;
-use http::Request;
-
-use crate::config::Field;
-use crate::proto;
-use crate::stream_info::StreamInfo;
+use crate::{config::Field, proto, stream_info::HeaderCapture};
+use domains::Domains;
+use mutations::{Lists, Mutations};
 
 /// A compiled `envoy.config.route.v3.RouteConfiguration`.
 #[derive(Debug)]
 pub struct RouteConfiguration {
     name: String,
+    domains: Domains,
     virtual_hosts: Vec<VirtualHost>,
+    mutations: Mutations,
+    most_specific_header_mutations_wins: bool,
+    ignore_path_parameters: bool,
+    capture: HeaderCapture,
+}
+
+/// What conversions below need to know of the whole.
+struct Context<'a> {
+    cluster_names: &'a HashSet<Arc<str>>,
+    validate_clusters: bool,
+    plugins: &'a [proto::route::ClusterSpecifierPlugin],
+    max_direct_response_body: usize,
 }
 
 impl RouteConfiguration {
-    /// The name by which a listener asks for it and `/config_dump` shows it.
+    /// Compiles a route configuration. Unless it says otherwise by `validate_clusters`, a route to a cluster that is not among
+    /// `cluster_names` is an error.
+    pub fn from_proto(
+        proto: &proto::route::RouteConfiguration,
+        cluster_names: &HashSet<Arc<str>>,
+        field: Field<'_>,
+    ) -> RouteConfiguration {
+        let proto::route::RouteConfiguration {
+            name,
+            virtual_hosts,
+            vhds,
+            internal_only_headers,
+            response_headers_to_add,
+            response_headers_to_remove,
+            request_headers_to_add,
+            request_headers_to_remove,
+            most_specific_header_mutations_wins,
+            validate_clusters,
+            max_direct_response_body_size_bytes,
+            cluster_specifier_plugins,
+            request_mirror_policies,
+            ignore_port_in_host_matching,
+            vhost_header,
+            ignore_path_parameters_in_path_matching,
+            typed_per_filter_config,
+            metadata,
+            route_specifiers,
+        } = proto;
+        field.unsupported("vhds", vhds);
+        field.unsupported("internal_only_headers", internal_only_headers);
+        field.unsupported("vhost_header", vhost_header);
+        field.unsupported("route_specifiers", route_specifiers);
+        field.ignored("request_mirror_policies", request_mirror_policies, "requests are not mirrored yet");
+        field.ignored("metadata", metadata, "nothing reads it");
+        check_filter_configs(typed_per_filter_config, field);
+        let plugin_list = field.key("cluster_specifier_plugins");
+        for (i, plugin) in cluster_specifier_plugins.iter().enumerate() {
+            cluster_specifier::check_plugin(plugin, plugin_list.index(i));
+        }
+
+        let context = Context {
+            cluster_names,
+            validate_clusters: validate_clusters.as_ref().is_none_or(|validate| validate.value),
+            plugins: cluster_specifier_plugins,
+            max_direct_response_body: max_direct_response_body_size_bytes
+                .as_ref()
+                .map_or(DEFAULT_MAX_DIRECT_RESPONSE_BODY, |limit| limit.value as usize),
+        };
+        let lists = Lists {
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+        };
+        let list = field.key("virtual_hosts");
+        let mut configuration = RouteConfiguration {
+            name: name.clone(),
+            domains: Domains::from_proto(virtual_hosts, *ignore_port_in_host_matching, list),
+            virtual_hosts: virtual_hosts
+                .iter()
+                .enumerate()
+                .map(|(i, host)| VirtualHost::from_proto(host, &context, list.index(i)))
+                .collect(),
+            mutations: Mutations::from_proto(&lists, field),
+            most_specific_header_mutations_wins: *most_specific_header_mutations_wins,
+            ignore_path_parameters: *ignore_path_parameters_in_path_matching,
+            capture: HeaderCapture::default(),
+        };
+        configuration.capture = configuration.captured_headers();
+        configuration
+    }
+
+    /// The name by which listeners refer to it and `/config_dump` shows it.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Converts and checks. A route to a cluster that is not among `cluster_names` is an error, as far as `validate_clusters` asks for it.
-    pub fn from_proto(
-        proto: &proto::route::RouteConfiguration,
-        field: Field<'_>,
-        cluster_names: &HashSet<Arc<str>>,
-    ) -> Option<RouteConfiguration> {
-        let _ = (proto, field.path(), cluster_names);
-        todo!()
+    /// The request headers that must be kept until the response for the values of its headers.
+    #[must_use]
+    pub fn capture(&self) -> &HeaderCapture {
+        &self.capture
     }
 
-    /// The first route that accepts `request`: virtual hosts by domain, then routes in order. `random` decides weighted
-    /// clusters and runtime fractions, so that one request gets one answer.
-    pub fn find<B>(
-        table: &Rc<Arc<RouteConfiguration>>,
-        registered: &Rc<Arc<RegisteredRoutes>>,
-        request: &Request<B>,
-        random: u64,
-    ) -> Option<RouteRef> {
-        let _ = (table, registered, request, random);
-        todo!()
+    fn captured_headers(&self) -> HeaderCapture {
+        let mut capture = HeaderCapture::default();
+        self.mutations.response.capture(&mut capture);
+        for virtual_host in &self.virtual_hosts {
+            virtual_host.capture(&mut capture);
+        }
+        capture
     }
 }
 
-/// The route of one request. It keeps its tables alive through the worker's own `Rc`, so that neither finding nor cloning
-/// it touches a reference count that other threads use.
-#[derive(Clone, Debug)]
-pub struct RouteRef {
-    table: Rc<Arc<RouteConfiguration>>,
-    virtual_host: u32,
-    route: u32,
-}
+const DEFAULT_MAX_DIRECT_RESPONSE_BODY: usize = 4096;
 
-impl RouteRef {
-    /// The virtual host that the request's authority chose.
-    #[must_use]
-    pub fn virtual_host(&self) -> &VirtualHost {
-        &self.table.virtual_hosts[self.virtual_host as usize]
-    }
-
-    /// The cluster that the request goes to: named, drawn by weight, named by a request header or by a registration.
-    /// None if this route does not forward, or if the header that should name the cluster is missing.
-    #[must_use]
-    pub fn cluster<'a>(&'a self, headers: &'a HeaderMap) -> Option<&'a str> {
-        let _ = headers;
-        todo!()
-    }
-
-    /// Rewrites path and host and applies the header mutations, just before the request is sent.
-    pub fn finalize_request(&self, request: &mut crate::http::Request, info: &StreamInfo) {
-        let _ = (request, info);
-        todo!()
-    }
-
-    /// Applies the header mutations for responses, whoever answered.
-    pub fn finalize_response(&self, response: &mut crate::http::Response, info: &StreamInfo) {
-        let _ = (response, info);
-        todo!()
-    }
-
-    /// Whether requests may be sent now. False for a registered route whose registrant drains or has expired; the router
-    /// then answers 503 with the flag UH.
-    #[must_use]
-    pub fn is_available(&self) -> bool {
-        todo!()
-    }
-}
-
-impl Deref for RouteRef {
-    type Target = Route;
-
-    fn deref(&self) -> &Route {
-        self.virtual_host().route(self.route)
+/// Reports `typed_per_filter_config`: no filter here has settings by route. To ignore those of a filter that decides who gets
+/// in would be dangerous even where the filter itself is not in the chain now.
+fn check_filter_configs(configs: &HashMap<String, proto::Any>, field: Field<'_>) {
+    const HARMLESS: [&str; 8] = [
+        "envoy.extensions.filters.http.buffer.v3.BufferPerRoute",
+        "envoy.extensions.filters.http.compressor.v3.CompressorPerRoute",
+        "envoy.extensions.filters.http.cors.v3.CorsPolicy",
+        "envoy.extensions.filters.http.decompressor.v3.DecompressorPerRoute",
+        "envoy.extensions.filters.http.fault.v3.HTTPFault",
+        "envoy.extensions.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder",
+        "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+        "envoy.extensions.filters.http.tap.v3.Tap",
+    ];
+    let map = field.key("typed_per_filter_config");
+    let mut names: Vec<_> = configs.keys().collect();
+    names.sort_unstable();
+    for name in names {
+        let type_name = configs[name].type_url.rsplit('/').next().unwrap_or_default();
+        if HARMLESS.contains(&type_name) {
+            map.entry(name).warning("has no effect: no filter here has settings by route yet");
+        } else {
+            map.entry(name).error("valid in Envoy, not implemented by Portreeve yet");
+        }
     }
 }

@@ -3,15 +3,25 @@
 //! A route in YAML whose cluster specifier plugin is `portreeve.registration.v1.RegisteredRoutes` matches if a registered
 //! route matches too; timeouts, header mutations and upgrades are those of the YAML route.
 
-use std::sync::Arc;
+use std::{hash::BuildHasher, hash::RandomState, sync::Arc};
+
+use http::{HeaderName, HeaderValue, Request};
 
 /// What selects a registered route.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum RouteKey {
-    /// A request header with exactly this, non-empty value. Preferred over any prefix.
-    Header(Arc<str>, Arc<str>),
-    /// A path prefix, ending at a segment boundary. The longest one wins.
+    /// A request header with exactly this value. Preferred over any prefix.
+    Header(HeaderName, HeaderValue),
+    /// A path prefix without a slash at its end; it ends where a segment ends. The longest one wins.
     Prefix(Arc<str>),
+}
+
+impl RouteKey {
+    /// The key of a path prefix: `/a` and `/a/` are the same.
+    #[must_use]
+    pub fn prefix(path: &str) -> RouteKey {
+        RouteKey::Prefix(path.trim_end_matches('/').into())
+    }
 }
 
 /// One route of one registration.
@@ -19,40 +29,200 @@ pub enum RouteKey {
 pub struct RegisteredRoute {
     /// The cluster that the registration founded or joined.
     pub cluster: Arc<str>,
-    /// Replaces the matched prefix.
+    /// Replaces the matched prefix: `/` cuts it off. None leaves the path as it is.
     pub prefix_rewrite: Option<Arc<str>>,
     /// False while the registrant drains or after its lease has ended: the route still matches and is answered with 503.
     pub available: bool,
 }
 
-/// All registered routes. Replacing some yields a new table that shares what did not change with the old one.
-#[derive(Debug, Default)]
-pub struct RegisteredRoutes {}
+/// All registered routes. Replacing some yields a new table that shares what did not change with the old one: a table is a
+/// fixed number of small immutable buckets, of which a change copies one each.
+#[derive(Clone, Debug)]
+pub struct RegisteredRoutes {
+    buckets: Vec<Arc<Vec<Entry>>>,
+    hasher: RandomState,
+    /// The headers by which routes are registered, and how many routes are by each.
+    headers: Vec<(HeaderName, usize)>,
+    /// No registered prefix is longer.
+    longest_prefix: usize,
+    len: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    hash: u64,
+    key: RouteKey,
+    route: RegisteredRoute,
+}
+
+/// Where a route stands in its table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Position {
+    bucket: usize,
+    entry: usize,
+}
+
+/// With 50,000 routes a bucket holds some fifty.
+const BUCKETS: usize = 1024;
+
+impl Default for RegisteredRoutes {
+    fn default() -> RegisteredRoutes {
+        RegisteredRoutes {
+            buckets: vec![Arc::default(); BUCKETS],
+            hasher: RandomState::new(),
+            headers: Vec::new(),
+            longest_prefix: 0,
+            len: 0,
+        }
+    }
+}
 
 impl RegisteredRoutes {
     /// The route registered under exactly this key.
     #[must_use]
     pub fn get(&self, key: &RouteKey) -> Option<&RegisteredRoute> {
-        let _ = key;
-        todo!()
+        let position = match key {
+            RouteKey::Header(name, value) => self.position_of_header(name, value),
+            RouteKey::Prefix(prefix) => self.position_of_prefix(prefix),
+        };
+        position.map(|position| &self.entry(position).route)
     }
 
     /// This table with some routes set (`Some`) or removed (`None`).
     #[must_use]
     pub fn with(&self, changes: impl IntoIterator<Item = (RouteKey, Option<RegisteredRoute>)>) -> RegisteredRoutes {
-        let _ = changes.into_iter();
-        todo!()
+        let mut table = self.clone();
+        for (key, route) in changes {
+            table.change(key, route);
+        }
+        table
+    }
+
+    fn change(&mut self, key: RouteKey, route: Option<RegisteredRoute>) {
+        let hash = self.hash(&key);
+        let bucket = Arc::make_mut(&mut self.buckets[bucket_of(hash)]);
+        let place = bucket.iter().position(|entry| entry.hash == hash && entry.key == key);
+        match (place, route) {
+            (Some(place), Some(route)) => bucket[place].route = route,
+            (Some(place), None) => {
+                bucket.remove(place);
+                self.len -= 1;
+                self.forget(&key);
+            }
+            (None, Some(route)) => {
+                let place = bucket.partition_point(|entry| entry.hash < hash);
+                bucket.insert(place, Entry { hash, key: key.clone(), route });
+                self.len += 1;
+                self.remember(key);
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn remember(&mut self, key: RouteKey) {
+        match key {
+            RouteKey::Header(name, _) => match self.headers.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, count)) => *count += 1,
+                None => self.headers.push((name, 1)),
+            },
+            // Stays when the prefix goes: too long a length costs a lookup, nothing else.
+            RouteKey::Prefix(prefix) => self.longest_prefix = self.longest_prefix.max(prefix.len()),
+        }
+    }
+
+    fn forget(&mut self, key: &RouteKey) {
+        if let RouteKey::Header(name, _) = key {
+            self.headers.retain_mut(|(known, count)| {
+                *count -= usize::from(known == name);
+                *count > 0
+            });
+        }
     }
 
     /// How many routes are registered.
     #[must_use]
     pub fn len(&self) -> usize {
-        todo!()
+        self.len
     }
 
     /// Whether none is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len == 0
     }
+
+    /// The route for a request: by a header if it has one that selects a route, else by the longest prefix of its path. An empty
+    /// header selects nothing.
+    pub(super) fn find<B>(&self, request: &Request<B>, path: &str) -> Option<Position> {
+        let by_header = self.headers.iter().find_map(|(name, _)| {
+            let value = request.headers().get(name).filter(|value| !value.is_empty())?;
+            self.position_of_header(name, value)
+        });
+        by_header.or_else(|| self.longest_prefix_of(path))
+    }
+
+    fn longest_prefix_of(&self, path: &str) -> Option<Position> {
+        let mut end = path.len();
+        loop {
+            let found = (end <= self.longest_prefix).then(|| self.position_of_prefix(&path[..end]));
+            match (found.flatten(), path[..end].rfind('/')) {
+                (None, Some(slash)) => end = slash,
+                (found, _) => return found,
+            }
+        }
+    }
+
+    fn position_of_header(&self, name: &HeaderName, value: &HeaderValue) -> Option<Position> {
+        let same = |key: &RouteKey| matches!(key, RouteKey::Header(n, v) if n == name && v == value);
+        self.position(self.hash_header(name, value), same)
+    }
+
+    fn position_of_prefix(&self, prefix: &str) -> Option<Position> {
+        self.position(self.hash_prefix(prefix), |key| matches!(key, RouteKey::Prefix(p) if **p == *prefix))
+    }
+
+    fn position(&self, hash: u64, same: impl Fn(&RouteKey) -> bool) -> Option<Position> {
+        let bucket = bucket_of(hash);
+        let entries = &self.buckets[bucket];
+        let first = entries.partition_point(|entry| entry.hash < hash);
+        let equal = entries[first..].iter().take_while(|entry| entry.hash == hash);
+        let offset = equal.map(|entry| &entry.key).position(same)?;
+        Some(Position { bucket, entry: first + offset })
+    }
+
+    fn entry(&self, position: Position) -> &Entry {
+        &self.buckets[position.bucket][position.entry]
+    }
+
+    pub(super) fn route(&self, position: Position) -> &RegisteredRoute {
+        &self.entry(position).route
+    }
+
+    /// How many bytes of a path the route at `position` has matched, and what replaces them.
+    pub(super) fn rewrite(&self, position: Position) -> Option<(usize, &str)> {
+        let Entry { key, route, .. } = self.entry(position);
+        match key {
+            RouteKey::Prefix(prefix) => Some((prefix.len(), route.prefix_rewrite.as_deref()?)),
+            RouteKey::Header(..) => None,
+        }
+    }
+
+    fn hash(&self, key: &RouteKey) -> u64 {
+        match key {
+            RouteKey::Header(name, value) => self.hash_header(name, value),
+            RouteKey::Prefix(prefix) => self.hash_prefix(prefix),
+        }
+    }
+
+    fn hash_header(&self, name: &HeaderName, value: &HeaderValue) -> u64 {
+        self.hasher.hash_one((name.as_str(), value.as_bytes()))
+    }
+
+    fn hash_prefix(&self, prefix: &str) -> u64 {
+        self.hasher.hash_one(prefix)
+    }
+}
+
+fn bucket_of(hash: u64) -> usize {
+    (hash % BUCKETS as u64) as usize
 }

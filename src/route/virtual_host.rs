@@ -1,31 +1,213 @@
 //! A virtual host: the routes of one set of domains.
 
-use super::Action;
+use http::Request;
+
+use super::{
+    Context, check_filter_configs,
+    mutations::{Lists, Mutations},
+    path_index::{PathIndex, first_at_or_after},
+    route::Route,
+    route_match::Subject,
+};
+use crate::{config::Field, http::headers::X_FORWARDED_PROTO, proto, stream_info::HeaderCapture};
 
 /// A compiled `envoy.config.route.v3.VirtualHost`.
 #[derive(Debug)]
 pub struct VirtualHost {
     name: String,
     routes: Vec<Route>,
+    /// Routes whose path match is text, by that text.
+    by_text: PathIndex,
+    /// Those that ignore case, by their text in lower case.
+    by_lowercase: PathIndex,
+    /// The others.
+    unindexed: Vec<u32>,
+    require_tls: RequireTls,
+    https_redirect: Route,
+    pub(super) mutations: Mutations,
+}
+
+/// `require_tls`
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum RequireTls {
+    None,
+    ExternalOnly,
+    All,
+}
+
+/// Which route of a virtual host.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum RouteIndex {
+    Configured(u32),
+    /// The redirect that `require_tls` asks for.
+    HttpsRedirect,
 }
 
 impl VirtualHost {
-    /// The name for statistics and logs (`%VIRTUAL_CLUSTER_NAME%`'s sibling).
+    pub(super) fn from_proto(
+        proto: &proto::route::VirtualHost,
+        context: &Context<'_>,
+        field: Field<'_>,
+    ) -> VirtualHost {
+        let proto::route::VirtualHost {
+            name,
+            domains,
+            routes,
+            matcher,
+            require_tls,
+            virtual_clusters,
+            rate_limits,
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+            cors,
+            typed_per_filter_config,
+            include_request_attempt_count,
+            include_attempt_count_in_response,
+            retry_policy,
+            retry_policy_typed_config,
+            hedge_policy,
+            include_is_timeout_retry_header,
+            per_request_buffer_limit_bytes,
+            request_body_buffer_limit,
+            request_mirror_policies,
+            metadata,
+            route_specifiers,
+        } = proto;
+        // What they say is read by `Domains`, which needs those of all virtual hosts.
+        if domains.is_empty() {
+            field.key("domains").error("must hold at least one domain");
+        }
+        field.unsupported("matcher", matcher);
+        field.unsupported("rate_limits", rate_limits);
+        field.unsupported("route_specifiers", route_specifiers);
+        field.ignored("virtual_clusters", virtual_clusters, "there are no statistics by virtual cluster");
+        field.ignored("cors", cors, "use the filter's own configuration");
+        let why = "only requests that cannot have been processed are sent again";
+        field.ignored("retry_policy", retry_policy, why);
+        field.ignored("retry_policy_typed_config", retry_policy_typed_config, why);
+        field.ignored("hedge_policy", hedge_policy, why);
+        field.ignored("include_is_timeout_retry_header", include_is_timeout_retry_header, why);
+        field.ignored("include_request_attempt_count", include_request_attempt_count, why);
+        field.ignored("include_attempt_count_in_response", include_attempt_count_in_response, why);
+        let why = "bodies are streamed, not buffered";
+        field.ignored("per_request_buffer_limit_bytes", per_request_buffer_limit_bytes, why);
+        field.ignored("request_body_buffer_limit", request_body_buffer_limit, why);
+        field.ignored("request_mirror_policies", request_mirror_policies, "requests are not mirrored yet");
+        field.ignored("metadata", metadata, "nothing reads it");
+        check_filter_configs(typed_per_filter_config, field);
+        let lists = Lists {
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+        };
+        let list = field.key("routes");
+        let routes = routes
+            .iter()
+            .enumerate()
+            .filter_map(|(i, route)| Route::from_proto(route, context, list.index(i)))
+            .collect();
+        VirtualHost {
+            require_tls: RequireTls::from_proto(*require_tls, field.key("require_tls")),
+            mutations: Mutations::from_proto(&lists, field),
+            ..VirtualHost::with_routes(name.clone(), routes)
+        }
+    }
+
+    fn with_routes(name: String, routes: Vec<Route>) -> VirtualHost {
+        let indexed = |ignore_case: bool| {
+            (0..).zip(&routes).filter_map(move |(i, route)| {
+                let literal = route.matcher.literal().filter(|literal| literal.ignore_case == ignore_case)?;
+                let text = if ignore_case { literal.text.to_ascii_lowercase() } else { literal.text.clone() };
+                Some((i, text.into_bytes().into()))
+            })
+        };
+        VirtualHost {
+            name,
+            by_text: PathIndex::new(indexed(false)),
+            by_lowercase: PathIndex::new(indexed(true)),
+            unindexed: (0..)
+                .zip(&routes)
+                .filter_map(|(i, route)| route.matcher.literal().is_none().then_some(i))
+                .collect(),
+            routes,
+            require_tls: RequireTls::None,
+            https_redirect: Route::https_redirect(),
+            mutations: Mutations::default(),
+        }
+    }
+
+    /// The name for logs.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub(super) fn route(&self, index: u32) -> &Route {
-        &self.routes[index as usize]
+    /// Adds the request headers that its routes need for the headers of responses.
+    pub(super) fn capture(&self, capture: &mut HeaderCapture) {
+        self.mutations.response.capture(capture);
+        for route in &self.routes {
+            route.capture(capture);
+        }
+    }
+
+    pub(super) fn route(&self, index: RouteIndex) -> &Route {
+        match index {
+            RouteIndex::Configured(index) => &self.routes[index as usize],
+            RouteIndex::HttpsRedirect => &self.https_redirect,
+        }
+    }
+
+    /// Whether `require_tls` sends the request away.
+    pub(super) fn wants_https<B>(&self, request: &Request<B>) -> bool {
+        let is = |name: &str, value: &str| request.headers().get(name).is_some_and(|found| found == value);
+        match self.require_tls {
+            RequireTls::None => false,
+            RequireTls::ExternalOnly => !is("x-envoy-internal", "true") && !is(X_FORWARDED_PROTO.as_str(), "https"),
+            RequireTls::All => !is(X_FORWARDED_PROTO.as_str(), "https"),
+        }
+    }
+
+    /// The first route that accepts a request and for which `choose` returns something, and that.
+    pub(super) fn find<B, T>(
+        &self,
+        subject: &Subject<'_, B>,
+        choose: impl Fn(&Route) -> Option<T>,
+    ) -> Option<(RouteIndex, T)> {
+        let by_text = self.by_text.candidates(subject.path.as_bytes());
+        let by_lowercase = match self.by_lowercase.is_empty() {
+            true => self.by_lowercase.candidates(b""),
+            false => self.by_lowercase.candidates(subject.path.to_ascii_lowercase().as_bytes()),
+        };
+        let mut next = 0;
+        loop {
+            let unindexed = first_at_or_after(&self.unindexed, next);
+            let index = [by_text.next(next), by_lowercase.next(next), unindexed].into_iter().flatten().min()?;
+            let route = &self.routes[index as usize];
+            if route.matcher.matches(subject)
+                && let Some(choice) = choose(route)
+            {
+                return Some((RouteIndex::Configured(index), choice));
+            }
+            next = index + 1;
+        }
     }
 }
 
-/// A compiled `envoy.config.route.v3.Route`: what the router needs once it matched.
-#[derive(Debug)]
-pub struct Route {
-    /// `%ROUTE_NAME%`; empty if the configuration gives none.
-    pub name: String,
-    /// What to do with the request.
-    pub action: Action,
+impl RequireTls {
+    fn from_proto(number: i32, field: Field<'_>) -> RequireTls {
+        use proto::route::virtual_host::TlsRequirementType;
+
+        match TlsRequirementType::try_from(number) {
+            Ok(TlsRequirementType::None) => RequireTls::None,
+            Ok(TlsRequirementType::ExternalOnly) => RequireTls::ExternalOnly,
+            Ok(TlsRequirementType::All) => RequireTls::All,
+            Err(_) => {
+                field.error("unknown requirement");
+                RequireTls::All
+            }
+        }
+    }
 }

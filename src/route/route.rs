@@ -1,0 +1,92 @@
+//! A route: what it matches, what it does then.
+
+use super::{
+    Context,
+    action::{Action, Redirect},
+    check_filter_configs,
+    cluster_specifier::ClusterSpecifier,
+    mutations::{Lists, Mutations},
+    rewrite::Matched,
+    route_match::RouteMatch,
+};
+use crate::{config::Field, proto, stream_info::HeaderCapture};
+
+/// A compiled `envoy.config.route.v3.Route`.
+#[derive(Debug)]
+pub struct Route {
+    /// `%ROUTE_NAME%`; empty if the configuration gives none.
+    pub name: String,
+    /// What to do with the request.
+    pub action: Action,
+    pub(super) mutations: Mutations,
+    pub(super) matcher: RouteMatch,
+}
+
+impl Route {
+    pub(super) fn from_proto(proto: &proto::route::Route, context: &Context<'_>, field: Field<'_>) -> Option<Route> {
+        let proto::route::Route {
+            name,
+            r#match,
+            action,
+            metadata,
+            decorator,
+            typed_per_filter_config,
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+            tracing,
+            per_request_buffer_limit_bytes,
+            stat_prefix,
+            request_body_buffer_limit,
+            route_specifiers,
+        } = proto;
+        field.unsupported("route_specifiers", route_specifiers);
+        field.ignored("metadata", metadata, "nothing reads it");
+        field.ignored("decorator", decorator, "requests are not traced yet");
+        field.ignored("tracing", tracing, "requests are not traced yet");
+        field.ignored("stat_prefix", stat_prefix, "there are no statistics by route");
+        let why = "bodies are streamed, not buffered";
+        field.ignored("per_request_buffer_limit_bytes", per_request_buffer_limit_bytes, why);
+        field.ignored("request_body_buffer_limit", request_body_buffer_limit, why);
+        check_filter_configs(typed_per_filter_config, field);
+        let lists = Lists {
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+        };
+        let mutations = Mutations::from_proto(&lists, field);
+        if action.is_none() {
+            field.error("must say what to do: route, redirect or direct_response");
+        }
+        let matcher =
+            field.required("match", r#match).and_then(|proto| RouteMatch::from_proto(proto, field.key("match")));
+        // The action is checked even if the match is wrong.
+        let matched = matcher.as_ref().map_or(Matched::Path, RouteMatch::matched);
+        let action = action.as_ref().and_then(|proto| Action::from_proto(proto, matched, context, field));
+        Some(Route { name: name.clone(), action: action?, mutations, matcher: matcher? })
+    }
+
+    /// Adds the request headers that it needs for the headers of responses.
+    pub(super) fn capture(&self, capture: &mut HeaderCapture) {
+        self.mutations.response.capture(capture);
+        if let Action::Forward(forward) = &self.action
+            && let ClusterSpecifier::Weighted(clusters) = &forward.cluster
+        {
+            for cluster in clusters.iter() {
+                cluster.mutations.response.capture(capture);
+            }
+        }
+    }
+
+    /// The route of a request that `require_tls` sends away.
+    pub(super) fn https_redirect() -> Route {
+        Route {
+            name: String::new(),
+            action: Action::Redirect(Redirect::to_https()),
+            mutations: Mutations::default(),
+            matcher: RouteMatch::any(),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Finding the route of a request, and what the route then does to its messages.
+
+use std::{iter, ops::Deref, rc::Rc, sync::Arc};
+
+use http::{HeaderMap, HeaderValue, Request};
+
+use super::{
+    Action, Forward, RegisteredRoutes, Route, RouteConfiguration, VirtualHost,
+    cluster_specifier::{ClusterSpecifier, WeightedCluster},
+    mutations::Mutations,
+    registered::Position,
+    rewrite::{self, HostRewrite},
+    route_match::Subject,
+    virtual_host::RouteIndex,
+};
+use crate::{
+    http::{
+        authority,
+        headers::{self, X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH, X_FORWARDED_HOST},
+        set_authority,
+    },
+    stream_info::StreamInfo,
+};
+
+/// The route of one request. It keeps its tables alive through the worker's own `Rc`s, so that neither finding nor cloning it
+/// touches a reference count that other threads use.
+#[derive(Clone, Debug)]
+pub struct RouteRef {
+    table: Rc<Arc<RouteConfiguration>>,
+    virtual_host: usize,
+    route: RouteIndex,
+    choice: Choice,
+}
+
+/// What was decided together with the route.
+#[derive(Clone, Debug)]
+enum Choice {
+    Nothing,
+    Weighted(usize),
+    Registered(Rc<Arc<RegisteredRoutes>>, Position),
+}
+
+/// Whether a request tells the upstream the path and the host that it had before a rewrite.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Originals {
+    /// By `x-envoy-original-path` and `x-envoy-original-host`.
+    Told,
+    /// Not (`suppress_envoy_headers`).
+    Untold,
+}
+
+impl RouteConfiguration {
+    /// The first route that accepts `request`: virtual hosts by domain, then routes in order. `random` decides weighted
+    /// clusters and fractions, so that one request gets one answer.
+    pub fn find<B>(
+        table: &Rc<Arc<RouteConfiguration>>,
+        registered: &Rc<Arc<RegisteredRoutes>>,
+        request: &Request<B>,
+        random: u64,
+    ) -> Option<RouteRef> {
+        let virtual_host = table.domains.find(authority(request).unwrap_or_default())?;
+        let host = &table.virtual_hosts[virtual_host];
+        let (route, choice) = if host.wants_https(request) {
+            (RouteIndex::HttpsRedirect, Choice::Nothing)
+        } else {
+            let path = request.uri().path();
+            let end = if table.ignore_path_parameters { path.find(';') } else { None };
+            let subject = Subject { request, path: &path[..end.unwrap_or(path.len())], random };
+            host.find(&subject, |route| Choice::make(route, registered, &subject))?
+        };
+        Some(RouteRef { table: Rc::clone(table), virtual_host, route, choice })
+    }
+}
+
+impl Choice {
+    /// None if a route needs a registered one, and there is none: the next route is tried.
+    fn make<B>(route: &Route, registered: &Rc<Arc<RegisteredRoutes>>, subject: &Subject<'_, B>) -> Option<Choice> {
+        let Action::Forward(forward) = &route.action else { return Some(Choice::Nothing) };
+        match &forward.cluster {
+            ClusterSpecifier::One(_) => Some(Choice::Nothing),
+            ClusterSpecifier::Weighted(clusters) => Some(Choice::Weighted(clusters.draw(subject.random))),
+            ClusterSpecifier::Registered => {
+                let position = registered.find(subject.request, subject.path)?;
+                Some(Choice::Registered(Rc::clone(registered), position))
+            }
+        }
+    }
+}
+
+impl RouteRef {
+    /// The virtual host that the request's authority chose.
+    #[must_use]
+    pub fn virtual_host(&self) -> &VirtualHost {
+        &self.table.virtual_hosts[self.virtual_host]
+    }
+
+    /// The cluster that the request goes to: named, drawn by weight, named by a request header or by a registration.
+    /// None if this route does not forward, or if the header that should name the cluster is missing.
+    #[must_use]
+    pub fn cluster<'a>(&'a self, headers: &'a HeaderMap) -> Option<&'a str> {
+        if let Choice::Registered(routes, position) = &self.choice {
+            return Some(&routes.route(*position).cluster);
+        }
+        match (&self.forward()?.cluster, self.weighted()) {
+            (_, Some(weighted)) => weighted.target.name(headers),
+            (ClusterSpecifier::One(target), None) => target.name(headers),
+            (ClusterSpecifier::Weighted(_) | ClusterSpecifier::Registered, None) => None,
+        }
+    }
+
+    /// Whether requests may be sent now. False for a registered route whose registrant drains or has expired; the router
+    /// then answers 503 with the flag UH.
+    #[must_use]
+    pub fn is_available(&self) -> bool {
+        match &self.choice {
+            Choice::Registered(routes, position) => routes.route(*position).available,
+            Choice::Nothing | Choice::Weighted(_) => true,
+        }
+    }
+
+    /// Makes of the client's request the one that goes upstream: headers, then host, then path. Headers can quote `info`, where
+    /// the path and the authority are put first.
+    pub fn finalize_request<B>(&self, request: &mut Request<B>, info: &mut StreamInfo, originals: Originals) {
+        if self.mutations().any(|mutations| mutations.request.has_formats()) {
+            info.path = request.uri().path_and_query().cloned();
+            info.authority = rewrite::current_host(request);
+        }
+        for mutations in self.mutations() {
+            mutations.request.apply_to_request(request.headers_mut(), info);
+        }
+        let Some(forward) = self.forward() else { return };
+        let literal = self.weighted().and_then(|weighted| weighted.host.clone());
+        if let Some(host) = literal.or_else(|| forward.host.as_ref()?.host(request)) {
+            self.rewrite_host(request, host, originals);
+        }
+        self.rewrite_path(request, forward, originals);
+    }
+
+    /// Gives the request the name of the host that it goes to, if the route asks for that (`auto_host_rewrite`).
+    pub fn finalize_host<B>(&self, request: &mut Request<B>, host_name: &str, originals: Originals) {
+        let asked = self.forward().is_some_and(|forward| matches!(forward.host, Some(HostRewrite::Upstream)));
+        if asked && let Ok(host) = HeaderValue::from_str(host_name) {
+            self.rewrite_host(request, host, originals);
+        }
+    }
+
+    /// Changes the headers of the response, whoever made it.
+    pub fn finalize_response(&self, headers: &mut HeaderMap, info: &StreamInfo) {
+        for mutations in self.mutations() {
+            mutations.response.apply_to_response(headers, info);
+        }
+    }
+
+    fn rewrite_host<B>(&self, request: &mut Request<B>, host: HeaderValue, originals: Originals) {
+        if let Some(current) = rewrite::current_host(request) {
+            let headers = request.headers_mut();
+            if self.forward().is_some_and(|forward| forward.append_x_forwarded_host) {
+                headers::append_new(headers, X_FORWARDED_HOST, &current);
+            }
+            if originals == Originals::Told {
+                headers.insert(X_ENVOY_ORIGINAL_HOST, current);
+            }
+        }
+        set_authority(request, host);
+    }
+
+    fn rewrite_path<B>(&self, request: &mut Request<B>, forward: &Forward, originals: Originals) {
+        let Some(path) = request.uri().path_and_query().map(|path| path.as_str()) else { return };
+        let by_registration = match &self.choice {
+            Choice::Registered(routes, position) => routes.rewrite(*position),
+            Choice::Nothing | Choice::Weighted(_) => None,
+        };
+        let rewritten = match (by_registration, &forward.path) {
+            (Some((length, replacement)), _) => rewrite::replace_segments(path, length, replacement),
+            (None, Some(rewrite)) => rewrite.apply(path),
+            (None, None) => return,
+        };
+        if originals == Originals::Told
+            && let Ok(path) = HeaderValue::from_str(path)
+        {
+            request.headers_mut().insert(X_ENVOY_ORIGINAL_PATH, path);
+        }
+        rewrite::set_path(request, rewritten);
+    }
+
+    fn forward(&self) -> Option<&Forward> {
+        match &self.action {
+            Action::Forward(forward) => Some(forward),
+            Action::Redirect(_) | Action::DirectResponse(_) => None,
+        }
+    }
+
+    fn weighted(&self) -> Option<&WeightedCluster> {
+        match (&self.forward()?.cluster, &self.choice) {
+            (ClusterSpecifier::Weighted(clusters), Choice::Weighted(index)) => Some(clusters.get(*index)),
+            _ => None,
+        }
+    }
+
+    /// From the weighted cluster on, the levels in the order in which they act: the last one wins.
+    fn mutations(&self) -> impl Iterator<Item = &Mutations> {
+        let mut levels = [&self.deref().mutations, &self.virtual_host().mutations, &self.table.mutations];
+        if self.table.most_specific_header_mutations_wins {
+            levels.reverse();
+        }
+        self.weighted().map(|weighted| &weighted.mutations).into_iter().chain(levels)
+    }
+}
+
+impl Deref for RouteRef {
+    type Target = Route;
+
+    fn deref(&self) -> &Route {
+        self.virtual_host().route(self.route)
+    }
+}
