@@ -208,6 +208,7 @@ impl StreamInfo {
             listener: "listener".into(),
             filter_chain: "".into(),
             tls: None,
+            peer_credentials: None,
         };
         StreamInfo::begin(Rc::new(connection), Version::HTTP_11, Method::GET)
     }

@@ -19,7 +19,6 @@ use crate::{
     route::RouteConfiguration,
     router::Router,
     stats::Scope,
-    stream_info::HeaderCapture,
 };
 use hcm::http_connection_manager::{self as proto_manager, RouteSpecifier, StripPortMode};
 
@@ -232,7 +231,8 @@ impl HttpConnectionManager {
             (false, _) => StripPort::No,
         };
         let (filters, router) = filters?;
-        let mut capture = HeaderCapture::default();
+        let routes = routes?;
+        let mut capture = routes.capture().clone();
         for log in &access_logs {
             capture.merge(log.capture());
         }
@@ -247,7 +247,7 @@ impl HttpConnectionManager {
             default_host_for_http_10,
             http2,
             stats: ConnectionManagerStats::new(&scope),
-            routes: routes?,
+            routes,
             filters,
             router,
             access_logs,
@@ -360,7 +360,8 @@ fn route_configuration(
 ) -> Option<Arc<RouteConfiguration>> {
     match specifier {
         Some(RouteSpecifier::RouteConfig(routes)) => {
-            RouteConfiguration::from_proto(routes, field.key("route_config"), cx.cluster_names).map(Arc::new)
+            let field = field.key("route_config");
+            Some(Arc::new(RouteConfiguration::from_proto(routes, field, cx.cluster_names)))
         }
         Some(RouteSpecifier::Rds(rds)) => {
             field.unsupported("rds", &Some(rds));

@@ -53,7 +53,8 @@ impl Connection {
         worker: Rc<WorkerContext>,
     ) -> Connection {
         let routes = Rc::new(Arc::clone(&manager.routes));
-        let capture = (!manager.access_logs.is_empty()).then(|| Rc::new(manager.capture.clone()));
+        let nothing_reads = manager.access_logs.is_empty() && manager.capture == HeaderCapture::default();
+        let capture = (!nothing_reads).then(|| Rc::new(manager.capture.clone()));
         let downstream = Downstream::new(info.remote.ip(), info.local.port(), info.tls.is_some());
         let start = info.start;
         Connection {

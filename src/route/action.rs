@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode};
+use http::{Request, StatusCode};
 
 use super::{
     Context,
@@ -205,6 +205,19 @@ pub struct MaxStreamDuration {
 }
 
 impl MaxStreamDuration {
+    /// The longest life of the stream of a gRPC client that asks for `grpc_timeout`, or of another client; zero means
+    /// unlimited, None defers to the connection manager.
+    #[must_use]
+    pub fn limit(&self, grpc_timeout: Option<Duration>) -> Option<Duration> {
+        let (Some(asked), Some(max)) = (grpc_timeout, self.grpc_timeout_header_max) else {
+            return self.max_stream_duration;
+        };
+        let granted = [asked, max].into_iter().filter(|limit| !limit.is_zero()).min().unwrap_or_default();
+        // The offset makes the limit shorter, never none.
+        let offset = self.grpc_timeout_header_offset.unwrap_or_default();
+        Some(granted.checked_sub(offset).filter(|left| !left.is_zero()).unwrap_or(granted))
+    }
+
     fn from_proto(proto: proto::route::route_action::MaxStreamDuration, field: Field<'_>) -> MaxStreamDuration {
         let proto::route::route_action::MaxStreamDuration {
             max_stream_duration,
@@ -331,7 +344,7 @@ impl Redirect {
     }
 
     /// The `location` header of the answer to `request`.
-    pub fn location<B>(&self, request: &Request<B>) -> HeaderValue {
+    pub fn location<B>(&self, request: &Request<B>) -> String {
         let forwarded_proto = request.headers().get(X_FORWARDED_PROTO).and_then(|proto| proto.to_str().ok());
         let own_scheme = request.uri().scheme_str().or(forwarded_proto).unwrap_or("http");
         let scheme = self.scheme.as_deref().unwrap_or(own_scheme);
@@ -342,9 +355,7 @@ impl Redirect {
         let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
         let path = self.path(request.uri().path_and_query().map_or("/", |path| path.as_str()));
         let slash = if path.starts_with('/') { "" } else { "/" };
-        let location = [scheme, "://", host, &port, slash, &path].concat();
-        // A URI cannot hold what a header value cannot, DEL apart.
-        HeaderValue::from_maybe_shared(Bytes::from(location)).unwrap_or(HeaderValue::from_static("/"))
+        [scheme, "://", host, &port, slash, &path].concat()
     }
 
     /// The host of the request. Its port goes if another is asked for, or if it was the default one of the scheme that changes.

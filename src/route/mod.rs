@@ -60,8 +60,8 @@ impl RouteConfiguration {
     /// `cluster_names` is an error.
     pub fn from_proto(
         proto: &proto::route::RouteConfiguration,
-        cluster_names: &HashSet<Arc<str>>,
         field: Field<'_>,
+        cluster_names: &HashSet<Arc<str>>,
     ) -> RouteConfiguration {
         let proto::route::RouteConfiguration {
             name,

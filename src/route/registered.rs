@@ -3,25 +3,20 @@
 //! A route in YAML whose cluster specifier plugin is `portreeve.registration.v1.RegisteredRoutes` matches if a registered
 //! route matches too; timeouts, header mutations and upgrades are those of the YAML route.
 
-use std::{hash::BuildHasher, hash::RandomState, sync::Arc};
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
 
-use http::{HeaderName, HeaderValue, Request};
+use http::{HeaderName, Request};
 
 /// What selects a registered route.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum RouteKey {
-    /// A request header with exactly this value. Preferred over any prefix.
-    Header(HeaderName, HeaderValue),
-    /// A path prefix without a slash at its end; it ends where a segment ends. The longest one wins.
+    /// A request header, its name in lower case, with exactly this value. Preferred over any prefix.
+    Header(Arc<str>, Arc<str>),
+    /// A path prefix of whole segments: `/`, or a path without a slash at its end. The longest one wins.
     Prefix(Arc<str>),
-}
-
-impl RouteKey {
-    /// The key of a path prefix: `/a` and `/a/` are the same.
-    #[must_use]
-    pub fn prefix(path: &str) -> RouteKey {
-        RouteKey::Prefix(path.trim_end_matches('/').into())
-    }
 }
 
 /// One route of one registration.
@@ -82,7 +77,7 @@ impl RegisteredRoutes {
     #[must_use]
     pub fn get(&self, key: &RouteKey) -> Option<&RegisteredRoute> {
         let position = match key {
-            RouteKey::Header(name, value) => self.position_of_header(name, value),
+            RouteKey::Header(name, value) => self.position_of_header(name, value.as_bytes()),
             RouteKey::Prefix(prefix) => self.position_of_prefix(prefix),
         };
         position.map(|position| &self.entry(position).route)
@@ -121,9 +116,10 @@ impl RegisteredRoutes {
 
     fn remember(&mut self, key: RouteKey) {
         match key {
-            RouteKey::Header(name, _) => match self.headers.iter_mut().find(|(known, _)| *known == name) {
+            RouteKey::Header(name, _) => match self.headers.iter_mut().find(|(known, _)| *known == *name) {
                 Some((_, count)) => *count += 1,
-                None => self.headers.push((name, 1)),
+                // A name that is none selects nothing.
+                None => self.headers.extend(HeaderName::from_bytes(name.as_bytes()).map(|name| (name, 1))),
             },
             // Stays when the prefix goes: too long a length costs a lookup, nothing else.
             RouteKey::Prefix(prefix) => self.longest_prefix = self.longest_prefix.max(prefix.len()),
@@ -133,7 +129,7 @@ impl RegisteredRoutes {
     fn forget(&mut self, key: &RouteKey) {
         if let RouteKey::Header(name, _) = key {
             self.headers.retain_mut(|(known, count)| {
-                *count -= usize::from(known == name);
+                *count -= usize::from(*known == **name);
                 *count > 0
             });
         }
@@ -156,24 +152,29 @@ impl RegisteredRoutes {
     pub(super) fn find<B>(&self, request: &Request<B>, path: &str) -> Option<Position> {
         let by_header = self.headers.iter().find_map(|(name, _)| {
             let value = request.headers().get(name).filter(|value| !value.is_empty())?;
-            self.position_of_header(name, value)
+            self.position_of_header(name.as_str(), value.as_bytes())
         });
         by_header.or_else(|| self.longest_prefix_of(path))
     }
 
     fn longest_prefix_of(&self, path: &str) -> Option<Position> {
-        let mut end = path.len();
+        let mut prefix = path;
         loop {
-            let found = (end <= self.longest_prefix).then(|| self.position_of_prefix(&path[..end]));
-            match (found.flatten(), path[..end].rfind('/')) {
-                (None, Some(slash)) => end = slash,
-                (found, _) => return found,
+            if prefix.len() <= self.longest_prefix
+                && let Some(position) = self.position_of_prefix(prefix)
+            {
+                return Some(position);
             }
+            prefix = match prefix.rfind('/')? {
+                0 if prefix.len() > 1 => "/",
+                0 => return None,
+                slash => &prefix[..slash],
+            };
         }
     }
 
-    fn position_of_header(&self, name: &HeaderName, value: &HeaderValue) -> Option<Position> {
-        let same = |key: &RouteKey| matches!(key, RouteKey::Header(n, v) if n == name && v == value);
+    fn position_of_header(&self, name: &str, value: &[u8]) -> Option<Position> {
+        let same = |key: &RouteKey| matches!(key, RouteKey::Header(n, v) if **n == *name && v.as_bytes() == value);
         self.position(self.hash_header(name, value), same)
     }
 
@@ -202,20 +203,20 @@ impl RegisteredRoutes {
     pub(super) fn rewrite(&self, position: Position) -> Option<(usize, &str)> {
         let Entry { key, route, .. } = self.entry(position);
         match key {
-            RouteKey::Prefix(prefix) => Some((prefix.len(), route.prefix_rewrite.as_deref()?)),
+            RouteKey::Prefix(prefix) => Some((prefix.trim_end_matches('/').len(), route.prefix_rewrite.as_deref()?)),
             RouteKey::Header(..) => None,
         }
     }
 
     fn hash(&self, key: &RouteKey) -> u64 {
         match key {
-            RouteKey::Header(name, value) => self.hash_header(name, value),
+            RouteKey::Header(name, value) => self.hash_header(name, value.as_bytes()),
             RouteKey::Prefix(prefix) => self.hash_prefix(prefix),
         }
     }
 
-    fn hash_header(&self, name: &HeaderName, value: &HeaderValue) -> u64 {
-        self.hasher.hash_one((name.as_str(), value.as_bytes()))
+    fn hash_header(&self, name: &str, value: &[u8]) -> u64 {
+        self.hasher.hash_one((name, value))
     }
 
     fn hash_prefix(&self, prefix: &str) -> u64 {

@@ -1,8 +1,8 @@
 //! Finding the route of a request, and what the route then does to its messages.
 
-use std::{iter, ops::Deref, rc::Rc, sync::Arc};
+use std::{ops::Deref, rc::Rc, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request, Response};
 
 use super::{
     Action, Forward, RegisteredRoutes, Route, RouteConfiguration, VirtualHost,
@@ -139,15 +139,18 @@ impl RouteRef {
     /// Gives the request the name of the host that it goes to, if the route asks for that (`auto_host_rewrite`).
     pub fn finalize_host<B>(&self, request: &mut Request<B>, host_name: &str, originals: Originals) {
         let asked = self.forward().is_some_and(|forward| matches!(forward.host, Some(HostRewrite::Upstream)));
-        if asked && let Ok(host) = HeaderValue::from_str(host_name) {
+        if asked
+            && !host_name.is_empty()
+            && let Ok(host) = HeaderValue::from_str(host_name)
+        {
             self.rewrite_host(request, host, originals);
         }
     }
 
     /// Changes the headers of the response, whoever made it.
-    pub fn finalize_response(&self, headers: &mut HeaderMap, info: &StreamInfo) {
+    pub fn finalize_response<B>(&self, response: &mut Response<B>, info: &StreamInfo) {
         for mutations in self.mutations() {
-            mutations.response.apply_to_response(headers, info);
+            mutations.response.apply_to_response(response.headers_mut(), info);
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
     filter::{http::Stream, timer::Expired},
     http::{Request, Response, body::Body, grpc, local_reply::LocalReply},
     proto,
-    route::{Action, Forward, HostRewrite, Redirect, RouteRef},
+    route::{Action, Forward, Originals, Redirect, RouteRef},
     stats,
     upstream::{ClusterState, HostRef, UpstreamFailure, UpstreamTiming},
 };
@@ -134,9 +134,9 @@ impl Router {
         };
         stream.cluster = Some(Rc::clone(&cluster));
         self.set_timeouts(forward, &mut request, stream);
-        route.finalize_request(&mut request, &stream.info);
+        route.finalize_request(&mut request, &mut stream.info, self.originals());
         let started = Instant::now();
-        let mut response = match self.attempts(&cluster, forward, request, stream).await {
+        let mut response = match self.attempts(&cluster, route, request, stream).await {
             Ok(response) => response,
             Err(reply) => return Err(reply),
         };
@@ -147,6 +147,10 @@ impl Router {
         stream.info.response_code_details = "via_upstream".into();
         route.finalize_response(&mut response, &stream.info);
         Ok(response)
+    }
+
+    fn originals(&self) -> Originals {
+        if self.suppress_envoy_headers { Originals::Untold } else { Originals::Told }
     }
 
     fn choose_cluster(
@@ -195,7 +199,7 @@ impl Router {
     async fn attempts(
         &self,
         cluster: &Rc<ClusterState>,
-        forward: &Forward,
+        route: &RouteRef,
         mut request: Request,
         stream: &mut Stream,
     ) -> Result<Response, LocalReply> {
@@ -207,7 +211,7 @@ impl Router {
             };
             stream.info.attempt_count += 1;
             stream.info.upstream = Some(Rc::clone(host.info()));
-            rewrite_host(forward, &host, &mut request);
+            route.finalize_host(&mut request, &host.endpoint.hostname, self.originals());
             stream.capture_request(&request);
             match attempt(cluster, &host, request, stream).await? {
                 Ok(response) => return Ok(response),
@@ -253,16 +257,6 @@ async fn attempt(
         Err(Expired::Idle) => Err(LocalReply::stream_idle_timeout()),
         Err(Expired::MaxDuration) => Err(LocalReply::max_duration_timeout()),
         Err(Expired::Request) => Err(LocalReply::request_timeout()),
-    }
-}
-
-/// `auto_host_rewrite`: only now the host's name is known.
-fn rewrite_host(forward: &Forward, host: &HostRef, request: &mut Request) {
-    if matches!(forward.host_rewrite, Some(HostRewrite::Auto))
-        && !host.endpoint.hostname.is_empty()
-        && let Ok(name) = HeaderValue::from_str(&host.endpoint.hostname)
-    {
-        crate::http::set_authority(request, name);
     }
 }
 
