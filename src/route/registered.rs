@@ -11,7 +11,7 @@ use std::{
 use http::{HeaderName, Request};
 
 /// What selects a registered route.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum RouteKey {
     /// A request header, its name in lower case, with exactly this value. Preferred over any prefix.
     Header(Arc<str>, Arc<str>),
