@@ -13,7 +13,12 @@ pub struct Source {
 impl Source {
     /// A document that is at hand, such as the argument of `--config-yaml`.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Source {
-        Source { name: name.into(), text: text.into() }
+        let mut text = text.into();
+        // A byte order mark would move the first line by a column, and YAML counts columns.
+        if text.starts_with('\u{feff}') {
+            text.drain(..'\u{feff}'.len_utf8());
+        }
+        Source { name: name.into(), text }
     }
 
     /// Reads a file; `-` is standard input.
@@ -37,5 +42,15 @@ impl Source {
     /// The document.
     pub fn text(&self) -> &str {
         &self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_not_part_of_the_text() {
+        assert_eq!(Source::new("x.yaml", "\u{feff}a: 1").text(), "a: 1");
     }
 }
