@@ -66,6 +66,7 @@ pub struct WorkerContext {
     /// Lines of access logs on their way.
     pub access_logs: access_log::Buffers,
     registered: RefCell<Rc<Arc<RegisteredRoutes>>>,
+    connections: Cell<u64>,
 }
 
 impl WorkerContext {
@@ -79,7 +80,16 @@ impl WorkerContext {
             date: DateCache::new(),
             access_logs: access_log::Buffers::default(),
             registered,
+            connections: Cell::new(0),
         }
+    }
+
+    /// A number for a connection of this worker that no other connection of the process has.
+    pub fn next_connection_id(&self) -> u64 {
+        const WORKER_SHIFT: u32 = 48;
+        let count = self.connections.get() + 1;
+        self.connections.set(count);
+        (self.index as u64) << WORKER_SHIFT | count
     }
 
     /// The routes that registrations hold now.

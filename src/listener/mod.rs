@@ -1,24 +1,185 @@
 //! Listeners: where connections come in, and which filter chain serves them.
+//!
+//! [`Listener`] is the model of `envoy.config.listener.v3.Listener`. [`run`] is its life on one worker: accept, look at the
+//! first bytes where that decides, choose a [`FilterChain`], do the TLS handshake, hand over to the chain's network filter.
 
-use crate::config::Field;
-use crate::filter::FactoryContext;
-use crate::proto;
+mod accept;
+mod filter_chain;
+mod filter_chain_match;
+mod inspection;
+mod listen_address;
 
-/// A compiled `envoy.config.listener.v3.Listener`.
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, atomic::AtomicU64},
+};
+
+pub use accept::run;
+pub use filter_chain::{FilterChain, FilterChains};
+use inspection::Inspection;
+pub use listen_address::{BindError, ListenAddress};
+
+use crate::{
+    config::Field,
+    filter::FactoryContext,
+    proto::{BoolValue, core, listener},
+    stats::{self, Scope},
+    sys::socket::ListenSocket,
+};
+
+stats::declare! {
+    /// Of a listener, under `listener.<address>.`
+    pub struct ListenerStats {
+        /// Connections given to a filter chain.
+        downstream_cx_total: Counter,
+        /// Of these, those that are open.
+        downstream_cx_active: Gauge,
+        /// Of these, those that have ended.
+        downstream_cx_destroy: Counter,
+        /// How long they lasted, in milliseconds.
+        downstream_cx_length_ms: Histogram,
+        /// Connections refused because the listener has as many as it may have.
+        downstream_cx_overflow: Counter,
+        /// Connections whose TLS handshake took too long.
+        downstream_cx_transport_socket_connect_timeout: Counter,
+        /// Connections whose first bytes are awaited.
+        downstream_pre_cx_active: Gauge,
+        /// Connections whose first bytes did not come in time.
+        downstream_pre_cx_timeout: Counter,
+        /// Connections that failed before their first bytes had come.
+        downstream_listener_filter_error: Counter,
+        /// Connections that ended before their first bytes had come.
+        downstream_listener_filter_remote_close: Counter,
+        /// Connections that no filter chain is for.
+        no_filter_chain_match: Counter,
+    }
+}
+
+/// A checked `envoy.config.listener.v3.Listener`.
 #[derive(Debug)]
 pub struct Listener {
-    /// Its name.
-    pub name: String,
+    /// The configured name, or the address if there is none.
+    pub name: Arc<str>,
+    /// The address, and the additional ones.
+    pub addresses: Vec<ListenAddress>,
+    /// What connections may get.
+    pub filter_chains: FilterChains,
+    inspection: Option<Inspection>,
+    connection_limit: Option<u64>,
+    /// Connections of all workers, counted if there is a limit.
+    connections: AtomicU64,
+    stats: ListenerStats,
+    scope: Scope,
 }
 
 impl Listener {
-    /// Converts a listener and reports what is wrong with it.
+    /// Converts a listener. `connection_limit` is the runtime's `envoy.resource_limits.listener.<name>.connection_limit`.
     pub fn from_proto(
-        listener: &proto::listener::Listener,
+        proto: &listener::Listener,
         field: Field<'_>,
         cx: &FactoryContext<'_>,
+        connection_limit: Option<u64>,
     ) -> Option<Listener> {
-        let _ = (listener, field.path(), cx.service_cluster);
-        todo!()
+        #[rustfmt::skip] // a line for each of them would hide what is done with them
+        let listener::Listener {
+            name, address, additional_addresses, stat_prefix, stats_matcher, filter_chains, fcds_config,
+            filter_chain_matcher, use_original_dst, default_filter_chain, per_connection_buffer_limit_bytes,
+            per_connection_buffer_high_watermark_timeout, metadata, deprecated_v1, drain_type, listener_filters,
+            listener_filters_timeout, continue_on_listener_filters_timeout, transparent, freebind, socket_options,
+            tcp_fast_open_queue_length, traffic_direction, udp_listener_config, api_listener,
+            connection_balance_config, reuse_port, enable_reuse_port, access_log, tcp_backlog_size,
+            max_connections_to_accept_per_socket_event, bind_to_port, enable_mptcp, ignore_global_conn_limit,
+            bypass_overload_manager, tcp_keepalive, listener_specifier,
+        } = proto;
+        let is_true = |value: &Option<BoolValue>| value.is_some_and(|value| value.value);
+        field.unsupported("fcds_config", fcds_config);
+        field.unsupported("filter_chain_matcher", filter_chain_matcher);
+        field.unsupported("use_original_dst", &is_true(use_original_dst));
+        field.unsupported("transparent", &is_true(transparent));
+        field.unsupported("udp_listener_config", udp_listener_config);
+        field.unsupported("api_listener", api_listener);
+        field.unsupported("bind_to_port", &bind_to_port.is_some_and(|bind| !bind.value));
+        field.unsupported("deprecated_v1", deprecated_v1);
+        field.unsupported("internal_listener", listener_specifier);
+        let buffers = "buffers have a fixed size, and those of HTTP/2 that of its windows";
+        let accepted = "as many are accepted at once as there are";
+        field.ignored("per_connection_buffer_limit_bytes", per_connection_buffer_limit_bytes, buffers);
+        let watermark_timeout = per_connection_buffer_high_watermark_timeout;
+        field.ignored("per_connection_buffer_high_watermark_timeout", watermark_timeout, buffers);
+        let accept_limit = max_connections_to_accept_per_socket_event;
+        field.ignored("max_connections_to_accept_per_socket_event", accept_limit, accepted);
+        field.ignored("stats_matcher", stats_matcher, "all statistics are kept");
+        field.ignored("metadata", metadata, "nothing looks at the metadata of a listener");
+        field.ignored("drain_type", drain_type, "a listener drains when it is changed or removed, or the process ends");
+        field.ignored("socket_options", socket_options, "no further options are set");
+        field.ignored("tcp_fast_open_queue_length", tcp_fast_open_queue_length, "TCP Fast Open is off");
+        field.ignored("traffic_direction", traffic_direction, "it labels traces only");
+        field.ignored("connection_balance_config", connection_balance_config, "the kernel spreads connections");
+        field.ignored("reuse_port", reuse_port, "enable_reuse_port took its place, and is on");
+        field.ignored("access_log", access_log, "what serves a connection logs it");
+        field.ignored("enable_mptcp", enable_mptcp, "plain TCP is used");
+        field.ignored("ignore_global_conn_limit", ignore_global_conn_limit, "there is no global limit");
+        field.ignored("bypass_overload_manager", bypass_overload_manager, "there is no overload manager");
+
+        let mut addresses = addresses(address.as_ref(), additional_addresses, field)?;
+        for ListenAddress { tcp, .. } in &mut addresses {
+            tcp.reuse_port = enable_reuse_port.is_none_or(|enabled| enabled.value);
+            tcp.freebind = is_true(freebind);
+            tcp.backlog = tcp_backlog_size.map_or(tcp.backlog, |size| size.value);
+        }
+        addresses[0].tcp.keepalive = tcp_keepalive.as_ref().map(listen_address::keepalive);
+        let address = addresses[0].address.to_string();
+        let scope = cx.stats.scope("listener").scope(if stat_prefix.is_empty() { &address } else { stat_prefix });
+        let filter_chains = FilterChains::from_proto(filter_chains, default_filter_chain.as_ref(), field, cx, &scope)?;
+        let inspection = inspection::Settings {
+            listener_filters, timeout: listener_filters_timeout, continue_on_timeout: *continue_on_listener_filters_timeout
+        };
+        Some(Listener {
+            name: if name.is_empty() { address.into() } else { name.as_str().into() },
+            addresses,
+            inspection: Inspection::from_proto(inspection, field, cx, filter_chains.inspect())?,
+            filter_chains,
+            connection_limit,
+            connections: AtomicU64::new(0),
+            stats: ListenerStats::new(&scope),
+            scope,
+        })
     }
+
+    /// Binds all addresses: a row of sockets for each worker.
+    ///
+    /// # Errors
+    /// If one of the addresses cannot be had; the sockets of the others are closed again.
+    pub fn bind(&self, workers: NonZeroUsize) -> Result<Vec<Vec<ListenSocket>>, BindError> {
+        let mut rows: Vec<Vec<ListenSocket>> = (0..workers.get()).map(|_| Vec::new()).collect();
+        for address in &self.addresses {
+            for (row, socket) in rows.iter_mut().zip(address.bind(workers)?) {
+                row.push(socket);
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// The address, then the additional ones with what each sets for itself.
+fn addresses(
+    address: Option<&core::Address>,
+    additional: &[listener::AdditionalAddress],
+    field: Field<'_>,
+) -> Option<Vec<ListenAddress>> {
+    let address = address.map(|address| ListenAddress::from_proto(address, field.key("address")));
+    let mut addresses = vec![field.required("address", &address)?.clone()];
+    for (index, proto) in additional.iter().enumerate() {
+        let listener::AdditionalAddress { address, socket_options, tcp_keepalive } = proto;
+        let list = field.key("additional_addresses");
+        let field = list.index(index);
+        field.ignored("socket_options", socket_options, "no further options are set");
+        let address = field.required("address", address);
+        let mut address = address.and_then(|address| ListenAddress::from_proto(address, field.key("address")));
+        if let Some(ListenAddress { tcp, .. }) = &mut address {
+            tcp.keepalive = tcp_keepalive.as_ref().map(listen_address::keepalive);
+        }
+        addresses.push(address);
+    }
+    addresses.into_iter().collect()
 }

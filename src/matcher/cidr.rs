@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::{config::Field, proto};
 
 /// A range of IP addresses that share a prefix.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct CidrRange {
     prefix: IpAddr,
     length: u8,
@@ -42,6 +42,12 @@ impl CidrRange {
             }
         };
         Some(CidrRange { prefix, length })
+    }
+
+    /// How many bits its addresses share: the longer, the more specific.
+    #[must_use]
+    pub fn length(&self) -> u8 {
+        self.length
     }
 
     /// Whether `address` is in the range. A range of one IP version holds no addresses of the other.

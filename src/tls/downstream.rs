@@ -128,7 +128,7 @@ impl DownstreamTls {
             Ok(stream) => {
                 let session = stream.get_ref().1;
                 self.stats.count(session);
-                let info = info(session);
+                let info = self.info(session);
                 Ok((Io::tls_server(stream), info))
             }
             Err(error) => {
@@ -149,6 +149,18 @@ impl DownstreamTls {
         hello.alpn().is_none_or(|mut offered| {
             offered.any(|protocol| self.config.alpn_protocols.iter().any(|ours| ours == protocol))
         })
+    }
+
+    fn info(&self, session: &ServerConnection) -> TlsInfo {
+        let leaf = session.peer_certificates().and_then(|chain| chain.first());
+        TlsInfo {
+            version: session.protocol_version().map_or("", stats::version_name),
+            cipher: stats::cipher_name(session),
+            sni: session.server_name().map(Into::into),
+            alpn: session.alpn_protocol().map(Into::into),
+            // What nobody vouches for is no fact.
+            peer: leaf.filter(|_| self.validation.vouches()).and_then(|der| x509::facts(der)).map(Box::new),
+        }
     }
 
     /// The certificates that clients are shown.
@@ -217,14 +229,4 @@ fn fingerprint(proto: &DownstreamTlsContext, certificates: &[Arc<Certificate>], 
     let mut bytes = demands.encode_to_vec();
     bytes.extend(own.chain(trusted).flatten());
     x509::sha256(&bytes)
-}
-
-fn info(session: &ServerConnection) -> TlsInfo {
-    TlsInfo {
-        version: session.protocol_version().map_or("", stats::version_name),
-        cipher: stats::cipher_name(session),
-        sni: session.server_name().map(Into::into),
-        alpn: session.alpn_protocol().map(Into::into),
-        peer: session.peer_certificates().and_then(|chain| x509::facts(chain.first()?)).map(Box::new),
-    }
 }

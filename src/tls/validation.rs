@@ -145,6 +145,11 @@ impl Validation {
         self.trust.is_some() || !self.certificates.is_empty() || !self.public_keys.is_empty()
     }
 
+    /// Whether a peer that got through is who its certificate says.
+    pub(super) fn vouches(&self) -> bool {
+        self.asks_anything() && !self.accept_untrusted
+    }
+
     /// Whether an alternative name is acceptable.
     pub(super) fn accepts_names(&self, facts: &PeerCertificate) -> bool {
         self.san_matchers.is_empty() || self.san_matchers.iter().any(|matcher| matcher.matches(facts))

@@ -1,0 +1,260 @@
+//! A listener at work on one worker: accept, look ahead, choose a filter chain, secure, hand over.
+
+use std::{io, rc::Rc, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use tokio::{
+    task::JoinSet,
+    time::{Instant, error::Elapsed, sleep, timeout},
+};
+
+use super::{Listener, filter_chain::FilterChain, filter_chain_match::Candidate};
+use crate::{
+    drain::Watcher,
+    filter::WorkerContext,
+    net::{Acceptor, Io},
+    stats::{self, Gauge},
+    stream_info::{ConnectionInfo, TlsInfo},
+    sys::socket::ListenSocket,
+    tls::{ClientHello, Inspected},
+};
+
+/// How long to wait when no connection can be accepted, for example for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+stats::declare! {
+    /// Of a listener on one worker, under `listener.<address>.worker_<number>.`
+    struct WorkerStats {
+        /// Connections given to a filter chain.
+        downstream_cx_total: Counter,
+        /// Of these, those that are open.
+        downstream_cx_active: Gauge,
+    }
+}
+
+/// Accepts and serves connections until the drain is over and none is left, or the drain's deadline.
+///
+/// # Errors
+/// If the socket cannot be used in this runtime.
+pub async fn run(
+    listener: Arc<Listener>,
+    socket: ListenSocket,
+    worker: Rc<WorkerContext>,
+    mut drain: Watcher,
+) -> io::Result<()> {
+    let acceptor = Acceptor::new(socket)?;
+    let scope = listener.scope.scope(&format!("worker_{}", worker.index.saturating_sub(1)));
+    let active = Rc::new(ActiveListener { listener, worker, stats: WorkerStats::new(&scope) });
+    let mut connections = JoinSet::new();
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = drain.draining() => break,
+            Some(_) = connections.join_next() => {}
+            accepted = acceptor.accept() => match accepted {
+                Ok(io) => {
+                    failing = false;
+                    active.begin(io, &drain, &mut connections);
+                }
+                Err(error) => {
+                    if !failing {
+                        tracing::warn!(listener = %active.listener.name, %error, "connections wait: none can be accepted");
+                    }
+                    failing = true;
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    // Whoever the kernel had let in already is served like the others.
+    while let Some(Ok(io)) = now_or_never(acceptor.accept()).await {
+        active.begin(io, &drain, &mut connections);
+    }
+    drop(acceptor);
+    tokio::select! {
+        () = drain.deadline() => connections.shutdown().await,
+        () = async { while connections.join_next().await.is_some() {} } => {}
+    }
+    Ok(())
+}
+
+async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        output = future => Some(output),
+        () = std::future::ready(()) => None,
+    }
+}
+
+/// What the connections of one listener on one worker share.
+struct ActiveListener {
+    listener: Arc<Listener>,
+    worker: Rc<WorkerContext>,
+    stats: WorkerStats,
+}
+
+/// What looking ahead has found out.
+struct Found {
+    transport_protocol: &'static str,
+    hello: ClientHello,
+}
+
+impl ActiveListener {
+    fn begin(self: &Rc<Self>, io: Io, drain: &Watcher, connections: &mut JoinSet<()>) {
+        let Some(permit) = Permit::acquire(&self.listener) else {
+            self.listener.stats.downstream_cx_overflow.inc();
+            return;
+        };
+        let (active, drain) = (Rc::clone(self), drain.clone());
+        connections.spawn_local(async move {
+            active.serve(io, drain).await;
+            drop(permit);
+        });
+    }
+
+    async fn serve(&self, mut io: Io, drain: Watcher) {
+        let start = Instant::now();
+        let Some(found) = self.look_ahead(&mut io).await else { return };
+        let candidate = Candidate {
+            local: io.local_address(),
+            remote: io.peer_address(),
+            server_name: found.hello.server_name.as_deref(),
+            transport_protocol: found.transport_protocol,
+            application_protocols: &found.hello.application_protocols,
+        };
+        let Some(chain) = self.listener.filter_chains.find(&candidate) else {
+            self.listener.stats.no_filter_chain_match.inc();
+            tracing::debug!(listener = %self.listener.name, ?candidate, "no filter chain is for this connection");
+            return;
+        };
+        drop(found);
+        let _counted = Counted::begin(self, start);
+        let Some((io, tls)) = self.secure(chain, io).await else { return };
+        let Some(filter) = &chain.filter else { return };
+        let connection = Rc::new(ConnectionInfo {
+            id: self.worker.next_connection_id(),
+            start,
+            remote: io.peer_address().clone(),
+            direct_remote: io.peer_address().clone(),
+            local: io.local_address().clone(),
+            listener: Arc::clone(&self.listener.name),
+            filter_chain: Arc::clone(&chain.name),
+            tls,
+            peer_credentials: io.peer_credentials(),
+        });
+        Arc::clone(filter).serve(io, connection, Rc::clone(&self.worker), drain).await;
+    }
+
+    /// Awaits the first bytes if the listener looks at them; `None` if the connection is not to be served.
+    async fn look_ahead(&self, io: &mut Io) -> Option<Found> {
+        let not_tls = || Found { transport_protocol: "raw_buffer", hello: ClientHello::default() };
+        let Some(inspection) = &self.listener.inspection else { return Some(not_tls()) };
+        let stats = &self.listener.stats;
+        let _held = Held::new(&stats.downstream_pre_cx_active);
+        let Ok(inspected) = within(inspection.timeout, ClientHello::inspect(io, inspection.limit)).await else {
+            stats.downstream_pre_cx_timeout.inc();
+            return inspection.continue_on_timeout.then(not_tls);
+        };
+        if let Ok(inspected) = &inspected {
+            inspection.count(inspected);
+        }
+        match inspected {
+            Ok(Inspected::Tls(hello)) => Some(Found { transport_protocol: "tls", hello }),
+            Ok(Inspected::NotTls) => Some(not_tls()),
+            Ok(Inspected::Closed) => {
+                stats.downstream_listener_filter_remote_close.inc();
+                None
+            }
+            Ok(Inspected::TooLarge) | Err(_) => {
+                stats.downstream_listener_filter_error.inc();
+                None
+            }
+        }
+    }
+
+    /// Does the handshake of the chain, if it has one; `None` if it fails.
+    async fn secure(&self, chain: &FilterChain, io: Io) -> Option<(Io, Option<TlsInfo>)> {
+        let Some(tls) = &chain.tls else { return Some((io, None)) };
+        let peer = io.peer_address().clone();
+        match within(chain.handshake_timeout, tls.accept(io)).await {
+            Ok(Ok((io, info))) => Some((io, Some(info))),
+            Ok(Err(error)) => {
+                tracing::debug!(listener = %self.listener.name, %peer, %error, "no TLS connection");
+                None
+            }
+            Err(_) => {
+                self.listener.stats.downstream_cx_transport_socket_connect_timeout.inc();
+                tracing::debug!(listener = %self.listener.name, %peer, "the TLS handshake took too long");
+                None
+            }
+        }
+    }
+}
+
+async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Result<T, Elapsed> {
+    match limit {
+        Some(limit) => timeout(limit, future).await,
+        None => Ok(future.await),
+    }
+}
+
+/// The right to be one of the connections that a listener may have.
+struct Permit(Option<Arc<Listener>>);
+
+impl Permit {
+    fn acquire(listener: &Arc<Listener>) -> Option<Permit> {
+        let Some(limit) = listener.connection_limit else { return Some(Permit(None)) };
+        let permit = Permit(Some(Arc::clone(listener)));
+        (listener.connections.fetch_add(1, Relaxed) < limit).then_some(permit)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(listener) = &self.0 {
+            listener.connections.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// Counts a connection that has a filter chain, from then to its end however it comes.
+struct Counted<'a> {
+    active: &'a ActiveListener,
+    start: Instant,
+}
+
+impl Counted<'_> {
+    fn begin(active: &ActiveListener, start: Instant) -> Counted<'_> {
+        active.listener.stats.downstream_cx_total.inc();
+        active.listener.stats.downstream_cx_active.inc();
+        active.stats.downstream_cx_total.inc();
+        active.stats.downstream_cx_active.inc();
+        Counted { active, start }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let length = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.active.listener.stats.downstream_cx_length_ms.record(length);
+        self.active.listener.stats.downstream_cx_destroy.inc();
+        self.active.listener.stats.downstream_cx_active.dec();
+        self.active.stats.downstream_cx_active.dec();
+    }
+}
+
+/// One more of something, for as long as it lives.
+struct Held<'a>(&'a Gauge);
+
+impl Held<'_> {
+    fn new(gauge: &Gauge) -> Held<'_> {
+        gauge.inc();
+        Held(gauge)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,183 @@
+//! Filter chains: `envoy.config.listener.v3.FilterChain`, what is done with the connections that match.
+
+use std::{sync::Arc, time::Duration};
+
+use prost::Name;
+
+use crate::{
+    config::Field,
+    filter::{FactoryContext, network::NetworkFilter},
+    network_filters,
+    proto::{
+        core::{TransportSocket, transport_socket::ConfigType},
+        listener,
+        raw_buffer::RawBuffer,
+        tls::DownstreamTlsContext,
+    },
+    stats::Scope,
+    tls::DownstreamTls,
+};
+
+use super::filter_chain_match::{Candidate, FilterChainMatch, FilterChainMatcher};
+
+/// The package of Envoy's transport sockets.
+const TRANSPORT_SOCKETS: &str = "envoy.extensions.transport_sockets.";
+
+/// How long a handshake may take unless the chain says otherwise. Envoy waits for ever, which lets anybody hold connections open.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The filter chains of a listener.
+#[derive(Debug)]
+pub struct FilterChains {
+    /// In the order of the document.
+    chains: Vec<FilterChain>,
+    matcher: FilterChainMatcher,
+    /// For connections that match no other.
+    default: Option<FilterChain>,
+}
+
+/// Which connections match, and how they are secured and served.
+#[derive(Debug)]
+pub struct FilterChain {
+    matches: FilterChainMatch,
+    /// May be empty.
+    pub name: Arc<str>,
+    /// How they are secured; `None`: they are not.
+    pub tls: Option<DownstreamTls>,
+    pub(super) handshake_timeout: Option<Duration>,
+    /// `None` closes them.
+    pub(super) filter: Option<Arc<dyn NetworkFilter>>,
+}
+
+impl FilterChains {
+    /// At least one is needed, and no two may be for the same connections.
+    pub(super) fn from_proto(
+        protos: &[listener::FilterChain],
+        default: Option<&listener::FilterChain>,
+        field: Field<'_>,
+        cx: &FactoryContext<'_>,
+        scope: &Scope,
+    ) -> Option<FilterChains> {
+        let list = field.key("filter_chains");
+        let chains = protos.iter().enumerate().map(|(index, proto)| {
+            FilterChain::from_proto(proto, list.index(index), cx, scope)
+        });
+        let chains: Vec<_> = chains.collect();
+        let default = default.map(|proto| {
+            let field = field.key("default_filter_chain");
+            field.ignored("filter_chain_match", &proto.filter_chain_match, "it takes what matches no other");
+            FilterChain::from_proto(proto, field, cx, scope)
+        });
+        if chains.is_empty() && default.is_none() {
+            list.error("a listener needs a filter chain");
+        }
+        let mut matcher = FilterChainMatcher::default();
+        for (position, chain) in chains.iter().enumerate() {
+            let Some(chain) = chain else { continue };
+            if let Err(other) = matcher.insert(&chain.matches, position) {
+                let same = chains[other].as_ref().is_some_and(|other| other.matches == chain.matches);
+                let how = if same { "are the same as" } else { "overlap with" };
+                let message = format!("the connections of this filter chain {how} those of filter_chains[{other}]");
+                list.index(position).key("filter_chain_match").error(message);
+            }
+        }
+        let chains: Option<Vec<_>> = chains.into_iter().collect();
+        let default = match default {
+            Some(default) => Some(default?),
+            None => None,
+        };
+        Some(FilterChains { chains: chains?, matcher, default })
+    }
+
+    /// All of them, the default last.
+    pub fn all(&self) -> impl Iterator<Item = &FilterChain> {
+        self.chains.iter().chain(&self.default)
+    }
+
+    /// The one for a connection.
+    pub(super) fn find(&self, connection: &Candidate<'_>) -> Option<&FilterChain> {
+        match self.matcher.find(connection) {
+            Some(position) => self.chains.get(position),
+            None => self.default.as_ref(),
+        }
+    }
+
+    /// Whether a choice depends on what the client's first bytes say.
+    pub(super) fn inspect(&self) -> bool {
+        self.matcher.inspects
+    }
+}
+
+impl FilterChain {
+    /// `scope` is the listener's.
+    pub(super) fn from_proto(
+        proto: &listener::FilterChain,
+        field: Field<'_>,
+        cx: &FactoryContext<'_>,
+        scope: &Scope,
+    ) -> Option<FilterChain> {
+        let listener::FilterChain {
+            filter_chain_match,
+            filters,
+            use_proxy_proto,
+            metadata,
+            transport_socket,
+            transport_socket_connect_timeout,
+            name,
+        } = proto;
+        field.unsupported("use_proxy_proto", &use_proxy_proto.is_some_and(|used| used.value));
+        field.ignored("metadata", metadata, "nothing looks at the metadata of a filter chain");
+        let handshake_timeout = field
+            .duration("transport_socket_connect_timeout", transport_socket_connect_timeout)
+            .unwrap_or(HANDSHAKE_TIMEOUT);
+        let tls = match transport_socket {
+            Some(socket) => tls(socket, field.key("transport_socket"), cx, scope),
+            None => Some(None),
+        };
+        let filter = network_filters::from_proto(filters, field.key("filters"), cx);
+        let any = listener::FilterChainMatch::default();
+        let matches = filter_chain_match.as_ref().unwrap_or(&any);
+        let matches = FilterChainMatch::from_proto(matches, field.key("filter_chain_match"));
+        Some(FilterChain {
+            matches: matches?,
+            name: name.as_str().into(),
+            tls: tls?,
+            handshake_timeout: (!handshake_timeout.is_zero()).then_some(handshake_timeout),
+            filter: filter?,
+        })
+    }
+}
+
+/// The transport socket if it is TLS, `None` within if it is none at all.
+fn tls(
+    proto: &TransportSocket,
+    field: Field<'_>,
+    cx: &FactoryContext<'_>,
+    scope: &Scope,
+) -> Option<Option<DownstreamTls>> {
+    let TransportSocket { name, config_type } = proto;
+    let field_of_config = field.key("typed_config");
+    let Some(ConfigType::TypedConfig(any)) = config_type else {
+        if name == "envoy.transport_sockets.raw_buffer" {
+            return Some(None);
+        }
+        field_of_config.error("is required");
+        return None;
+    };
+    let type_name = any.type_url.rsplit('/').next().unwrap_or_default();
+    if type_name == DownstreamTlsContext::full_name() {
+        let context = field_of_config.unpack::<DownstreamTlsContext>(any)?;
+        return DownstreamTls::from_proto(&context, field_of_config, cx.secrets, scope).map(Some);
+    }
+    if type_name == RawBuffer::full_name() {
+        return Some(None);
+    }
+    if type_name.ends_with(".UpstreamTlsContext") {
+        field_of_config.error("an UpstreamTlsContext is for clusters: a listener has a DownstreamTlsContext");
+    } else if type_name.starts_with(TRANSPORT_SOCKETS) {
+        field.unsupported("typed_config", &Some(any));
+    } else {
+        field_of_config.error(format!("{type_name:?} is not a transport socket"));
+    }
+    None
+}

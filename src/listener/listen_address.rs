@@ -1,0 +1,123 @@
+//! Where to listen, and how: `envoy.config.core.v3.Address` with the socket settings of whoever listens.
+
+use std::{io, num::NonZeroUsize, time::Duration};
+
+use thiserror::Error;
+
+use crate::{
+    config::Field,
+    net::Address,
+    proto::core::{self, address, socket_address::PortSpecifier},
+    sys::socket::{self, Keepalive, ListenSocket, TcpOptions},
+};
+
+/// An address and what the socket on it is to be like.
+#[derive(Clone, Debug)]
+pub struct ListenAddress {
+    /// As configured: the port may be 0, for any.
+    pub address: Address,
+    pub(super) tcp: TcpOptions,
+    /// Mode of the file of a Unix socket; the umask decides if there is none.
+    mode: Option<u32>,
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug, Error)]
+#[error("cannot listen on {address}: {}", socket::bind_failure(.source))]
+pub struct BindError {
+    /// Which.
+    pub address: Address,
+    /// Why.
+    pub source: io::Error,
+}
+
+impl ListenAddress {
+    /// An address with Envoy's defaults for its socket.
+    pub fn from_proto(proto: &core::Address, field: Field<'_>) -> Option<ListenAddress> {
+        let core::Address { address } = proto;
+        match field.required("socket_address", address)? {
+            address::Address::SocketAddress(socket) => ListenAddress::ip(socket, field.key("socket_address")),
+            address::Address::Pipe(pipe) => {
+                let core::Pipe { path, mode } = pipe;
+                let field = field.key("pipe");
+                if path.is_empty() {
+                    field.key("path").error("is required");
+                    return None;
+                }
+                if *mode > 0o777 {
+                    field.key("mode").error("must be at most 0777");
+                    return None;
+                }
+                let mode = (*mode != 0).then_some(*mode);
+                Some(ListenAddress { address: Address::Pipe(path.into()), tcp: defaults(false), mode })
+            }
+            address::Address::EnvoyInternalAddress(internal) => {
+                field.unsupported("envoy_internal_address", &Some(internal));
+                None
+            }
+        }
+    }
+
+    fn ip(proto: &core::SocketAddress, field: Field<'_>) -> Option<ListenAddress> {
+        let core::SocketAddress {
+            protocol,
+            address,
+            resolver_name,
+            ipv4_compat,
+            network_namespace_filepath,
+            port_specifier,
+        } = proto;
+        field.unsupported("protocol", protocol);
+        field.unsupported("resolver_name", resolver_name);
+        field.unsupported("network_namespace_filepath", network_namespace_filepath);
+        let Ok(ip) = address.parse() else {
+            field.key("address").error(format!("{address:?} is not an IP address, such as 127.0.0.1, 0.0.0.0 or ::"));
+            return None;
+        };
+        let port = match port_specifier {
+            Some(PortSpecifier::PortValue(port)) => u16::try_from(*port)
+                .inspect_err(|_| field.key("port_value").error("must be at most 65535"))
+                .ok()?,
+            Some(PortSpecifier::NamedPort(_)) => {
+                field.key("named_port").error("a listener needs a port_value");
+                return None;
+            }
+            None => {
+                field.key("port_value").error("is required");
+                return None;
+            }
+        };
+        Some(ListenAddress { address: Address::Ip((ip, port).into()), tcp: defaults(*ipv4_compat), mode: None })
+    }
+
+    /// Binds one socket for each worker, listening already; or several workers' handles of one socket, where the kernel cannot
+    /// spread connections or must not.
+    ///
+    /// # Errors
+    /// If the address is taken, foreign, or not allowed.
+    pub fn bind(&self, workers: NonZeroUsize) -> Result<Vec<ListenSocket>, BindError> {
+        match &self.address {
+            Address::Ip(address) => socket::listen_tcp(*address, &self.tcp, workers),
+            Address::Pipe(path) => socket::listen_unix(path, self.mode, self.tcp.backlog, workers),
+        }
+        .map_err(|source| BindError { address: self.address.clone(), source })
+    }
+}
+
+fn defaults(ipv4_compat: bool) -> TcpOptions {
+    // The kernel cuts the backlog down to net.core.somaxconn.
+    TcpOptions { reuse_port: true, backlog: u32::MAX, freebind: false, ipv4_compat, keepalive: None }
+}
+
+/// `TcpKeepalive`, whose presence alone turns probes on.
+pub(super) fn keepalive(proto: &core::TcpKeepalive) -> Keepalive {
+    let core::TcpKeepalive { keepalive_probes, keepalive_time, keepalive_interval } = proto;
+    let seconds = |value: &Option<crate::proto::UInt32Value>| {
+        value.filter(|value| value.value > 0).map(|value| Duration::from_secs(value.value.into()))
+    };
+    Keepalive {
+        time: seconds(keepalive_time),
+        interval: seconds(keepalive_interval),
+        probes: keepalive_probes.map(|probes| probes.value).filter(|probes| *probes > 0),
+    }
+}
