@@ -65,7 +65,7 @@ impl Process for Fake {
         let node = Node { id: "n1".to_owned(), ..Node::default() };
         Arc::new(Snapshot {
             version: 1,
-            bootstrap: Arc::new(snapshot::Bootstrap { node, admin: None }),
+            bootstrap: Arc::new(snapshot::Bootstrap { node, ..Default::default() }),
             listeners: BTreeMap::new(),
             clusters: Arc::default(),
             registered: Arc::default(),

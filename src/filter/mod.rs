@@ -11,7 +11,7 @@ pub mod timer;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -40,6 +40,8 @@ pub struct FactoryContext<'a> {
     pub secrets: &'a Secrets,
     /// The names of the configured clusters: a static route to any other is a mistake.
     pub cluster_names: &'a HashSet<Arc<str>>,
+    /// How many connections listeners may have, by their names, where the runtime says.
+    pub connection_limits: &'a HashMap<String, u64>,
     /// Where access logs go.
     pub access_logs: &'a access_log::Sinks,
     /// `node.cluster`, or `--service-cluster`.

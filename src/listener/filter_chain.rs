@@ -59,9 +59,10 @@ impl FilterChains {
         scope: &Scope,
     ) -> Option<FilterChains> {
         let list = field.key("filter_chains");
-        let chains = protos.iter().enumerate().map(|(index, proto)| {
-            FilterChain::from_proto(proto, list.index(index), cx, scope)
-        });
+        let chains = protos
+            .iter()
+            .enumerate()
+            .map(|(index, proto)| FilterChain::from_proto(proto, list.index(index), cx, scope));
         let chains: Vec<_> = chains.collect();
         let default = default.map(|proto| {
             let field = field.key("default_filter_chain");

@@ -131,11 +131,7 @@ fn insert(node: &mut Node, values: &[Vec<Value>], position: usize) -> Result<(),
 }
 
 /// The most specific child that fits.
-fn best<'n>(
-    children: &'n HashMap<Value, Node>,
-    criterion: Criterion,
-    connection: &Candidate<'_>,
-) -> Option<&'n Node> {
+fn best<'n>(children: &'n HashMap<Value, Node>, criterion: Criterion, connection: &Candidate<'_>) -> Option<&'n Node> {
     match criterion {
         Criterion::DestinationPort => children.get(&Value::Port(connection.local.port()?)),
         Criterion::DestinationIp => longest_range(children, connection.local.ip()?),
@@ -148,9 +144,7 @@ fn best<'n>(
             offered.find_map(|protocol| children.get(&Value::Protocol(protocol.clone())))
         }
         Criterion::DirectSourceIp | Criterion::SourceIp => longest_range(children, connection.remote.ip()?),
-        Criterion::SourceType => {
-            children.get(if is_local(connection) { &Value::Local } else { &Value::External })
-        }
+        Criterion::SourceType => children.get(if is_local(connection) { &Value::Local } else { &Value::External }),
         Criterion::SourcePort => children.get(&Value::Port(connection.remote.port()?)),
     }
 }
@@ -182,53 +176,53 @@ fn is_local(connection: &Candidate<'_>) -> bool {
 impl FilterChainMatch {
     /// Criteria that are not named match anything.
     pub(super) fn from_proto(proto: &listener::FilterChainMatch, field: Field<'_>) -> Option<FilterChainMatch> {
-    let listener::FilterChainMatch {
-        destination_port,
-        prefix_ranges,
-        address_suffix,
-        suffix_len,
-        direct_source_prefix_ranges,
-        source_type,
-        source_prefix_ranges,
-        source_ports,
-        server_names,
-        transport_protocol,
-        application_protocols,
-    } = proto;
-    field.unsupported("address_suffix", address_suffix);
-    field.unsupported("suffix_len", suffix_len);
+        let listener::FilterChainMatch {
+            destination_port,
+            prefix_ranges,
+            address_suffix,
+            suffix_len,
+            direct_source_prefix_ranges,
+            source_type,
+            source_prefix_ranges,
+            source_ports,
+            server_names,
+            transport_protocol,
+            application_protocols,
+        } = proto;
+        field.unsupported("address_suffix", address_suffix);
+        field.unsupported("suffix_len", suffix_len);
 
-    let ports: Vec<u32> = destination_port.iter().map(|port| port.value).collect();
-    let source_type = match ConnectionSourceType::try_from(*source_type) {
-        Ok(ConnectionSourceType::Any) | Err(_) => Value::Any,
-        Ok(ConnectionSourceType::SameIpOrLoopback) => Value::Local,
-        Ok(ConnectionSourceType::External) => Value::External,
-    };
-    let transport_protocol = match transport_protocol.as_str() {
-        "" => Value::Any,
-        "tls" | "raw_buffer" => Value::Protocol(transport_protocol.clone().into_bytes()),
-        other => {
-            let field = field.key("transport_protocol");
-            field.warning(format!("no connection is ever {other:?}: there are \"tls\" and \"raw_buffer\""));
-            Value::Protocol(other.as_bytes().to_vec())
-        }
-    };
-    let application_protocols =
-        application_protocols.iter().map(|protocol| Some(Value::Protocol(protocol.clone().into_bytes())));
-    let values = [
-        all_or_any(ports.iter().map(|port| port_value(*port, field.key("destination_port")))),
-        ranges(prefix_ranges, field.key("prefix_ranges")),
-        names(server_names, field.key("server_names")),
-        Some(vec![transport_protocol]),
-        all_or_any(application_protocols),
-        ranges(direct_source_prefix_ranges, field.key("direct_source_prefix_ranges")),
-        Some(vec![source_type]),
-        ranges(source_prefix_ranges, field.key("source_prefix_ranges")),
-        all_or_any(source_ports.iter().map(|port| port_value(*port, field.key("source_ports")))),
-    ];
-    let values: Option<Vec<Vec<Value>>> = values.into_iter().collect();
-    Some(FilterChainMatch(values?.try_into().ok()?))
-}
+        let ports: Vec<u32> = destination_port.iter().map(|port| port.value).collect();
+        let source_type = match ConnectionSourceType::try_from(*source_type) {
+            Ok(ConnectionSourceType::Any) | Err(_) => Value::Any,
+            Ok(ConnectionSourceType::SameIpOrLoopback) => Value::Local,
+            Ok(ConnectionSourceType::External) => Value::External,
+        };
+        let transport_protocol = match transport_protocol.as_str() {
+            "" => Value::Any,
+            "tls" | "raw_buffer" => Value::Protocol(transport_protocol.clone().into_bytes()),
+            other => {
+                let field = field.key("transport_protocol");
+                field.warning(format!("no connection is ever {other:?}: there are \"tls\" and \"raw_buffer\""));
+                Value::Protocol(other.as_bytes().to_vec())
+            }
+        };
+        let application_protocols =
+            application_protocols.iter().map(|protocol| Some(Value::Protocol(protocol.clone().into_bytes())));
+        let values = [
+            all_or_any(ports.iter().map(|port| port_value(*port, field.key("destination_port")))),
+            ranges(prefix_ranges, field.key("prefix_ranges")),
+            names(server_names, field.key("server_names")),
+            Some(vec![transport_protocol]),
+            all_or_any(application_protocols),
+            ranges(direct_source_prefix_ranges, field.key("direct_source_prefix_ranges")),
+            Some(vec![source_type]),
+            ranges(source_prefix_ranges, field.key("source_prefix_ranges")),
+            all_or_any(source_ports.iter().map(|port| port_value(*port, field.key("source_ports")))),
+        ];
+        let values: Option<Vec<Vec<Value>>> = values.into_iter().collect();
+        Some(FilterChainMatch(values?.try_into().ok()?))
+    }
 }
 
 fn all_or_any(values: impl Iterator<Item = Option<Value>>) -> Option<Vec<Value>> {

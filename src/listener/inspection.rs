@@ -147,7 +147,10 @@ fn limit(proto: &ListenerFilter, field: Field<'_>) -> Option<usize> {
     field.ignored("enable_ja3_fingerprinting", &is_true(enable_ja3_fingerprinting), "no fingerprints are taken");
     field.ignored("enable_ja4_fingerprinting", &is_true(enable_ja4_fingerprinting), "no fingerprints are taken");
     field.ignored("initial_read_buffer_size", &initial_read_buffer_size, "buffers grow as needed");
-    field.unsupported("close_connection_on_client_hello_parsing_errors", &close_connection_on_client_hello_parsing_errors);
+    field.unsupported(
+        "close_connection_on_client_hello_parsing_errors",
+        &close_connection_on_client_hello_parsing_errors,
+    );
     let limit = max_client_hello_size.map_or(CLIENT_HELLO_LIMIT, |size| size.value);
     if limit == 0 || limit > CLIENT_HELLO_LIMIT {
         field.key("max_client_hello_size").error(format!("must be 1 to {CLIENT_HELLO_LIMIT}"));

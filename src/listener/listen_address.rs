@@ -1,6 +1,6 @@
 //! Where to listen, and how: `envoy.config.core.v3.Address` with the socket settings of whoever listens.
 
-use std::{io, num::NonZeroUsize, time::Duration};
+use std::{io, net::IpAddr, num::NonZeroUsize, time::Duration};
 
 use thiserror::Error;
 
@@ -70,14 +70,14 @@ impl ListenAddress {
         field.unsupported("protocol", protocol);
         field.unsupported("resolver_name", resolver_name);
         field.unsupported("network_namespace_filepath", network_namespace_filepath);
-        let Ok(ip) = address.parse() else {
+        let Ok(ip) = address.parse::<IpAddr>() else {
             field.key("address").error(format!("{address:?} is not an IP address, such as 127.0.0.1, 0.0.0.0 or ::"));
             return None;
         };
         let port = match port_specifier {
-            Some(PortSpecifier::PortValue(port)) => u16::try_from(*port)
-                .inspect_err(|_| field.key("port_value").error("must be at most 65535"))
-                .ok()?,
+            Some(PortSpecifier::PortValue(port)) => {
+                u16::try_from(*port).inspect_err(|_| field.key("port_value").error("must be at most 65535")).ok()?
+            }
             Some(PortSpecifier::NamedPort(_)) => {
                 field.key("named_port").error("a listener needs a port_value");
                 return None;

@@ -73,13 +73,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Converts a listener. `connection_limit` is the runtime's `envoy.resource_limits.listener.<name>.connection_limit`.
-    pub fn from_proto(
-        proto: &listener::Listener,
-        field: Field<'_>,
-        cx: &FactoryContext<'_>,
-        connection_limit: Option<u64>,
-    ) -> Option<Listener> {
+    /// Converts a listener; its certificates are read, its sockets are not made.
+    pub fn from_proto(proto: &listener::Listener, field: Field<'_>, cx: &FactoryContext<'_>) -> Option<Listener> {
         #[rustfmt::skip] // a line for each of them would hide what is done with them
         let listener::Listener {
             name, address, additional_addresses, stat_prefix, stats_matcher, filter_chains, fcds_config,
@@ -132,14 +127,16 @@ impl Listener {
         let scope = cx.stats.scope("listener").scope(if stat_prefix.is_empty() { &address } else { stat_prefix });
         let filter_chains = FilterChains::from_proto(filter_chains, default_filter_chain.as_ref(), field, cx, &scope)?;
         let inspection = inspection::Settings {
-            listener_filters, timeout: listener_filters_timeout, continue_on_timeout: *continue_on_listener_filters_timeout
+            listener_filters,
+            timeout: listener_filters_timeout,
+            continue_on_timeout: *continue_on_listener_filters_timeout,
         };
         Some(Listener {
             name: if name.is_empty() { address.into() } else { name.as_str().into() },
             addresses,
             inspection: Inspection::from_proto(inspection, field, cx, filter_chains.inspect())?,
             filter_chains,
-            connection_limit,
+            connection_limit: cx.connection_limits.get(name).copied(),
             connections: AtomicU64::new(0),
             stats: ListenerStats::new(&scope),
             scope,

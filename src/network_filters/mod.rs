@@ -24,11 +24,8 @@ pub fn from_proto(
     field: Field<'_>,
     cx: &FactoryContext<'_>,
 ) -> Option<Option<Arc<dyn NetworkFilter>>> {
-    let converted: Vec<_> = filters
-        .iter()
-        .enumerate()
-        .map(|(index, filter)| convert(filter, field.index(index), cx))
-        .collect();
+    let converted: Vec<_> =
+        filters.iter().enumerate().map(|(index, filter)| convert(filter, field.index(index), cx)).collect();
     let converted: Option<Vec<_>> = converted.into_iter().collect();
     let mut converted = converted?;
     if converted.is_empty() {

@@ -1,13 +1,15 @@
 //! The parts of `envoy.config.bootstrap.v3.Bootstrap` that concern the process as a whole. Listeners, clusters and secrets are converted in
 //! `manager.rs`.
 
+use std::collections::HashMap;
+
 use crate::config::Field;
 use crate::net::Address;
 use crate::proto;
-use crate::proto::bootstrap::runtime_layer::LayerSpecifier;
 use crate::proto::core::TypedExtensionConfig;
 use crate::proto::overload::OverloadManager;
-use crate::proto::value::Kind;
+
+use super::runtime;
 
 /// What the bootstrap says of the process.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -16,6 +18,8 @@ pub struct Bootstrap {
     pub node: proto::core::Node,
     /// Where the admin interface listens; `None`: there is none.
     pub admin: Option<Address>,
+    /// How many connections listeners may have, by their names, where the runtime says.
+    pub connection_limits: HashMap<String, u64>,
 }
 
 /// What the warning says where the setting touches nothing but reports about the process.
@@ -113,14 +117,17 @@ impl Bootstrap {
         if let Some(manager) = overload_manager {
             check_overload_manager(manager, field.key("overload_manager"));
         }
-        if let Some(runtime) = layered_runtime {
-            check_runtime(runtime, field.key("layered_runtime"));
-        }
+        let connection_limits =
+            layered_runtime.as_ref().map(|layers| runtime::connection_limits(layers, field.key("layered_runtime")));
         let admin = match admin {
             Some(admin) => admin_address(admin, field.key("admin"))?,
             None => None,
         };
-        Some(Bootstrap { node: node.clone().unwrap_or_default(), admin })
+        Some(Bootstrap {
+            node: node.clone().unwrap_or_default(),
+            admin,
+            connection_limits: connection_limits.unwrap_or_default(),
+        })
     }
 }
 
@@ -173,44 +180,6 @@ fn check_overload_manager(manager: &OverloadManager, field: Field<'_>) {
             field.error("valid in Envoy, not implemented by Portreeve yet");
         } else {
             field.warning(format!("has no effect: {NOT_YET}"));
-        }
-    }
-}
-
-/// Runtime keys that only tune Envoy itself.
-const KEYS_OF_ENVOY: &[&str] =
-    &["envoy.reloadable_features.", "envoy.restart_features.", "envoy.deprecated_features", "re2."];
-
-/// Values that are set here override percentages and limits elsewhere, so those that nothing reads are errors.
-fn check_runtime(runtime: &proto::bootstrap::LayeredRuntime, field: Field<'_>) {
-    let proto::bootstrap::LayeredRuntime { layers } = runtime;
-    for (i, layer) in layers.iter().enumerate() {
-        let list = field.key("layers");
-        let field = list.index(i);
-        let proto::bootstrap::RuntimeLayer { name: _name, layer_specifier } = layer;
-        match layer_specifier {
-            Some(LayerSpecifier::StaticLayer(values)) => check_values(values, "", field.key("static_layer")),
-            Some(LayerSpecifier::AdminLayer(_)) => {
-                field.key("admin_layer").warning("has no effect: values cannot be changed at run time yet");
-            }
-            Some(LayerSpecifier::DiskLayer(layer)) => field.unsupported("disk_layer", &Some(layer)),
-            Some(LayerSpecifier::RtdsLayer(layer)) => field.unsupported("rtds_layer", &Some(layer)),
-            None => field.error("one of static_layer, disk_layer, admin_layer and rtds_layer is required"),
-        }
-    }
-}
-
-/// A nested value stands under the keys above it, joined by dots.
-fn check_values(values: &proto::Struct, prefix: &str, field: Field<'_>) {
-    for (key, value) in &values.fields {
-        let field = field.entry(key);
-        let key = format!("{prefix}{key}");
-        match &value.kind {
-            Some(Kind::StructValue(values)) => check_values(values, &format!("{key}."), field),
-            _ if KEYS_OF_ENVOY.iter().any(|known| key.starts_with(known)) => {
-                field.warning("has no effect: it tunes Envoy itself");
-            }
-            _ => field.error(format!("runtime key {key:?} is valid in Envoy, not implemented by Portreeve yet")),
         }
     }
 }

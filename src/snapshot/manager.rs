@@ -96,11 +96,14 @@ impl ConfigManager {
         let field = root.key("static_resources");
         let resources = proto.static_resources.clone().unwrap_or_default();
         let before = Arc::clone(&self.current.proto);
-        let before = before.static_resources.as_ref().filter(|before| before.secrets == resources.secrets);
+        let same_runtime = before.layered_runtime == proto.layered_runtime;
+        let before =
+            before.static_resources.as_ref().filter(|before| same_runtime && before.secrets == resources.secrets);
 
         let bootstrap = Bootstrap::from_proto(&proto, root);
         let secrets = Secrets::from_proto(&resources.secrets, field.key("secrets"));
         let clusters = self.clusters(&resources, before, field.key("clusters"), &secrets);
+        let limits = bootstrap.as_ref().map(|bootstrap| bootstrap.connection_limits.clone()).unwrap_or_default();
         let cx = FactoryContext {
             stats: &self.stats,
             network_filters: network_filters::FACTORIES,
@@ -108,6 +111,7 @@ impl ConfigManager {
             services: &self.services,
             secrets: &secrets,
             cluster_names: &resources.clusters.iter().map(|cluster| cluster.name.as_str().into()).collect(),
+            connection_limits: &limits,
             access_logs: &self.access_logs,
             service_cluster: proto.node.as_ref().map(|node| node.cluster.as_str()).unwrap_or_default(),
         };
@@ -165,10 +169,10 @@ impl ConfigManager {
                 _ => Listener::from_proto(proto, field, cx).map(Arc::new),
             };
             let Some(listener) = listener else { continue };
-            if listeners.contains_key(&listener.name) {
+            if listeners.contains_key(&*listener.name) {
                 field.key("name").error(format!("another listener is named {:?}, too", listener.name));
             }
-            listeners.insert(listener.name.clone(), listener);
+            listeners.insert(listener.name.to_string(), listener);
         }
         listeners
     }

@@ -7,6 +7,7 @@
 mod bootstrap;
 mod door;
 mod manager;
+mod runtime;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

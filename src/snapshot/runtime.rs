@@ -1,0 +1,108 @@
+//! Runtime values: `layered_runtime` of a bootstrap, as far as it is read.
+//!
+//! Envoy consults the runtime for percentages and limits all over; a value that nothing reads here would change what happens, so it is
+//! an error.
+
+use std::collections::HashMap;
+
+use crate::config::Field;
+use crate::proto;
+use crate::proto::bootstrap::runtime_layer::LayerSpecifier;
+use crate::proto::value::Kind;
+
+/// Keys that only tune Envoy itself.
+const KEYS_OF_ENVOY: &[&str] =
+    &["envoy.reloadable_features.", "envoy.restart_features.", "envoy.deprecated_features", "re2."];
+
+/// `envoy.resource_limits.listener.<name>.connection_limit` by name, from all layers; a later layer overrides those before it.
+pub(super) fn connection_limits(proto: &proto::bootstrap::LayeredRuntime, field: Field<'_>) -> HashMap<String, u64> {
+    let proto::bootstrap::LayeredRuntime { layers } = proto;
+    let mut limits = HashMap::new();
+    for (i, layer) in layers.iter().enumerate() {
+        let list = field.key("layers");
+        let field = list.index(i);
+        let proto::bootstrap::RuntimeLayer { name: _name, layer_specifier } = layer;
+        match layer_specifier {
+            Some(LayerSpecifier::StaticLayer(values)) => read(values, "", field.key("static_layer"), &mut limits),
+            Some(LayerSpecifier::AdminLayer(_)) => {
+                field.key("admin_layer").warning("has no effect: values cannot be changed at run time yet");
+            }
+            Some(LayerSpecifier::DiskLayer(layer)) => field.unsupported("disk_layer", &Some(layer)),
+            Some(LayerSpecifier::RtdsLayer(layer)) => field.unsupported("rtds_layer", &Some(layer)),
+            None => field.error("one of static_layer, disk_layer, admin_layer and rtds_layer is required"),
+        }
+    }
+    limits
+}
+
+/// A nested value stands under the keys above it, joined by dots.
+fn read(values: &proto::Struct, prefix: &str, field: Field<'_>, limits: &mut HashMap<String, u64>) {
+    for (key, value) in &values.fields {
+        let field = field.entry(key);
+        let key = format!("{prefix}{key}");
+        if let Some(Kind::StructValue(values)) = &value.kind {
+            read(values, &format!("{key}."), field, limits);
+        } else if let Some(listener) = limited_listener(&key) {
+            match whole_number(value) {
+                Some(limit) => drop(limits.insert(listener.to_owned(), limit)),
+                None => field.error("must be a number of connections"),
+            }
+        } else if KEYS_OF_ENVOY.iter().any(|known| key.starts_with(known)) {
+            field.warning("has no effect: it tunes Envoy itself");
+        } else {
+            field.error(format!("runtime key {key:?} is valid in Envoy, not implemented by Portreeve yet"));
+        }
+    }
+}
+
+fn limited_listener(key: &str) -> Option<&str> {
+    key.strip_prefix("envoy.resource_limits.listener.")?.strip_suffix(".connection_limit")
+}
+
+/// Numbers may be quoted, as elsewhere in the runtime.
+fn whole_number(value: &proto::Value) -> Option<u64> {
+    match value.kind.as_ref()? {
+        Kind::NumberValue(number) => number.to_string().parse().ok(),
+        Kind::StringValue(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Report;
+
+    fn limits(values: &[(&str, Kind)]) -> (HashMap<String, u64>, Vec<String>) {
+        let fields = values.iter().map(|(key, kind)| ((*key).to_owned(), proto::Value { kind: Some(kind.clone()) }));
+        let layer = proto::bootstrap::RuntimeLayer {
+            name: "static".into(),
+            layer_specifier: Some(LayerSpecifier::StaticLayer(proto::Struct { fields: fields.collect() })),
+        };
+        let report = Report::new();
+        let layers = proto::bootstrap::LayeredRuntime { layers: vec![layer] };
+        let limits = connection_limits(&layers, Field::root(&report));
+        (limits, report.into_problems().iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn connection_limits_may_be_nested() {
+        let flat = "envoy.resource_limits.listener.web.example.connection_limit";
+        let (read, problems) = limits(&[(flat, Kind::NumberValue(100.0))]);
+        assert_eq!((read["web.example"], problems), (100, vec![]));
+        let inner = proto::Value { kind: Some(Kind::StringValue("7".into())) };
+        let nested = proto::Struct { fields: [("connection_limit".to_owned(), inner)].into() };
+        let (read, problems) = limits(&[("envoy.resource_limits.listener.web", Kind::StructValue(nested))]);
+        assert_eq!((read["web"], problems), (7, vec![]));
+    }
+
+    #[test]
+    fn values_that_nothing_reads_are_errors() {
+        let (_, problems) = limits(&[("upstream.healthy_panic_threshold", Kind::NumberValue(1.0))]);
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].ends_with("not implemented by Portreeve yet"), "{problems:?}");
+        let limit = "envoy.resource_limits.listener.web.connection_limit";
+        let (_, problems) = limits(&[(limit, Kind::NumberValue(-1.0))]);
+        assert!(problems[0].ends_with("must be a number of connections"), "{problems:?}");
+    }
+}
