@@ -95,7 +95,7 @@ impl Handle {
         let job: Job = Box::new(move |registrar| {
             let outcome = job(registrar);
             // A caller that has gone needs no answer.
-            Box::new(move || drop(sender.send(outcome)))
+            Box::new(move || _ = sender.send(outcome))
         });
         self.0.send(job).await.map_err(|_| Refusal::Stopping)?;
         receiver.await.map_err(|_| Refusal::Stopping)
@@ -177,7 +177,8 @@ impl Registrar {
                 let (caller, worker) = (&withdrawal.caller.name, &withdrawal.worker_id);
                 tracing::info!(target: "registration", %caller, %worker, requests_active, "deregistered");
             }
-            answers.push(Box::new(move || drop(withdrawal.done.send(requests_active))));
+            // A caller that has gone needs no answer.
+            answers.push(Box::new(move || _ = withdrawal.done.send(requests_active)));
         }
         answers
     }

@@ -5,7 +5,6 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use bytes::Bytes;
 use http_body_util::BodyExt;
 use tokio::{sync::mpsc, task::JoinSet};
 use tonic::{Status, body::Body as TonicBody, server::NamedService};
@@ -21,36 +20,31 @@ use crate::{
 };
 
 /// Serves the API until nobody can send requests any more. Runs in a `LocalSet`, or another place that allows local tasks.
-///
-/// # Errors
-/// The descriptors of the services are damaged.
 pub async fn serve(
     requests: mpsc::Receiver<InternalRequest>,
     door: Door,
     snapshot: Arc<Snapshot>,
     registry: Arc<stats::Registry>,
-) -> Result<(), tonic_reflection::server::Error> {
+) {
     let (handle, registrar) = Registrar::new(door, snapshot, Arc::clone(&registry));
     let registry = WorkerRegistryServer::new(Service::new(handle, &registry));
     tokio::select! {
-        served = answer_all(requests, registry) => served,
-        () = registrar => Ok(()),
+        () = answer_all(requests, registry) => {}
+        () = registrar => {}
     }
 }
 
-async fn answer_all(
-    mut requests: mpsc::Receiver<InternalRequest>,
-    registry: WorkerRegistryServer<Service>,
-) -> Result<(), tonic_reflection::server::Error> {
+async fn answer_all(mut requests: mpsc::Receiver<InternalRequest>, registry: WorkerRegistryServer<Service>) {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<WorkerRegistryServer<Service>>().await;
-    let (reflection, reflection_alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
+    let reflection_alpha = reflection().build_v1alpha().expect("invariant: build.rs wrote these descriptors");
+    let reflection = reflection().build_v1().expect("invariant: build.rs wrote these descriptors");
     let mut calls = JoinSet::new();
     loop {
         let InternalRequest { request, answer } = tokio::select! {
             request = requests.recv() => match request {
                 Some(request) => request,
-                None => return Ok(()),
+                None => return,
             },
             Some(_) = calls.join_next() => continue,
         };

@@ -8,7 +8,8 @@ use super::worker::Worker;
 use crate::{
     config::{Field, Report, Segment, Severity},
     proto::{
-        Any, cluster, core, http_protocol_options as http, matcher, registration as wire, registration::Protocol, tls,
+        Any, cluster, core, endpoint, http_protocol_options as http, matcher, registration as wire,
+        registration::Protocol, tls,
     },
 };
 
@@ -26,6 +27,10 @@ pub fn cluster(name: &str, worker: &Worker) -> cluster::Cluster {
         cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(
             cluster::cluster::DiscoveryType::Static.into(),
         )),
+        load_assignment: Some(endpoint::ClusterLoadAssignment {
+            cluster_name: name.to_owned(),
+            ..endpoint::ClusterLoadAssignment::default()
+        }),
         transport_socket: socket,
         typed_extension_protocol_options: [(
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(),

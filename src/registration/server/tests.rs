@@ -75,7 +75,7 @@ async fn with_service<F: Future<Output = ()>>(test: impl FnOnce(World) -> F) {
             published.send(snapshot).unwrap();
         }
     });
-    local.spawn_local(async move { serve(requests, door, snapshot, stats).await.unwrap() });
+    local.spawn_local(async move { serve(requests, door, snapshot, stats).await });
     local.run_until(test(world)).await;
 }
 
