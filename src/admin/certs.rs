@@ -18,7 +18,10 @@ use crate::{
 /// Answers `/certs`: for every TLS configuration its authorities and its own certificates.
 pub(super) fn respond(snapshot: &Snapshot) -> Answer {
     let now = SystemTime::now();
-    let mut certificates = Vec::new();
+    let chains = snapshot.listeners.values().flat_map(|listener| listener.filter_chains.all());
+    let downstream = chains.filter_map(|chain| chain.tls.as_ref());
+    let mut certificates: Vec<_> =
+        downstream.map(|tls| certificate(tls.authorities(), tls.certificates(), now)).collect();
     let mut names: Vec<_> = snapshot.clusters.keys().collect();
     names.sort_unstable();
     for tls in names.into_iter().filter_map(|name| snapshot.clusters[name].cluster.tls.as_ref()) {

@@ -47,8 +47,8 @@ pub(super) fn respond(snapshot: &Snapshot, query: &Query) -> Answer {
 /// There are no canaries, and no outlier detection that would know a success rate: -1 says so.
 fn text(clusters: &BTreeMap<&str, &ClusterEntry>, by_api: impl Fn(&str) -> bool) -> String {
     let mut text = String::new();
-    for (name, ClusterEntry { hosts, .. }) in clusters {
-        let _ = writeln!(text, "{name}::observability_name::{name}");
+    for (name, ClusterEntry { cluster, hosts }) in clusters {
+        let _ = writeln!(text, "{name}::observability_name::{}", cluster.observability_name);
         let _ = writeln!(text, "{name}::added_via_api::{}", by_api(name));
         for host in hosts.hosts() {
             let endpoint = &host.endpoint;
@@ -104,7 +104,7 @@ fn health_flags(health: Health) -> &'static str {
 fn statuses(clusters: &BTreeMap<&str, &ClusterEntry>, by_api: impl Fn(&str) -> bool) -> Clusters {
     let status = |(name, entry): (&&str, &&ClusterEntry)| ClusterStatus {
         name: String::from(*name),
-        observability_name: String::from(*name),
+        observability_name: entry.cluster.observability_name.to_string(),
         added_via_api: by_api(name),
         host_statuses: entry.hosts.hosts().iter().map(|host| host_status(host)).collect(),
         ..ClusterStatus::default()

@@ -9,8 +9,11 @@ use prost_reflect::DynamicMessage;
 
 use super::*;
 use crate::{
-    proto::{self, bootstrap::Bootstrap, core::Node},
-    snapshot,
+    access_log,
+    config::Report,
+    filter::Services,
+    proto::{self, bootstrap::Bootstrap},
+    snapshot::{Change, ConfigManager},
 };
 
 /// A process that notes what it was told.
@@ -19,15 +22,23 @@ struct Fake {
     state: Cell<State>,
     levels: RefCell<Vec<Logger>>,
     told: RefCell<Vec<String>>,
-    bootstrap: Arc<Bootstrap>,
+    snapshot: Arc<Snapshot>,
 }
 
 impl Fake {
     fn new() -> Rc<Self> {
-        Self::with(Bootstrap::default())
+        Self::with(Snapshot {
+            version: 1,
+            bootstrap: Arc::default(),
+            listeners: BTreeMap::new(),
+            clusters: Arc::default(),
+            registered: Arc::default(),
+            proto: Arc::default(),
+            loaded: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
+        })
     }
 
-    fn with(bootstrap: Bootstrap) -> Rc<Self> {
+    fn with(snapshot: Snapshot) -> Rc<Self> {
         let level = LogLevel::Info;
         let levels = ["config", "router"].map(|name| Logger { name: name.to_owned(), level }).to_vec();
         Rc::new(Self {
@@ -35,8 +46,23 @@ impl Fake {
             state: Cell::new(State::Live),
             levels: RefCell::new(levels),
             told: RefCell::default(),
-            bootstrap: Arc::new(bootstrap),
+            snapshot: Arc::new(snapshot),
         })
+    }
+
+    /// A process that shows this document, which need not be one that could be loaded.
+    fn showing(document: &str) -> Rc<Self> {
+        let snapshot = (*Self::new().snapshot).clone();
+        Self::with(Snapshot { proto: Arc::new(bootstrap(document)), ..snapshot })
+    }
+
+    /// A process that has loaded this document.
+    fn running(document: &str) -> Rc<Self> {
+        let mut manager = ConfigManager::new(Registry::new(1), access_log::Mode::Check, Services::default());
+        let report = Report::new();
+        let applied = manager.apply(Change::Bootstrap(Box::new(bootstrap(document)), &report));
+        let snapshot = applied.unwrap_or_else(|_| panic!("{:?}", report.into_problems()));
+        Self::with((*snapshot).clone())
     }
 
     fn tell(&self, what: impl Into<String>) {
@@ -62,16 +88,7 @@ impl Process for Fake {
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
-        let node = Node { id: "n1".to_owned(), ..Node::default() };
-        Arc::new(Snapshot {
-            version: 1,
-            bootstrap: Arc::new(snapshot::Bootstrap { node, ..Default::default() }),
-            listeners: BTreeMap::new(),
-            clusters: Arc::default(),
-            registered: Arc::default(),
-            proto: Arc::clone(&self.bootstrap),
-            loaded: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
-        })
+        Arc::clone(&self.snapshot)
     }
 
     fn listening(&self) -> Vec<(String, Address)> {
@@ -326,7 +343,8 @@ async fn a_bad_question_about_stats_is_400() {
 
 #[tokio::test]
 async fn server_info_is_in_envoys_form_and_keeps_the_command_lines_configuration() {
-    let (status, body) = get(&Fake::new(), "/server_info").await;
+    let process = Fake::running(r#"{"node": {"id": "n1", "cluster": "c1"}}"#);
+    let (status, body) = get(&process, "/server_info").await;
     assert_eq!(status, 200);
     let info: serde_json::Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!(info["state"], "LIVE");
@@ -397,7 +415,7 @@ const SECRETS: &str = r#"{
 
 #[tokio::test]
 async fn the_configuration_is_dumped_without_its_secrets() {
-    let process = Fake::with(bootstrap(SECRETS));
+    let process = Fake::showing(SECRETS);
     let (status, body) = get(&process, "/config_dump").await;
     assert_eq!(status, 200, "{body}");
     for secret in ["SECRET", "U0VDUkVU"] {
@@ -423,7 +441,7 @@ async fn the_configuration_is_dumped_without_its_secrets() {
 
 #[tokio::test]
 async fn one_kind_of_resource_can_be_dumped() {
-    let process = Fake::with(bootstrap(SECRETS));
+    let process = Fake::showing(SECRETS);
     let (status, body) = get(&process, "/config_dump?resource=static_clusters").await;
     let expected = r#"{
  "configs": [
@@ -510,4 +528,164 @@ async fn listeners_are_shown_with_their_addresses() {
 }
 "#;
     assert_eq!(get(&process, "/listeners?format=json").await, (200, expected.to_owned()));
+}
+
+const CLUSTERS: &str = r#"{"static_resources": {"clusters": [
+  {
+    "name": "web",
+    "alt_stat_name": "web_alt",
+    "load_assignment": {"cluster_name": "web", "endpoints": [{
+      "locality": {"region": "r", "zone": "z", "sub_zone": "s"},
+      "priority": 0,
+      "lb_endpoints": [{
+        "load_balancing_weight": 3,
+        "endpoint": {
+          "hostname": "h1",
+          "address": {"socket_address": {"address": "127.0.0.1", "port_value": 8080}}
+        }
+      }]
+    }]}
+  },
+  {
+    "name": "local",
+    "load_assignment": {"cluster_name": "local", "endpoints": [{
+      "lb_endpoints": [{
+        "health_status": "UNHEALTHY",
+        "endpoint": {"address": {"pipe": {"path": "/run/x.sock"}}}
+      }]
+    }]}
+  }
+]}}"#;
+
+#[tokio::test]
+async fn clusters_are_shown_with_their_hosts_as_text() {
+    let process = Fake::running(CLUSTERS);
+    let host = &process.snapshot.clusters["web"].hosts.hosts()[0];
+    host.stats.rq_total.add(5);
+    host.stats.rq_success.add(4);
+    host.stats.rq_active.inc();
+    let expected = "\
+local::observability_name::local
+local::added_via_api::false
+local::/run/x.sock::cx_active::0
+local::/run/x.sock::cx_connect_fail::0
+local::/run/x.sock::cx_total::0
+local::/run/x.sock::rq_active::0
+local::/run/x.sock::rq_error::0
+local::/run/x.sock::rq_success::0
+local::/run/x.sock::rq_timeout::0
+local::/run/x.sock::rq_total::0
+local::/run/x.sock::hostname::
+local::/run/x.sock::health_flags::/failed_eds_health
+local::/run/x.sock::weight::1
+local::/run/x.sock::region::
+local::/run/x.sock::zone::
+local::/run/x.sock::sub_zone::
+local::/run/x.sock::canary::false
+local::/run/x.sock::priority::0
+local::/run/x.sock::success_rate::-1
+local::/run/x.sock::local_origin_success_rate::-1
+web::observability_name::web_alt
+web::added_via_api::false
+web::127.0.0.1:8080::cx_active::0
+web::127.0.0.1:8080::cx_connect_fail::0
+web::127.0.0.1:8080::cx_total::0
+web::127.0.0.1:8080::rq_active::1
+web::127.0.0.1:8080::rq_error::0
+web::127.0.0.1:8080::rq_success::4
+web::127.0.0.1:8080::rq_timeout::0
+web::127.0.0.1:8080::rq_total::5
+web::127.0.0.1:8080::hostname::h1
+web::127.0.0.1:8080::health_flags::healthy
+web::127.0.0.1:8080::weight::3
+web::127.0.0.1:8080::region::r
+web::127.0.0.1:8080::zone::z
+web::127.0.0.1:8080::sub_zone::s
+web::127.0.0.1:8080::canary::false
+web::127.0.0.1:8080::priority::0
+web::127.0.0.1:8080::success_rate::-1
+web::127.0.0.1:8080::local_origin_success_rate::-1
+";
+    assert_eq!(get(&process, "/clusters").await, (200, expected.to_owned()));
+    let (_, filtered) = get(&process, "/clusters?filter=^l").await;
+    assert!(expected.starts_with(&filtered) && filtered.lines().count() == 20, "{filtered}");
+    assert_eq!(get(&process, "/clusters?filter=(").await.0, 400);
+    assert_eq!(get(&process, "/clusters?format=xml").await.0, 400);
+}
+
+#[tokio::test]
+async fn clusters_are_shown_with_their_hosts_as_json() {
+    let process = Fake::running(CLUSTERS);
+    process.snapshot.clusters["web"].hosts.hosts()[0].stats.rq_total.add(5);
+    let (_, body) = get(&process, "/clusters?format=json&filter=web").await;
+    let expected = serde_json::json!({"cluster_statuses": [{
+        "name": "web",
+        "host_statuses": [{
+            "address": {"socket_address": {"address": "127.0.0.1", "port_value": 8080}},
+            "stats": [
+                {"name": "cx_connect_fail"},
+                {"name": "cx_total"},
+                {"name": "rq_error"},
+                {"name": "rq_success"},
+                {"name": "rq_timeout"},
+                {"name": "rq_total", "value": "5"},
+                {"name": "cx_active", "type": "GAUGE"},
+                {"name": "rq_active", "type": "GAUGE"},
+            ],
+            "health_status": {"eds_health_status": "HEALTHY"},
+            "weight": 3,
+            "hostname": "h1",
+            "locality": {"region": "r", "zone": "z", "sub_zone": "s"},
+        }],
+        "observability_name": "web_alt",
+    }]});
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&body).expect("JSON"), expected);
+}
+
+#[tokio::test]
+async fn certificates_are_shown_with_their_ends() {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(["a.example".to_owned(), "127.0.0.1".to_owned()]).expect("names");
+    params.serial_number = Some(vec![0x2a, 0x07].into());
+    params.not_before = rcgen::date_time_ymd(2020, 1, 2);
+    params.not_after = rcgen::date_time_ymd(3000, 1, 1);
+    let certificate = params.self_signed(&key).expect("a certificate").pem();
+    let document = serde_json::json!({"static_resources": {"listeners": [{
+        "name": "ingress",
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
+        "filter_chains": [{
+            "filters": [{"name": "hcm", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+                "stat_prefix": "in",
+                "route_config": {},
+                "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+                }}],
+            }}],
+            "transport_socket": {"name": "tls", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                "common_tls_context": {"tls_certificates": [{
+                    "certificate_chain": {"inline_string": certificate},
+                    "private_key": {"inline_string": key.serialize_pem()},
+                }]},
+            }},
+        }],
+    }]}});
+    let (status, body) = get(&Fake::running(&document.to_string()), "/certs").await;
+    assert_eq!(status, 200);
+    let mut certs: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    let days = certs["certificates"][0]["cert_chain"][0]["days_until_expiration"].take();
+    assert!(days.as_str().expect("a 64-bit number").parse::<u64>().expect("a number") > 300_000, "{days}");
+    let expected = serde_json::json!({"certificates": [{
+        "ca_cert": [],
+        "cert_chain": [{
+            "path": "<inline>",
+            "serial_number": "2a07",
+            "subject_alt_names": [{"dns": "a.example"}, {"ip_address": "127.0.0.1"}],
+            "days_until_expiration": null,
+            "valid_from": "2020-01-02T00:00:00Z",
+            "expiration_time": "3000-01-01T00:00:00Z",
+        }],
+    }]});
+    assert_eq!(certs, expected);
 }

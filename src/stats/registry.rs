@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -21,6 +21,7 @@ use super::{
 pub struct Registry {
     workers: usize,
     tables: Mutex<Tables>,
+    unlisted: OnceLock<Arc<Self>>,
 }
 
 #[derive(Debug, Default)]
@@ -77,13 +78,13 @@ impl Registry {
     /// A registry for the main thread and `workers` workers.
     #[must_use]
     pub fn new(workers: usize) -> Arc<Self> {
-        Arc::new(Self { workers, tables: Mutex::default() })
+        Arc::new(Self { workers, tables: Mutex::default(), unlisted: OnceLock::new() })
     }
 
-    /// A registry for the same threads whose stats this one does not list, such as those of hosts.
+    /// The registry of what [`read`](Self::read) does not list, such as the stats of single hosts.
     #[must_use]
-    pub fn sibling(&self) -> Arc<Self> {
-        Self::new(self.workers)
+    pub fn unlisted(&self) -> &Arc<Self> {
+        self.unlisted.get_or_init(|| Self::new(self.workers))
     }
 
     /// The stats whose names begin with `prefix` and a dot; with the empty prefix, all of them.

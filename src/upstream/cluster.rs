@@ -72,6 +72,8 @@ impl ClusterEntry {
 pub struct Cluster {
     /// Its name.
     pub name: Arc<str>,
+    /// What its stats are named by: `alt_stat_name`, or its name.
+    pub observability_name: Arc<str>,
     /// How its hosts are found.
     pub discovery: Discovery,
     /// Time for a connection, TLS included.
@@ -90,7 +92,7 @@ pub struct Cluster {
     pub response_codes: ResponseCodes,
     pub(super) dns: DnsOptions,
     pub(super) endpoints: Vec<NamedEndpoint>,
-    host_registry: Arc<Registry>,
+    host_stats: Scope,
 }
 
 /// How the hosts of a cluster are found.
@@ -197,16 +199,17 @@ impl Cluster {
             response_codes: ResponseCodes::new(&scope, "upstream_rq"),
             dns: DnsOptions::from_proto(&dns, field)?,
             endpoints: endpoints?,
-            host_registry: registry.sibling(),
+            host_stats: registry.unlisted().scope(&format!("cluster.{name}")),
+            observability_name: stat_name.as_str().into(),
         })
     }
 
     /// A host of this cluster. Hosts of the same address, or of the same logical name, share their counters.
     pub(super) fn host(&self, endpoint: Endpoint) -> Host {
         let scope = if endpoint.logical {
-            self.host_registry.scope(&endpoint.hostname)
+            self.host_stats.scope(&endpoint.hostname)
         } else {
-            self.host_registry.scope(&endpoint.address.to_string())
+            self.host_stats.scope(&endpoint.address.to_string())
         };
         Host { stats: HostStats::new(&scope), endpoint }
     }
