@@ -33,12 +33,14 @@ const LAYERS: &[&[&str]] = &[
 
 /// Crates that may be replaced one day, and the only places (a file, or a directory) that name them.
 const CONFINED: &[(&str, &[&str])] = &[
-    ("hyper", &["src/http/body.rs", "src/http/codec.rs", "src/conn_manager/connection.rs", "src/upstream/conn_pool"]),
-    ("h2", &["src/http/body.rs", "src/http/codec.rs", "src/conn_manager/connection.rs", "src/upstream/conn_pool"]),
-    ("rustls", &["src/tls", "src/net/io.rs"]),
+    ("hyper", &["src/http/body.rs", "src/http/http1.rs", "src/http/upgrade.rs", "src/upstream/conn_pool/http1.rs"]),
+    ("hyper_util", &["src/http/http1.rs", "src/http/upgrade.rs", "src/upstream/conn_pool/http1.rs"]),
+    ("h2", &["src/http/body.rs", "src/http/http2", "src/upstream/conn_pool"]),
+    ("rustls", &["src/tls"]),
     ("tokio_rustls", &["src/tls", "src/net/io.rs"]),
     ("rustls_pemfile", &["src/tls/pem.rs"]),
-    ("serde_yaml", &["src/config/yaml.rs"]),
+    ("serde_yaml", &["src/config/tree.rs"]),
+    ("tonic", &["src/registration", "src/cli/workers.rs", "src/cli/demo"]),
 ];
 
 const FILE_LINES: usize = 600;
@@ -324,7 +326,9 @@ impl Function<'_> {
         for line in self.body.lines().map(str::trim) {
             if table.is_none() {
                 let report = line.starts_with("field.ignored(") || line.starts_with("field.unsupported(");
-                table = (line.starts_with("let ") && line.ends_with('{')).then_some("} = ").or(report.then_some(");"));
+                table = (line.starts_with("let ") && line.ends_with(" {") && !line.contains('='))
+                    .then_some("} = ")
+                    .or(report.then_some(");"));
                 count += usize::from(table.is_none());
             }
             table = table.filter(|end| !line.contains(end));
