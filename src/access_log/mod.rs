@@ -80,9 +80,8 @@ impl AccessLog {
             .open(&destination)
             .map_err(|error| field.error(format!("cannot write to {destination}: {error}")))
             .ok()?;
-        let mut log = AccessLog { filter: filter?, line: line?, sink, capture: HeaderCapture::default() };
-        log.capture = log.needs();
-        Some(log)
+        let log = AccessLog { filter: filter?, line: line?, sink, capture: HeaderCapture::default() };
+        Some(AccessLog { capture: log.needs(), ..log })
     }
 
     /// The headers that must be kept until the end of a stream.

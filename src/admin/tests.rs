@@ -1,3 +1,5 @@
+//! What each endpoint answers, and whom the guard turns away.
+
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,

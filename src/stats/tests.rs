@@ -1,3 +1,5 @@
+//! Counting from several threads, and the lives of scopes.
+
 use std::thread;
 
 use super::*;

@@ -87,7 +87,7 @@ impl DnsOptions {
             field.unsupported("resolvers", resolvers);
             field.ignored("dns_resolver_options", dns_resolver_options, why);
         }
-        if let Some(core::TypedExtensionConfig { typed_config: Some(any), .. }) = resolver_config
+        if let Some(core::TypedExtensionConfig { name: _name, typed_config: Some(any) }) = resolver_config
             && any.type_url.ends_with("CaresDnsResolverConfig")
         {
             let field = field.key("typed_dns_resolver_config");

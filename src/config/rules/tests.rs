@@ -1,3 +1,5 @@
+//! Constraints that hold, and how a violation is said.
+
 use prost::Message;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Documents and the messages or problems they become.
+
 use super::*;
 use crate::config::{Report, tree};
 use crate::proto;
