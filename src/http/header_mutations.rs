@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header::HOST};
 use crate::{
     access_log::{Format, Scope, Style},
     config::Field,
-    proto,
+    proto::{self, core::header_value_option::HeaderAppendAction},
     stream_info::{HeaderCapture, StreamInfo},
 };
 
@@ -22,7 +22,7 @@ pub struct HeaderMutations {
 struct Setting {
     name: HeaderName,
     value: Value,
-    append: AppendAction,
+    append: HeaderAppendAction,
     keep_empty: bool,
 }
 
@@ -30,15 +30,6 @@ struct Setting {
 enum Value {
     Constant(HeaderValue),
     Format(Format),
-}
-
-/// `HeaderValueOption.HeaderAppendAction`
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum AppendAction {
-    AppendIfExistsOrAdd,
-    AddIfAbsent,
-    OverwriteIfExistsOrAdd,
-    OverwriteIfExists,
 }
 
 impl HeaderMutations {
@@ -75,9 +66,9 @@ impl HeaderMutations {
     /// All values are made before any is written, so that none sees another setting's work.
     fn values(&self, headers: &HeaderMap, scope: &Scope<'_>) -> Vec<(&Setting, HeaderValue)> {
         let due = self.set.iter().filter(|setting| match setting.append {
-            AppendAction::AddIfAbsent => !headers.contains_key(&setting.name),
-            AppendAction::OverwriteIfExists => headers.contains_key(&setting.name),
-            AppendAction::AppendIfExistsOrAdd | AppendAction::OverwriteIfExistsOrAdd => true,
+            HeaderAppendAction::AddIfAbsent => !headers.contains_key(&setting.name),
+            HeaderAppendAction::OverwriteIfExists => headers.contains_key(&setting.name),
+            HeaderAppendAction::AppendIfExistsOrAdd | HeaderAppendAction::OverwriteIfExistsOrAdd => true,
         });
         due.filter_map(|setting| Some((setting, setting.value(scope)?))).collect()
     }
@@ -100,7 +91,9 @@ impl HeaderMutations {
 
 /// Overwrites first, then adds.
 fn write(headers: &mut HeaderMap, values: Vec<(&Setting, HeaderValue)>) {
-    let (add, overwrite): (Vec<_>, Vec<_>) = values.into_iter().partition(|(setting, _)| setting.append.adds());
+    let (add, overwrite): (Vec<_>, Vec<_>) = values.into_iter().partition(|(setting, _)| {
+        matches!(setting.append, HeaderAppendAction::AppendIfExistsOrAdd | HeaderAppendAction::AddIfAbsent)
+    });
     for (setting, value) in overwrite {
         headers.insert(setting.name.clone(), value);
     }
@@ -122,13 +115,13 @@ impl Setting {
             Value::from_raw(raw_value, header_field.key("raw_value"))
         };
         let append = match append.as_ref().map(|append| append.value) {
-            None => AppendAction::from_proto(*append_action, field.key("append_action"))?,
+            None => HeaderAppendAction::try_from(*append_action).ok()?,
             Some(_) if *append_action != 0 => {
                 field.key("append").error("cannot stand beside append_action");
                 return None;
             }
-            Some(true) => AppendAction::AppendIfExistsOrAdd,
-            Some(false) => AppendAction::OverwriteIfExistsOrAdd,
+            Some(true) => HeaderAppendAction::AppendIfExistsOrAdd,
+            Some(false) => HeaderAppendAction::OverwriteIfExistsOrAdd,
         };
         Some(Setting { name: name?, value: value?, append, keep_empty: *keep_empty_value })
     }
@@ -166,27 +159,6 @@ impl Value {
             field.error("must not hold control characters");
         }
         value.map(Value::Constant)
-    }
-}
-
-impl AppendAction {
-    fn from_proto(number: i32, field: Field<'_>) -> Option<AppendAction> {
-        use proto::core::header_value_option::HeaderAppendAction as Proto;
-
-        match Proto::try_from(number) {
-            Ok(Proto::AppendIfExistsOrAdd) => Some(AppendAction::AppendIfExistsOrAdd),
-            Ok(Proto::AddIfAbsent) => Some(AppendAction::AddIfAbsent),
-            Ok(Proto::OverwriteIfExistsOrAdd) => Some(AppendAction::OverwriteIfExistsOrAdd),
-            Ok(Proto::OverwriteIfExists) => Some(AppendAction::OverwriteIfExists),
-            Err(_) => {
-                field.error("unknown action");
-                None
-            }
-        }
-    }
-
-    fn adds(self) -> bool {
-        matches!(self, AppendAction::AppendIfExistsOrAdd | AppendAction::AddIfAbsent)
     }
 }
 

@@ -24,6 +24,8 @@ pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-ho
 pub const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 /// The scheme that the client used.
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// Marks requests from inside.
+pub const X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 /// The path before a rewrite.
 pub const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 /// The host before a rewrite.
@@ -33,7 +35,6 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const DOWNSTREAM_SERVICE_CLUSTER: HeaderName = HeaderName::from_static("x-envoy-downstream-service-cluster");
 const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
-const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 const FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
 
 /// What only internal callers may ask of the router.
@@ -258,7 +259,7 @@ pub fn admit_request(headers: &mut HeaderMap, rules: &HeaderRules, downstream: &
     let edge = rules.use_remote_address && !internal;
     remove_privileged(headers, internal, edge);
     if internal {
-        headers.insert(INTERNAL, HeaderValue::from_static("true"));
+        headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
     }
     if let Some(name) = &rules.user_agent {
         headers.insert(DOWNSTREAM_SERVICE_CLUSTER, name.clone());
@@ -305,7 +306,7 @@ fn remove_privileged(headers: &mut HeaderMap, internal: bool, edge: bool) {
     if !headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
         return;
     }
-    headers.remove(INTERNAL);
+    headers.remove(X_ENVOY_INTERNAL);
     if !internal {
         for name in &INTERNAL_ONLY {
             headers.remove(name);

@@ -141,9 +141,6 @@ impl Forward {
         let timeout = field.duration("timeout", timeout).unwrap_or(DEFAULT_TIMEOUT);
         let specifier = cluster_specifier.as_ref();
         let cluster = specifier.and_then(|proto| ClusterSpecifier::from_proto(proto, context, field));
-        if specifier.is_none() {
-            field.error("must say where requests go: cluster, weighted_clusters, cluster_header or a plugin");
-        }
         Some(Forward {
             timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
             idle_timeout: field.duration("idle_timeout", idle_timeout),
@@ -151,7 +148,7 @@ impl Forward {
                 .as_ref()
                 .map(|limits| MaxStreamDuration::from_proto(*limits, field.key("max_stream_duration"))),
             upgrade_configs: UpgradeConfig::list_from_proto(upgrade_configs, field.key("upgrade_configs")),
-            cluster_not_found_status: not_found_status(*cluster_not_found_response_code, field),
+            cluster_not_found_status: not_found_status(*cluster_not_found_response_code),
             path: path_rewrite_of(prefix_rewrite, regex_rewrite, matched, field),
             host: host_rewrite_specifier.as_ref().and_then(|proto| HostRewrite::from_proto(proto, field)),
             append_x_forwarded_host: *append_x_forwarded_host,
@@ -162,17 +159,13 @@ impl Forward {
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
-fn not_found_status(code: i32, field: Field<'_>) -> StatusCode {
+fn not_found_status(code: i32) -> StatusCode {
     use proto::route::route_action::ClusterNotFoundResponseCode as Code;
 
-    match Code::try_from(code) {
-        Ok(Code::ServiceUnavailable) => StatusCode::SERVICE_UNAVAILABLE,
-        Ok(Code::NotFound) => StatusCode::NOT_FOUND,
-        Ok(Code::InternalServerError) => StatusCode::INTERNAL_SERVER_ERROR,
-        Err(_) => {
-            field.key("cluster_not_found_response_code").error("unknown code");
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+    match Code::try_from(code).unwrap_or_default() {
+        Code::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::InternalServerError => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -289,16 +282,12 @@ impl Redirect {
             scheme_rewrite_specifier,
             path_rewrite_specifier,
         } = proto;
-        let status = match RedirectResponseCode::try_from(*response_code) {
-            Ok(RedirectResponseCode::MovedPermanently) => Some(StatusCode::MOVED_PERMANENTLY),
-            Ok(RedirectResponseCode::Found) => Some(StatusCode::FOUND),
-            Ok(RedirectResponseCode::SeeOther) => Some(StatusCode::SEE_OTHER),
-            Ok(RedirectResponseCode::TemporaryRedirect) => Some(StatusCode::TEMPORARY_REDIRECT),
-            Ok(RedirectResponseCode::PermanentRedirect) => Some(StatusCode::PERMANENT_REDIRECT),
-            Err(_) => {
-                field.key("response_code").error("unknown code");
-                None
-            }
+        let status = match RedirectResponseCode::try_from(*response_code).unwrap_or_default() {
+            RedirectResponseCode::MovedPermanently => StatusCode::MOVED_PERMANENTLY,
+            RedirectResponseCode::Found => StatusCode::FOUND,
+            RedirectResponseCode::SeeOther => StatusCode::SEE_OTHER,
+            RedirectResponseCode::TemporaryRedirect => StatusCode::TEMPORARY_REDIRECT,
+            RedirectResponseCode::PermanentRedirect => StatusCode::PERMANENT_REDIRECT,
         };
         let port = u16::try_from(*port_redirect);
         if port.is_err() {
@@ -319,7 +308,7 @@ impl Redirect {
             }
         };
         Some(Redirect {
-            status: status?,
+            status,
             scheme: scheme_rewrite_specifier.as_ref().and_then(|scheme| match scheme {
                 SchemeRewriteSpecifier::HttpsRedirect(https) => https.then(|| "https".to_owned()),
                 SchemeRewriteSpecifier::SchemeRedirect(scheme) => Some(scheme.to_ascii_lowercase()),
@@ -409,11 +398,7 @@ impl DirectResponse {
     ) -> Option<DirectResponse> {
         let proto::route::DirectResponseAction { status, body, body_format } = proto;
         field.ignored("body_format", body_format, "the body is sent as it is");
-        let code = u16::try_from(*status).ok().filter(|code| (200..600).contains(code));
-        let status = code.and_then(|code| StatusCode::from_u16(code).ok());
-        if status.is_none() {
-            field.key("status").error("must be 200 to 599");
-        }
+        let status = u16::try_from(*status).ok().and_then(|code| StatusCode::from_u16(code).ok())?;
         let body = match body {
             Some(body) => data_source::read(body, field.key("body"))?,
             None => Vec::new(),
@@ -425,6 +410,6 @@ impl DirectResponse {
                 context.max_direct_response_body
             ));
         }
-        Some(DirectResponse { status: status?, body: body.into() })
+        Some(DirectResponse { status, body: body.into() })
     }
 }

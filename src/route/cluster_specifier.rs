@@ -137,13 +137,14 @@ impl WeightedClusters {
             Some(RandomValueSpecifier::UseHashPolicy(hash)) => field.unsupported("use_hash_policy", &hash.value),
         }
         let list = field.key("clusters");
+        let count = clusters.len();
         let clusters: Vec<_> = clusters
             .iter()
             .enumerate()
             .filter_map(|(i, cluster)| WeightedCluster::from_proto(cluster, context, list.index(i)))
             .collect();
         let total = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
-        if !clusters.is_empty() && (total == 0 || total > u64::from(u32::MAX)) {
+        if clusters.len() == count && (total == 0 || total > u64::from(u32::MAX)) {
             list.error(format!("the sum of the weights must be 1 to {}", u32::MAX));
         }
         (total > 0).then_some(WeightedClusters { clusters, total })

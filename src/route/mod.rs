@@ -2,7 +2,8 @@
 //!
 //! The connection manager asks [`RouteConfiguration::find`] for the first route whose match accepts a request, and keeps the
 //! answer as a [`RouteRef`]; the router asks that for the cluster and lets it change the messages on their way. Everything here
-//! is immutable once built: matchers, rewrites and header values are compiled when the configuration is loaded.
+//! is immutable once built: matchers, rewrites and header values are compiled when the configuration is loaded. What Envoy's
+//! own schema demands has been checked by then, and a message that breaks its rules is refused whatever becomes of it here.
 
 mod action;
 mod cluster_specifier;

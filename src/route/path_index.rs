@@ -112,6 +112,15 @@ mod tests {
     }
 
     #[test]
+    fn other_routes_cost_nothing() {
+        let literals: Vec<_> = (0..1000).map(|i| format!("/service/{i:03}/")).collect();
+        let literals: Vec<_> = literals.iter().map(String::as_str).collect();
+        assert_eq!(candidates(&literals, "/service/000/x"), [0]);
+        assert_eq!(candidates(&literals, "/service/999/x"), [999]);
+        assert_eq!(candidates(&literals, "/service/"), [0; 0]);
+    }
+
+    #[test]
     fn a_predecessor_that_is_no_prefix_leads_to_one_that_is() {
         assert_eq!(candidates(&["/a", "/a/b/x", "/a/b/y/z"], "/a/b/yy"), [0]);
         assert_eq!(candidates(&["/a", "/a/b", "/a/b/c/d/e", "/a/b/c/d/e/f"], "/a/b/c/e"), [0, 1]);

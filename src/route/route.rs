@@ -57,11 +57,7 @@ impl Route {
             response_headers_to_remove,
         };
         let mutations = Mutations::from_proto(&lists, field);
-        if action.is_none() {
-            field.error("must say what to do: route, redirect or direct_response");
-        }
-        let matcher =
-            field.required("match", r#match).and_then(|proto| RouteMatch::from_proto(proto, field.key("match")));
+        let matcher = r#match.as_ref().and_then(|proto| RouteMatch::from_proto(proto, field.key("match")));
         // The action is checked even if the match is wrong.
         let matched = matcher.as_ref().map_or(Matched::Path, RouteMatch::matched);
         let action = action.as_ref().and_then(|proto| Action::from_proto(proto, matched, context, field));

@@ -64,13 +64,7 @@ impl RouteMatch {
         field.unsupported("dynamic_metadata", dynamic_metadata);
         field.unsupported("filter_state", filter_state);
         let ignore_case = case_sensitive.as_ref().is_some_and(|sensitive| !sensitive.value);
-        let path = match path_specifier {
-            Some(path) => PathMatch::from_proto(path, ignore_case, field),
-            None => {
-                field.error("must have one of prefix, path, safe_regex, path_separated_prefix and connect_matcher");
-                None
-            }
-        };
+        let path = path_specifier.as_ref().and_then(|path| PathMatch::from_proto(path, ignore_case, field));
         let header_list = field.key("headers");
         let query_list = field.key("query_parameters");
         Some(RouteMatch {
@@ -231,14 +225,10 @@ impl Fraction {
         let proto::core::RuntimeFractionalPercent { default_value, runtime_key } = proto;
         field.ignored("runtime_key", runtime_key, "there is no runtime configuration; default_value holds");
         let proto::type_v3::FractionalPercent { numerator, denominator } = default_value.clone().unwrap_or_default();
-        let denominator = match DenominatorType::try_from(denominator) {
-            Ok(DenominatorType::Hundred) => 100,
-            Ok(DenominatorType::TenThousand) => 10_000,
-            Ok(DenominatorType::Million) => 1_000_000,
-            Err(_) => {
-                field.key("default_value").key("denominator").error("unknown denominator");
-                100
-            }
+        let denominator = match DenominatorType::try_from(denominator).unwrap_or_default() {
+            DenominatorType::Hundred => 100,
+            DenominatorType::TenThousand => 10_000,
+            DenominatorType::Million => 1_000_000,
         };
         Fraction { numerator: numerator.into(), denominator }
     }

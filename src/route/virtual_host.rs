@@ -1,6 +1,6 @@
 //! A virtual host: the routes of one set of domains.
 
-use http::Request;
+use http::{HeaderValue, Request};
 
 use super::{
     Context, check_filter_configs,
@@ -9,7 +9,12 @@ use super::{
     route::Route,
     route_match::Subject,
 };
-use crate::{config::Field, http::headers::X_FORWARDED_PROTO, proto, stream_info::HeaderCapture};
+use crate::{
+    config::Field,
+    http::headers::{X_ENVOY_INTERNAL, X_FORWARDED_PROTO},
+    proto::{self, route::virtual_host::TlsRequirementType},
+    stream_info::HeaderCapture,
+};
 
 /// A compiled `envoy.config.route.v3.VirtualHost`.
 #[derive(Debug)]
@@ -22,17 +27,9 @@ pub struct VirtualHost {
     by_lowercase: PathIndex,
     /// The others.
     unindexed: Vec<u32>,
-    require_tls: RequireTls,
+    require_tls: TlsRequirementType,
     https_redirect: Route,
     pub(super) mutations: Mutations,
-}
-
-/// `require_tls`
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum RequireTls {
-    None,
-    ExternalOnly,
-    All,
 }
 
 /// Which route of a virtual host.
@@ -51,7 +48,8 @@ impl VirtualHost {
     ) -> VirtualHost {
         let proto::route::VirtualHost {
             name,
-            domains,
+            // Read by `Domains`, which needs those of all virtual hosts.
+            domains: _domains,
             routes,
             matcher,
             require_tls,
@@ -75,10 +73,6 @@ impl VirtualHost {
             metadata,
             route_specifiers,
         } = proto;
-        // What they say is read by `Domains`, which needs those of all virtual hosts.
-        if domains.is_empty() {
-            field.key("domains").error("must hold at least one domain");
-        }
         field.unsupported("matcher", matcher);
         field.unsupported("rate_limits", rate_limits);
         field.unsupported("route_specifiers", route_specifiers);
@@ -110,7 +104,7 @@ impl VirtualHost {
             .filter_map(|(i, route)| Route::from_proto(route, context, list.index(i)))
             .collect();
         VirtualHost {
-            require_tls: RequireTls::from_proto(*require_tls, field.key("require_tls")),
+            require_tls: TlsRequirementType::try_from(*require_tls).unwrap_or(TlsRequirementType::All),
             mutations: Mutations::from_proto(&lists, field),
             ..VirtualHost::with_routes(name.clone(), routes)
         }
@@ -133,7 +127,7 @@ impl VirtualHost {
                 .filter_map(|(i, route)| route.matcher.literal().is_none().then_some(i))
                 .collect(),
             routes,
-            require_tls: RequireTls::None,
+            require_tls: TlsRequirementType::None,
             https_redirect: Route::https_redirect(),
             mutations: Mutations::default(),
         }
@@ -162,11 +156,12 @@ impl VirtualHost {
 
     /// Whether `require_tls` sends the request away.
     pub(super) fn wants_https<B>(&self, request: &Request<B>) -> bool {
-        let is = |name: &str, value: &str| request.headers().get(name).is_some_and(|found| found == value);
+        let is = |name, value| request.headers().get(name).is_some_and(|found: &HeaderValue| found == value);
+        let by_http = || !is(X_FORWARDED_PROTO, "https");
         match self.require_tls {
-            RequireTls::None => false,
-            RequireTls::ExternalOnly => !is("x-envoy-internal", "true") && !is(X_FORWARDED_PROTO.as_str(), "https"),
-            RequireTls::All => !is(X_FORWARDED_PROTO.as_str(), "https"),
+            TlsRequirementType::None => false,
+            TlsRequirementType::ExternalOnly => by_http() && !is(X_ENVOY_INTERNAL, "true"),
+            TlsRequirementType::All => by_http(),
         }
     }
 
@@ -177,10 +172,8 @@ impl VirtualHost {
         choose: impl Fn(&Route) -> Option<T>,
     ) -> Option<(RouteIndex, T)> {
         let by_text = self.by_text.candidates(subject.path.as_bytes());
-        let by_lowercase = match self.by_lowercase.is_empty() {
-            true => self.by_lowercase.candidates(b""),
-            false => self.by_lowercase.candidates(subject.path.to_ascii_lowercase().as_bytes()),
-        };
+        let lowercase = if self.by_lowercase.is_empty() { String::new() } else { subject.path.to_ascii_lowercase() };
+        let by_lowercase = self.by_lowercase.candidates(lowercase.as_bytes());
         let mut next = 0;
         loop {
             let unindexed = first_at_or_after(&self.unindexed, next);
@@ -192,22 +185,6 @@ impl VirtualHost {
                 return Some((RouteIndex::Configured(index), choice));
             }
             next = index + 1;
-        }
-    }
-}
-
-impl RequireTls {
-    fn from_proto(number: i32, field: Field<'_>) -> RequireTls {
-        use proto::route::virtual_host::TlsRequirementType;
-
-        match TlsRequirementType::try_from(number) {
-            Ok(TlsRequirementType::None) => RequireTls::None,
-            Ok(TlsRequirementType::ExternalOnly) => RequireTls::ExternalOnly,
-            Ok(TlsRequirementType::All) => RequireTls::All,
-            Err(_) => {
-                field.error("unknown requirement");
-                RequireTls::All
-            }
         }
     }
 }

@@ -1,0 +1,237 @@
+//! What routes do to the messages that they forward. The answers were taken from Envoy 1.40.
+
+use std::{rc::Rc, sync::Arc};
+
+use http::{Request, Response};
+
+use super::{find, get, request, routes, table};
+use crate::{
+    route::{Originals, RouteConfiguration},
+    stream_info::StreamInfo,
+};
+
+fn finalized(table: &Rc<Arc<RouteConfiguration>>, mut request: Request<()>) -> Request<()> {
+    let route = find(table, &request).unwrap();
+    route.finalize_request(&mut request, &mut StreamInfo::sample(), Originals::Told);
+    request
+}
+
+fn header<'a>(request: &'a Request<()>, name: &str) -> &'a str {
+    request.headers().get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+#[test]
+fn paths_are_rewritten() {
+    let table = routes(
+        r"
+- {match: {prefix: /p/}, route: {cluster: up, prefix_rewrite: /}}
+- {match: {prefix: /q}, route: {cluster: up, prefix_rewrite: /}}
+- {match: {path: /exact}, route: {cluster: up, prefix_rewrite: /new}}
+- {match: {safe_regex: {regex: '/re.*'}}, route: {cluster: up, prefix_rewrite: /new}}
+- {match: {path_separated_prefix: /sep}, route: {cluster: up, prefix_rewrite: /new}}
+- {match: {prefix: /CI, case_sensitive: false}, route: {cluster: up, prefix_rewrite: /new}}
+- match: {prefix: /a/}
+  route: {cluster: up, regex_rewrite: {pattern: {regex: '^/a/([^/]+)'}, substitution: '/z/\1'}}
+- {match: {prefix: /}, route: {cluster: up}}
+",
+    );
+    for (path, expected) in [
+        ("/p/x", "/x"),
+        ("/p/", "/"),
+        ("/p/?a", "/?a"),
+        ("/q", "/"),
+        ("/qx", "/x"),
+        ("/q/x", "//x"),
+        ("/q?a", "/?a"),
+        ("/exact?q=1", "/new?q=1"),
+        ("/re/a?b", "/new?b"),
+        ("/sep", "/new"),
+        ("/sep/x", "/new/x"),
+        ("/sep?x", "/new?x"),
+        ("/ci/X?y", "/new/X?y"),
+        ("/a/b/c?x=/a/q", "/z/b/c?x=/a/q"),
+    ] {
+        let request = finalized(&table, get(path));
+        assert_eq!(request.uri().to_string(), expected, "{path}");
+        assert_eq!(header(&request, "x-envoy-original-path"), path);
+    }
+    let untouched = finalized(&table, get("/b//c?d"));
+    assert_eq!(untouched.uri().to_string(), "/b//c?d");
+    assert_eq!(header(&untouched, "x-envoy-original-path"), "");
+}
+
+#[test]
+fn rewriting_keeps_scheme_and_authority() {
+    let table = routes("- {match: {prefix: /p/}, route: {cluster: up, prefix_rewrite: /}}");
+    let request = Request::builder().uri("https://example.com/p/x?y").body(()).unwrap();
+    assert_eq!(finalized(&table, request).uri().to_string(), "https://example.com/x?y");
+}
+
+#[test]
+fn hosts_are_rewritten() {
+    let table = routes(
+        r"
+- {match: {path: /literal}, route: {cluster: up, host_rewrite_literal: new.host}}
+- {match: {path: /header}, route: {cluster: up, host_rewrite_header: x-host}}
+- match: {prefix: /regex/}
+  route: {cluster: up, host_rewrite_path_regex: {pattern: {regex: '^/regex/([^/]+)/.*$'}, substitution: '\1.host'}}
+- match: {path: /weighted}
+  route: {weighted_clusters: {clusters: [{name: up, weight: 1, host_rewrite_literal: wc.host}]}}
+- {match: {path: /none}, route: {cluster: up}}
+",
+    );
+    for (path, headers, host) in [
+        ("/literal", &[][..], "new.host"),
+        ("/header", &[("x-host", "hh")], "hh"),
+        ("/header", &[("x-host", "")], "example.com"),
+        ("/header", &[], "example.com"),
+        ("/regex/sub/x?y=/z", &[], "sub.host"),
+        ("/weighted", &[], "wc.host"),
+        ("/none", &[], "example.com"),
+    ] {
+        let request = finalized(&table, request("GET", path, headers));
+        assert_eq!(header(&request, "host"), host, "{path} {headers:?}");
+        let original = if host == "example.com" { "" } else { "example.com" };
+        assert_eq!(header(&request, "x-envoy-original-host"), original, "{path} {headers:?}");
+        assert_eq!(header(&request, "x-forwarded-host"), "");
+    }
+    let http2 = finalized(&table, Request::builder().uri("https://example.com/literal").body(()).unwrap());
+    assert_eq!(crate::http::authority(&http2), Some("new.host"));
+    assert_eq!(http2.uri().path(), "/literal");
+}
+
+#[test]
+fn the_host_of_the_upstream_is_known_later() {
+    let table = routes(
+        "
+- {match: {path: /auto}, route: {cluster: up, auto_host_rewrite: true, append_x_forwarded_host: true}}
+- {match: {path: /plain}, route: {cluster: up}}
+",
+    );
+    for (path, host_name, host, forwarded) in [
+        ("/auto", "up.host", "up.host", "example.com"),
+        ("/auto", "", "example.com", ""),
+        ("/plain", "up.host", "example.com", ""),
+    ] {
+        let mut request = finalized(&table, get(path));
+        assert_eq!(header(&request, "host"), "example.com");
+        find(&table, &request).unwrap().finalize_host(&mut request, host_name, Originals::Told);
+        assert_eq!((header(&request, "host"), header(&request, "x-forwarded-host")), (host, forwarded), "{path}");
+    }
+}
+
+#[test]
+fn forwarded_hosts_are_a_list() {
+    let table = routes(
+        "- {match: {prefix: /}, route: {cluster: up, host_rewrite_literal: new, append_x_forwarded_host: true}}",
+    );
+    for (came, goes) in [("a", "a,example.com"), ("a,example.com", "a,example.com")] {
+        let request = finalized(&table, request("GET", "/", &[("x-forwarded-host", came)]));
+        assert_eq!(header(&request, "x-forwarded-host"), goes);
+    }
+}
+
+#[test]
+fn originals_can_stay_untold() {
+    let table =
+        routes("- {match: {prefix: /}, route: {cluster: up, prefix_rewrite: /new/, host_rewrite_literal: new.host}}");
+    let mut request = get("/x");
+    let route = find(&table, &request).unwrap();
+    route.finalize_request(&mut request, &mut StreamInfo::sample(), Originals::Untold);
+    assert_eq!(request.uri().path(), "/new/x");
+    assert_eq!(header(&request, "x-envoy-original-path"), "");
+    assert_eq!(header(&request, "x-envoy-original-host"), "");
+}
+
+/// Every level adds to `x-added` and overwrites `x-last`.
+fn levels(most_specific_wins: bool) -> Rc<Arc<RouteConfiguration>> {
+    let level = |name: &str, indent: &str| {
+        let list = |direction: &str| {
+            format!(
+                "{indent}{direction}_headers_to_add:\n\
+                 {indent}- {{header: {{key: x-added, value: {name}}}}}\n\
+                 {indent}- {{header: {{key: x-last, value: {name}}}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}}\n"
+            )
+        };
+        [list("request"), list("response")].concat()
+    };
+    table(&format!(
+        "
+most_specific_header_mutations_wins: {most_specific_wins}
+{}
+virtual_hosts:
+- name: v
+  domains: ['*']
+{}
+  routes:
+  - match: {{prefix: /}}
+{}
+    route:
+      weighted_clusters:
+        clusters:
+        - name: up
+          weight: 1
+{}
+",
+        level("config", ""),
+        level("host", "  "),
+        level("route", "    "),
+        level("cluster", "          "),
+    ))
+}
+
+#[test]
+fn levels_act_in_envoys_order() {
+    for (most_specific_wins, order) in
+        [(false, ["cluster", "route", "host", "config"]), (true, ["cluster", "config", "host", "route"])]
+    {
+        let table = levels(most_specific_wins);
+        let mut request = get("/");
+        let route = find(&table, &request).unwrap();
+        route.finalize_request(&mut request, &mut StreamInfo::sample(), Originals::Told);
+        let mut response = Response::new(());
+        route.finalize_response(&mut response, &StreamInfo::sample());
+        for headers in [request.headers(), response.headers()] {
+            let added: Vec<_> = headers.get_all("x-added").iter().map(|value| value.to_str().unwrap()).collect();
+            assert_eq!(added, order);
+            assert_eq!(headers["x-last"], order[3]);
+        }
+    }
+}
+
+#[test]
+fn header_values_quote_what_the_client_sent() {
+    let table = routes(
+        "
+- match: {prefix: /old}
+  request_headers_to_add:
+  - {header: {key: x-path, value: '%REQ(:path)%'}}
+  - {header: {key: x-host, value: '%REQ(:authority)%'}}
+  - {header: {key: x-both, value: '%REQ(x-in)%-%REQ(x-gone)%-%PROTOCOL%'}}
+  request_headers_to_remove: [x-gone]
+  route: {cluster: up, prefix_rewrite: /new, host_rewrite_literal: new.host}
+",
+    );
+    let request = finalized(&table, request("GET", "/old?q", &[("x-in", "i"), ("x-gone", "g")]));
+    assert_eq!(header(&request, "x-path"), "/old?q");
+    assert_eq!(header(&request, "x-host"), "example.com");
+    assert_eq!(header(&request, "x-both"), "i--HTTP/1.1");
+    assert_eq!(request.uri().to_string(), "/new?q");
+}
+
+#[test]
+fn request_headers_that_responses_quote_are_kept() {
+    let quoting = "{header: {key: x-echo, value: '%REQ(x-in)%'}}";
+    let table = table(&format!(
+        "
+virtual_hosts:
+- name: v
+  domains: ['*']
+  routes:
+  - {{match: {{prefix: /a}}, response_headers_to_add: [{quoting}], direct_response: {{status: 200}}}}
+  - match: {{prefix: /}}
+    route: {{weighted_clusters: {{clusters: [{{name: up, weight: 1, response_headers_to_add: [{quoting}]}}]}}}}
+"
+    ));
+    assert_eq!(table.capture().request, ["x-in"]);
+}

@@ -1,0 +1,223 @@
+//! Which route a request gets.
+
+use http::Request;
+
+use super::{find, get, name, request, routes, table};
+use crate::route::{Action, RouteConfiguration};
+
+#[test]
+fn paths() {
+    let table = routes(
+        r"
+- {name: sep, match: {path_separated_prefix: /sep}, direct_response: {status: 200}}
+- {name: exact, match: {path: /exact}, direct_response: {status: 200}}
+- {name: regex, match: {safe_regex: {regex: '/re/[0-9]+'}}, direct_response: {status: 200}}
+- {name: any-case, match: {prefix: /Any/, case_sensitive: false}, direct_response: {status: 200}}
+- {name: any-case-path, match: {path: /ANYPATH, case_sensitive: false}, direct_response: {status: 200}}
+- {name: prefix, match: {prefix: /pre}, direct_response: {status: 200}}
+",
+    );
+    for (path, expected) in [
+        ("/sep", "sep"),
+        ("/sep/", "sep"),
+        ("/sep/x?y", "sep"),
+        ("/sep?x", "sep"),
+        ("/sepx", "-"),
+        ("/Sep", "-"),
+        ("/exact", "exact"),
+        ("/exact?a=/b", "exact"),
+        ("/exact/", "-"),
+        ("/re/12", "regex"),
+        ("/re/12?x", "regex"),
+        ("/re/12/", "-"),
+        ("/x/re/12", "-"),
+        ("/aNy/x", "any-case"),
+        ("/any", "-"),
+        ("/anypath", "any-case-path"),
+        ("/anypaths", "-"),
+        ("/prefix", "prefix"),
+        ("/pre?x", "prefix"),
+        ("/Pre", "-"),
+        ("/", "-"),
+        ("/?/sep", "-"),
+    ] {
+        assert_eq!(name(&table, &get(path)), expected, "{path}");
+    }
+}
+
+#[test]
+fn the_first_route_that_matches_wins() {
+    let table = routes(
+        "
+- {name: header, match: {prefix: /, headers: [{name: x}]}, direct_response: {status: 200}}
+- {name: short, match: {prefix: /a}, direct_response: {status: 200}}
+- {name: long, match: {prefix: /a/b}, direct_response: {status: 200}}
+- {name: rest, match: {prefix: /}, direct_response: {status: 200}}
+",
+    );
+    assert_eq!(name(&table, &get("/a/b/c")), "short");
+    assert_eq!(name(&table, &get("/b")), "rest");
+    assert_eq!(name(&table, &request("GET", "/a/b", &[("x", "1")])), "header");
+}
+
+#[test]
+fn headers_and_grpc() {
+    let table = routes(
+        "
+- match: {prefix: /, headers: [{name: envoy-prefix, string_match: {exact: w1}}, {name: ':method', string_match: {exact: POST}}]}
+  name: both
+  direct_response: {status: 200}
+- {name: grpc, match: {prefix: /, grpc: {}}, direct_response: {status: 200}}
+",
+    );
+    for (method, headers, expected) in [
+        ("POST", &[("envoy-prefix", "w1")][..], "both"),
+        ("GET", &[("envoy-prefix", "w1")], "-"),
+        ("POST", &[("envoy-prefix", "w2")], "-"),
+        ("POST", &[("content-type", "application/grpc")], "grpc"),
+        ("POST", &[("content-type", "application/grpc+proto")], "grpc"),
+        ("POST", &[("content-type", "application/grpc-web")], "-"),
+    ] {
+        assert_eq!(name(&table, &request(method, "/", headers)), expected, "{method} {headers:?}");
+    }
+}
+
+#[test]
+fn query_parameters() {
+    let table = routes(
+        "
+- match: {path: /exact, query_parameters: [{name: k, string_match: {exact: a%20b}}]}
+  direct_response: {status: 200}
+- {match: {path: /present, query_parameters: [{name: k, present_match: true}]}, direct_response: {status: 200}}
+- {match: {path: /absent, query_parameters: [{name: k, present_match: false}]}, direct_response: {status: 200}}
+- {match: {path: /bare, query_parameters: [{name: k}]}, direct_response: {status: 200}}
+- match: {path: /prefix, query_parameters: [{name: k, string_match: {prefix: x}}]}
+  direct_response: {status: 200}
+",
+    );
+    for (path, expected) in [
+        ("/exact?k=a%20b", true),
+        ("/exact?k=a+b", false),
+        ("/exact", false),
+        ("/present?k", true),
+        ("/present?k=", true),
+        ("/present?a&&k&", true),
+        ("/present?x=k", false),
+        ("/present?K=1", false),
+        ("/present?%6b=1", false),
+        ("/present", false),
+        ("/absent", true),
+        ("/absent?k", false),
+        ("/bare?k", true),
+        ("/bare", false),
+        ("/prefix?k=x&k=y", true),
+        ("/prefix?k=y&k=x", false),
+        ("/prefix?a=b=c&k=xy=z", true),
+    ] {
+        assert_eq!(find(&table, &get(path)).is_some(), expected, "{path}");
+    }
+}
+
+#[test]
+fn fractions() {
+    let table = routes(
+        "
+- name: some
+  match: {prefix: /, runtime_fraction: {default_value: {numerator: 25}}}
+  direct_response: {status: 200}
+- {name: rest, match: {prefix: /}, direct_response: {status: 200}}
+",
+    );
+    let registered = Default::default();
+    for (random, expected) in [(0, "some"), (24, "some"), (25, "rest"), (99, "rest"), (124, "some")] {
+        let route = RouteConfiguration::find(&table, &registered, &get("/"), random).unwrap();
+        assert_eq!(route.name, expected, "{random}");
+    }
+}
+
+#[test]
+fn connect_has_a_matcher_of_its_own() {
+    let table = routes(
+        "
+- {name: prefix, match: {prefix: /}, direct_response: {status: 200}}
+- {name: empty, match: {prefix: ''}, direct_response: {status: 200}}
+- {name: connect, match: {connect_matcher: {}}, direct_response: {status: 200}}
+",
+    );
+    let connect = Request::builder().method("CONNECT").uri("example.com:443").body(()).unwrap();
+    assert_eq!(name(&table, &connect), "connect");
+    assert_eq!(name(&table, &get("/")), "prefix");
+}
+
+#[test]
+fn virtual_hosts_by_authority() {
+    let yaml = "
+virtual_hosts:
+- name: a
+  domains: [example.com]
+  routes: [{name: a, match: {prefix: /a}, direct_response: {status: 200}}]
+- name: all
+  domains: ['*']
+  routes: [{name: all, match: {prefix: /}, direct_response: {status: 200}}]
+";
+    let table = table(yaml);
+    assert_eq!(find(&table, &get("/a")).unwrap().virtual_host().name(), "a");
+    // A virtual host that is chosen is chosen for good.
+    assert_eq!(name(&table, &get("/b")), "-");
+    let http2 = |authority: &str| Request::builder().uri(format!("https://{authority}/a")).body(()).unwrap();
+    assert_eq!(name(&table, &http2("example.com")), "a");
+    assert_eq!(name(&table, &http2("example.com:443")), "all");
+    assert_eq!(name(&table, &http2("other")), "all");
+    assert_eq!(name(&table, &Request::builder().uri("/").body(()).unwrap()), "all");
+    let ignoring = super::table(&format!("ignore_port_in_host_matching: true\n{yaml}"));
+    assert_eq!(name(&ignoring, &http2("example.com:443")), "a");
+}
+
+#[test]
+fn path_parameters_can_be_ignored() {
+    let yaml = "
+virtual_hosts:
+- name: v
+  domains: ['*']
+  routes: [{name: r, match: {path: /a/b}, direct_response: {status: 200}}]
+";
+    assert_eq!(name(&table(yaml), &get("/a/b;x=1")), "-");
+    let ignoring = table(&format!("ignore_path_parameters_in_path_matching: true\n{yaml}"));
+    assert_eq!(name(&ignoring, &get("/a/b;x=1")), "r");
+    assert_eq!(name(&ignoring, &get("/a/b?q;")), "r");
+}
+
+#[test]
+fn require_tls_sends_away() {
+    for (require_tls, headers, redirected) in [
+        ("NONE", &[][..], false),
+        ("ALL", &[], true),
+        ("ALL", &[("x-envoy-internal", "true")], true),
+        ("EXTERNAL_ONLY", &[], true),
+        ("EXTERNAL_ONLY", &[("x-envoy-internal", "true")], false),
+    ] {
+        let table = table(&format!(
+            "
+virtual_hosts:
+- name: v
+  domains: ['*']
+  require_tls: {require_tls}
+  routes: [{{match: {{prefix: /}}, direct_response: {{status: 200}}}}]
+"
+        ));
+        let mut request = request("GET", "/a?b", headers);
+        let route = find(&table, &request).unwrap();
+        match &route.action {
+            Action::Redirect(redirect) => {
+                assert!(redirected, "{require_tls} {headers:?}");
+                assert_eq!(
+                    (redirect.status.as_u16(), redirect.location(&request).as_str()),
+                    (301, "https://example.com/a?b")
+                );
+            }
+            _ => assert!(!redirected, "{require_tls} {headers:?}"),
+        }
+        request.headers_mut().insert("x-forwarded-proto", "https".parse().unwrap());
+        assert!(matches!(find(&table, &request).unwrap().action, Action::DirectResponse(_)));
+    }
+}

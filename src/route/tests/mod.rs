@@ -1,0 +1,57 @@
+//! Route configurations as people write them, and what becomes of requests. Answers of Envoy 1.40 where there is a doubt.
+
+mod actions;
+mod changes;
+mod matching;
+mod order;
+mod problems;
+mod registered;
+
+use std::{collections::HashSet, rc::Rc, sync::Arc};
+
+use http::Request;
+
+use super::{RegisteredRoutes, RouteConfiguration, RouteRef};
+use crate::config::{Field, Report, Source, load};
+
+/// The table of a YAML document, and what was reported.
+fn convert(yaml: &str) -> (RouteConfiguration, Vec<String>) {
+    let report = Report::new();
+    let proto = load(&Source::new("test.yaml", yaml), &report).unwrap_or_default();
+    let cluster_names: HashSet<Arc<str>> = ["up", "other", "third"].map(Arc::from).into();
+    let table = RouteConfiguration::from_proto(&proto, Field::root(&report), &cluster_names);
+    (table, report.into_problems().iter().map(ToString::to_string).collect())
+}
+
+/// The table of a YAML document in which nothing is wrong.
+fn table(yaml: &str) -> Rc<Arc<RouteConfiguration>> {
+    let (table, problems) = convert(yaml);
+    assert_eq!(problems, [""; 0]);
+    Rc::new(Arc::new(table))
+}
+
+/// The table of one virtual host for all domains, from the YAML of its routes.
+fn routes(yaml: &str) -> Rc<Arc<RouteConfiguration>> {
+    let routes: String = yaml.trim_start_matches('\n').lines().map(|line| format!("  {line}\n")).collect();
+    table(&format!("virtual_hosts:\n- name: v\n  domains: ['*']\n  routes:\n{routes}"))
+}
+
+/// A GET of `path` at `example.com`.
+fn get(path: &str) -> Request<()> {
+    request("GET", path, &[])
+}
+
+fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request<()> {
+    let builder = Request::builder().method(method).uri(path).header("host", "example.com");
+    let builder = builder.header("x-forwarded-proto", "http");
+    headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value)).body(()).unwrap()
+}
+
+fn find<B>(table: &Rc<Arc<RouteConfiguration>>, request: &Request<B>) -> Option<RouteRef> {
+    RouteConfiguration::find(table, &Rc::new(Arc::new(RegisteredRoutes::default())), request, 0)
+}
+
+/// The name of the route of a request, `-` if there is none.
+fn name<B>(table: &Rc<Arc<RouteConfiguration>>, request: &Request<B>) -> String {
+    find(table, request).map_or("-".to_owned(), |route| route.name.clone())
+}
