@@ -221,7 +221,8 @@ fn headers(argument: &str) -> Result<(Header, Option<Header>), String> {
     Ok((header(main)?, alternative.map(header).transpose()?))
 }
 
-fn header(name: &str) -> Result<Header, String> {
+/// The header that a configuration calls `name`.
+pub fn header(name: &str) -> Result<Header, String> {
     Ok(match name.to_ascii_lowercase().as_str() {
         ":method" => Header::Method,
         ":path" => Header::Path,

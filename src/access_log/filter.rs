@@ -8,16 +8,20 @@ use std::hash::{DefaultHasher, Hasher};
 use http::HeaderName;
 
 use crate::config::Field;
+use crate::matcher::HeaderMatcher;
 use crate::proto::accesslog::access_log_filter::FilterSpecifier;
 use crate::proto::accesslog::comparison_filter::Op;
 use crate::proto::accesslog::{
-    AccessLogFilter, AndFilter, ComparisonFilter, DurationFilter, GrpcStatusFilter, LogTypeFilter,
+    AccessLogFilter, AndFilter, ComparisonFilter, DurationFilter, GrpcStatusFilter, HeaderFilter, LogTypeFilter,
     NotHealthCheckFilter, OrFilter, ResponseFlagFilter, RuntimeFilter, StatusCodeFilter,
 };
 use crate::proto::core::RuntimeUInt32;
 use crate::proto::type_v3::FractionalPercent;
 use crate::proto::type_v3::fractional_percent::DenominatorType;
 use crate::stream_info::{HeaderCapture, ResponseFlags, StreamInfo};
+
+use super::command;
+use super::operator::{self, Header, Scope};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -48,6 +52,8 @@ pub enum Filter {
     All(Vec<Filter>),
     /// `or_filter`
     Any(Vec<Filter>),
+    /// `header_filter`, of the request.
+    Header(Header, HeaderMatcher),
     /// `response_flag_filter`
     Flags(ResponseFlags),
     /// `response_flag_filter` that names none: any flag.
@@ -98,7 +104,13 @@ impl Filter {
             FilterSpecifier::LogTypeFilter(LogTypeFilter { types, exclude }) => {
                 Some(Filter::Constant(types.contains(&DOWNSTREAM_END) != *exclude))
             }
-            FilterSpecifier::HeaderFilter(filter) => unsupported("header_filter", filter, field),
+            FilterSpecifier::HeaderFilter(HeaderFilter { header }) => {
+                let field = field.key("header_filter");
+                let matcher = field.required("header", header)?;
+                let field = field.key("header");
+                let name = command::header(&matcher.name).map_err(|reason| field.key("name").error(reason));
+                Some(Filter::Header(name.ok()?, HeaderMatcher::from_proto(matcher, field)?))
+            }
             FilterSpecifier::TraceableFilter(filter) => unsupported("traceable_filter", filter, field),
             FilterSpecifier::ExtensionFilter(filter) => unsupported("extension_filter", filter, field),
             FilterSpecifier::MetadataFilter(filter) => unsupported("metadata_filter", filter, field),
@@ -117,6 +129,9 @@ impl Filter {
             Filter::Sample { chosen, of } => stable_random(info) % of < *chosen,
             Filter::All(filters) => filters.iter().all(|filter| filter.passes(info)),
             Filter::Any(filters) => filters.iter().any(|filter| filter.passes(info)),
+            Filter::Header(name, matcher) => {
+                matcher.matches_values(operator::request_header(name, &Scope::finished(info)).into_iter())
+            }
             Filter::Flags(flags) => info.flags.intersects(*flags),
             Filter::AnyFlag => !info.flags.is_empty(),
             Filter::GrpcStatus { statuses, exclude } => statuses.contains(&info.grpc_status.unwrap_or(0)) != *exclude,
@@ -127,14 +142,15 @@ impl Filter {
     /// Adds the headers that the filter reads.
     pub fn capture(&self, capture: &mut HeaderCapture) {
         match self {
-            Filter::Sample { .. } if !capture.request.contains(&REQUEST_ID) => capture.request.push(REQUEST_ID),
+            Filter::Sample { .. } => operator::add(&mut capture.request, &REQUEST_ID),
+            Filter::Header(Header::Named(name), _) => operator::add(&mut capture.request, name),
             Filter::All(filters) | Filter::Any(filters) => filters.iter().for_each(|filter| filter.capture(capture)),
             _ => {}
         }
     }
 }
 
-fn unsupported<T: Clone>(name: &'static str, filter: &T, field: Field<'_>) -> Option<Filter> {
+fn unsupported<T>(name: &'static str, filter: &T, field: Field<'_>) -> Option<Filter> {
     field.unsupported(name, &Some(filter));
     None
 }

@@ -342,7 +342,7 @@ impl Operator {
             Operator::Constant(value) => text(out, Some(value)),
             Operator::Unanswered(_) => Printed::Absent,
             Operator::Request(main, alternative) => {
-                first_present(main, alternative.as_ref(), |header| print_request(header, scope, out))
+                first_present(main, alternative.as_ref(), |header| text(out, request_header(header, scope)))
             }
             Operator::Response(main, alternative) => {
                 first_present(main, alternative.as_ref(), |header| print_response(header, scope, out))
@@ -392,7 +392,8 @@ impl Operator {
     }
 }
 
-fn add(names: &mut Vec<HeaderName>, name: &HeaderName) {
+/// Adds a name once.
+pub fn add(names: &mut Vec<HeaderName>, name: &HeaderName) {
     if !names.contains(name) {
         names.push(name.clone());
     }
@@ -405,15 +406,16 @@ fn first_present(main: &Header, alternative: Option<&Header>, mut print: impl Fn
     }
 }
 
-fn print_request(header: &Header, scope: &Scope<'_>, out: &mut Vec<u8>) -> Printed {
+/// A request header or pseudo header.
+pub fn request_header<'a>(header: &Header, scope: &Scope<'a>) -> Option<&'a [u8]> {
     let info = scope.info;
     match header {
-        Header::Method => text(out, Some(info.method.as_str())),
-        Header::Path => text(out, scope.path()),
-        Header::Authority => text(out, info.authority.as_ref().map(HeaderValue::as_bytes)),
-        Header::Scheme => text(out, Some(info.scheme)),
-        Header::Status => Printed::Absent,
-        Header::Named(name) => text(out, scope.request_header(name).map(HeaderValue::as_bytes)),
+        Header::Method => Some(info.method.as_str().as_bytes()),
+        Header::Path => scope.path().map(str::as_bytes),
+        Header::Authority => info.authority.as_ref().map(HeaderValue::as_bytes),
+        Header::Scheme => Some(info.scheme.as_bytes()),
+        Header::Status => None,
+        Header::Named(name) => scope.request_header(name).map(HeaderValue::as_bytes),
     }
 }
 

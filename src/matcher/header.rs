@@ -83,7 +83,9 @@ impl HeaderMatcher {
         }
     }
 
-    fn matches_values<'a>(&self, mut values: impl Iterator<Item = &'a [u8]>) -> bool {
+    /// Whether the values of the header have what this matcher asks for. For a header that is kept without its request.
+    #[must_use]
+    pub fn matches_values<'a>(&self, mut values: impl Iterator<Item = &'a [u8]>) -> bool {
         let Some(first) = values.next().or(self.missing_is_empty.then_some(&b""[..])) else {
             return matches!(self.test, Test::Present(present) if present == self.invert);
         };
