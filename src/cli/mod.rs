@@ -5,6 +5,7 @@
 
 mod check;
 mod demo;
+mod envoy_options;
 mod run;
 mod version;
 mod workers;

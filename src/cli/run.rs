@@ -1,13 +1,250 @@
-//! `portreeve run`.
+//! `portreeve run`: serve a configuration. The options are Envoy's.
 
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::ValueEnum;
+
+use crate::admin::LogLevel;
+use crate::proto;
+use crate::proto::admin::{CommandLineOptions, command_line_options};
+use crate::server::logging::{self, Log};
+use crate::server::{self, ConfigSource, NodeOverrides, Options};
+
+use super::envoy_options::EnvoyOptions;
 
 /// The options of `portreeve run`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(
+    after_help = "Signals: SIGTERM and SIGINT drain and end, a second one ends at once; SIGUSR1 reopens log files.",
+    after_long_help = "Examples:\n  \
+        portreeve run -c /etc/portreeve/envoy3.yaml\n  \
+        portreeve run -c envoy3.yaml --config-yaml 'admin: {address: {socket_address: {address: 127.0.0.1, port_value: 8001}}}'\n  \
+        portreeve run -c envoy3.yaml -l debug --component-log-level upstream:trace,router:info\n\n\
+        Signals:\n  \
+        SIGTERM, SIGINT  stop accepting, let requests finish, end with status 0; a second one ends at once\n  \
+        SIGUSR1          reopen access logs and the log file\n  \
+        SIGHUP           check the configuration file and report; it takes effect with a restart"
+)]
+pub struct Args {
+    /// The configuration: Envoy's bootstrap, as YAML or JSON
+    #[arg(short, long, value_name = "FILE", required_unless_present = "config_yaml", help_heading = "Configuration")]
+    config_path: Option<PathBuf>,
+    /// YAML that is merged over the file, or stands for it
+    #[arg(long, value_name = "YAML", help_heading = "Configuration")]
+    config_yaml: Option<String>,
+    /// Whether to serve, or only to validate the configuration and end
+    #[arg(long, value_enum, default_value_t = Mode::Serve, help_heading = "Configuration")]
+    mode: Mode,
+
+    /// Threads that serve connections; the default is one for each processor that the process may use
+    #[arg(long, value_name = "N", help_heading = "Process")]
+    concurrency: Option<NonZeroUsize>,
+    /// How long requests may take to finish when the process ends
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, help_heading = "Process")]
+    drain_time_s: u64,
+    /// A file for the address of the admin interface, which tells the port when 0 is configured
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    admin_address_path: Option<PathBuf>,
+    /// `node.id`, in place of the configured one
+    #[arg(long, value_name = "ID", help_heading = "Process")]
+    service_node: Option<String>,
+    /// `node.cluster`, in place of the configured one
+    #[arg(long, value_name = "NAME", help_heading = "Process")]
+    service_cluster: Option<String>,
+    /// `node.locality.zone`, in place of the configured one
+    #[arg(long, value_name = "ZONE", help_heading = "Process")]
+    service_zone: Option<String>,
+
+    /// What to log: trace, debug, info, warning, error, critical or off
+    #[arg(short, long, value_name = "LEVEL", default_value = "info", value_parser = log_level, help_heading = "Logs")]
+    log_level: LogLevel,
+    /// Levels of single loggers, such as upstream:debug,router:trace; GET /logging lists the loggers
+    #[arg(long, value_name = "NAME:LEVEL", value_delimiter = ',', value_parser = component_level, help_heading = "Logs")]
+    component_log_level: Vec<(String, LogLevel)>,
+    /// How the log looks: text, json, or auto, which is the journal's own form under systemd and text elsewhere
+    #[arg(long, value_name = "FORMAT", default_value = "auto", value_parser = log_form, help_heading = "Logs")]
+    log_format: logging::Form,
+    /// A file for the log, in place of standard error
+    #[arg(long, value_name = "FILE", help_heading = "Logs")]
+    log_path: Option<PathBuf>,
+    /// How often access logs are written out, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 1000, help_heading = "Logs")]
+    file_flush_interval_msec: u64,
+
+    #[command(flatten)]
+    envoy: EnvoyOptions,
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// Serve it
+    Serve,
+    /// Validate it and end
+    Validate,
+}
 
 impl Args {
+    /// Serves until told to stop.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        todo!()
+        let notes = self.envoy.judge()?;
+        if self.file_flush_interval_msec == 0 {
+            bail!("--file-flush-interval-msec must be at least 1");
+        }
+        let log = Log::init(logging::Options {
+            level: self.log_level,
+            loggers: self.component_log_level.clone(),
+            form: self.log_format,
+            path: self.log_path.clone(),
+        })?;
+        for note in notes {
+            tracing::warn!("{note}");
+        }
+        let mode = self.mode;
+        let options = self.options()?;
+        match mode {
+            Mode::Validate => server::validate(&options)?,
+            Mode::Serve => {
+                abort_on_panic();
+                server::run(options, log)?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn options(self) -> anyhow::Result<Options> {
+        let concurrency = match self.concurrency {
+            Some(concurrency) => concurrency,
+            None => thread::available_parallelism()?,
+        };
+        let command_line = self.command_line(concurrency);
+        Ok(Options {
+            config: ConfigSource { path: self.config_path, yaml: self.config_yaml },
+            node: NodeOverrides { id: self.service_node, cluster: self.service_cluster, zone: self.service_zone },
+            concurrency,
+            drain_time: Duration::from_secs(self.drain_time_s),
+            flush_interval: Duration::from_millis(self.file_flush_interval_msec),
+            admin_address_path: self.admin_address_path,
+            command_line,
+        })
+    }
+
+    /// The options as `/server_info` shows them.
+    fn command_line(&self, concurrency: NonZeroUsize) -> CommandLineOptions {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        let loggers: Vec<_> =
+            self.component_log_level.iter().map(|(name, level)| format!("{name}:{}", level.name())).collect();
+        CommandLineOptions {
+            config_path: path(&self.config_path),
+            config_yaml: self.config_yaml.clone().unwrap_or_default(),
+            concurrency: u32::try_from(concurrency.get()).unwrap_or(u32::MAX),
+            drain_time: Some(proto::duration(Duration::from_secs(self.drain_time_s))),
+            file_flush_interval: Some(proto::duration(Duration::from_millis(self.file_flush_interval_msec))),
+            admin_address_path: path(&self.admin_address_path),
+            service_node: self.service_node.clone().unwrap_or_default(),
+            service_cluster: self.service_cluster.clone().unwrap_or_default(),
+            service_zone: self.service_zone.clone().unwrap_or_default(),
+            log_level: self.log_level.name().to_owned(),
+            component_log_level: loggers.join(","),
+            log_path: path(&self.log_path),
+            mode: match self.mode {
+                Mode::Serve => command_line_options::Mode::Serve,
+                Mode::Validate => command_line_options::Mode::Validate,
+            }
+            .into(),
+            disable_hot_restart: true,
+            ..CommandLineOptions::default()
+        }
+    }
+}
+
+fn log_level(name: &str) -> Result<LogLevel, String> {
+    LogLevel::from_name(name).ok_or_else(|| format!("expected one of {}", LogLevel::NAMES.join(", ")))
+}
+
+fn component_level(text: &str) -> Result<(String, LogLevel), String> {
+    let (name, level) = text.split_once(':').ok_or("expected NAME:LEVEL")?;
+    Ok((name.to_owned(), log_level(level)?))
+}
+
+fn log_form(name: &str) -> Result<logging::Form, String> {
+    match name {
+        "auto" => Ok(logging::Form::Automatic),
+        "text" => Ok(logging::Form::Text),
+        "json" => Ok(logging::Form::Json),
+        pattern if pattern.contains('%') => {
+            Err("Envoy's patterns are not implemented; expected auto, text or json".to_owned())
+        }
+        _ => Err("expected auto, text or json".to_owned()),
+    }
+}
+
+/// A broken invariant ends the process, on whatever thread it shows: the service manager starts a sound one.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Args, clap::Error> {
+        Command::try_parse_from([&["run"], arguments].concat()).map(|command| command.args)
+    }
+
+    #[test]
+    fn options_of_envoy_are_understood() {
+        let args = parse(&[
+            "-c",
+            "a.yaml",
+            "-l",
+            "warn",
+            "--component-log-level",
+            "upstream:debug,router:trace",
+            "--concurrency",
+            "2",
+            "--base-id",
+            "3",
+            "--drain-time-s",
+            "5",
+            "--service-zone",
+            "z",
+        ])
+        .unwrap();
+        assert_eq!(args.envoy.judge().unwrap().len(), 1);
+        let options = args.options().unwrap();
+        assert_eq!(options.concurrency.get(), 2);
+        assert_eq!(options.drain_time, Duration::from_secs(5));
+        assert_eq!(options.command_line.component_log_level, "upstream:debug,router:trace");
+        assert_eq!(options.command_line.log_level, "warning");
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        assert!(parse(&[]).is_err(), "a configuration is needed");
+        assert!(parse(&["--config-yaml", "{}"]).is_ok());
+        for wrong in
+            [&["-c", "a", "-l", "loud"][..], &["-c", "a", "--concurrency", "0"], &["-c", "a", "--log-format", "%v"]]
+        {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(parse(&["-c", "a", "--restart-epoch", "1"]).unwrap().envoy.judge().is_err());
     }
 }

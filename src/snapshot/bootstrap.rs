@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::config::Field;
-use crate::net::Address;
+use crate::listener::ListenAddress;
 use crate::proto;
 use crate::proto::core::TypedExtensionConfig;
 use crate::proto::overload::OverloadManager;
@@ -12,12 +12,12 @@ use crate::proto::overload::OverloadManager;
 use super::runtime;
 
 /// What the bootstrap says of the process.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Bootstrap {
     /// What the process calls itself.
     pub node: proto::core::Node,
     /// Where the admin interface listens; `None`: there is none.
-    pub admin: Option<Address>,
+    pub admin: Option<ListenAddress>,
     /// How many connections listeners may have, by their names, where the runtime says.
     pub connection_limits: HashMap<String, u64>,
 }
@@ -186,7 +186,7 @@ fn check_overload_manager(manager: &OverloadManager, field: Field<'_>) {
 
 /// `Some(None)` if no address is configured, which means that there is no admin interface.
 #[expect(deprecated, reason = "configurations still use the older field")]
-fn admin_address(admin: &proto::bootstrap::Admin, field: Field<'_>) -> Option<Option<Address>> {
+fn admin_address(admin: &proto::bootstrap::Admin, field: Field<'_>) -> Option<Option<ListenAddress>> {
     let proto::bootstrap::Admin {
         access_log,
         access_log_path,
@@ -203,7 +203,7 @@ fn admin_address(admin: &proto::bootstrap::Admin, field: Field<'_>) -> Option<Op
     field.ignored("ignore_global_conn_limit", ignore_global_conn_limit, "there is no such limit yet");
     field.unsupported("allow_paths", allow_paths);
     match address {
-        Some(_address) => todo!(),
+        Some(address) => ListenAddress::from_proto(address, field.key("address")).map(Some),
         None => Some(None),
     }
 }

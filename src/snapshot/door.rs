@@ -30,8 +30,18 @@ impl Door {
     /// Applies a change; resolves when every worker works with it: the next request on any thread sees it. `None` if the change was not
     /// applied because the process is ending.
     pub async fn apply(&self, change: Change<'static>) -> Option<Arc<Snapshot>> {
+        self.knock(change).await.ok()
+    }
+
+    /// Hands a change in without waiting for what becomes of it.
+    pub fn post(&self, change: Change<'static>) {
+        drop(self.knock(change));
+    }
+
+    fn knock(&self, change: Change<'static>) -> oneshot::Receiver<Arc<Snapshot>> {
         let (published, done) = oneshot::channel();
-        self.0.send(Knock { change, published }).ok()?;
-        done.await.ok()
+        // If nobody opens, the receiver says so.
+        let _ = self.0.send(Knock { change, published });
+        done
     }
 }

@@ -45,6 +45,12 @@ impl ConfigManager {
         ConfigManager { stats, access_logs, services, configured: HashMap::new(), current: Arc::new(current) }
     }
 
+    /// Where statistics are made.
+    #[must_use]
+    pub fn stats(&self) -> &Arc<Registry> {
+        &self.stats
+    }
+
     /// The destinations of access logs.
     #[must_use]
     pub fn access_logs(&self) -> &Sinks {

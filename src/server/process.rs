@@ -1,0 +1,156 @@
+//! The process as a whole: what the control loop and the admin interface both know of it. Lives on the main thread.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::admin::{self, DrainListeners, LogLevel, Logger, UnknownLogger};
+use crate::net::Address;
+use crate::proto::admin::CommandLineOptions;
+use crate::proto::admin::server_info::State;
+use crate::snapshot::{Change, ConfigManager, Door, Snapshot};
+use crate::stats::Registry;
+
+use super::logging::Log;
+use super::main_thread::Event;
+
+/// What is known of the process.
+#[derive(Debug)]
+pub struct Process {
+    stats: Arc<Registry>,
+    manager: RefCell<ConfigManager>,
+    door: Door,
+    log: Log,
+    command_line: CommandLineOptions,
+    events: mpsc::UnboundedSender<Event>,
+    started: Instant,
+    listening: OnceCell<Vec<(String, Address)>>,
+    state: Cell<State>,
+    fails_health_checks: Cell<bool>,
+}
+
+impl Process {
+    /// A process that is being started.
+    pub fn new(
+        manager: ConfigManager,
+        door: Door,
+        log: Log,
+        command_line: CommandLineOptions,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Process {
+        Process {
+            stats: Arc::clone(manager.stats()),
+            manager: RefCell::new(manager),
+            door,
+            log,
+            command_line,
+            events,
+            started: Instant::now(),
+            listening: OnceCell::new(),
+            state: Cell::new(State::Initializing),
+            fails_health_checks: Cell::new(false),
+        }
+    }
+
+    /// The way to the configuration for the tasks of the main thread.
+    pub fn door(&self) -> &Door {
+        &self.door
+    }
+
+    /// Takes a change in.
+    pub fn apply(&self, change: Change<'_>) {
+        // Only documents can be refused, and the only one comes before there is a process.
+        if let Err(error) = self.manager.borrow_mut().apply(change) {
+            tracing::error!(%error, "a change is not applied");
+        }
+    }
+
+    /// Requests are served now, on these addresses.
+    pub fn live(&self, listening: Vec<(String, Address)>) {
+        self.listening.get_or_init(|| listening);
+        self.state.set(State::Live);
+    }
+
+    /// No more requests are wanted.
+    pub fn drain(&self) {
+        self.state.set(State::Draining);
+    }
+
+    /// Opens all log files again.
+    pub fn reopen(&self) {
+        self.log.reopen();
+        self.manager.borrow().access_logs().reopen();
+    }
+
+    /// Waits for the access logs to be written.
+    pub fn finish_logs(&self) {
+        self.manager.borrow().access_logs().finish();
+    }
+
+    /// Brings the statistics up to date that are not counted where they arise.
+    pub fn update_stats(&self) {
+        self.stats.flush();
+        self.manager.borrow().access_logs().publish();
+    }
+
+    fn tell(&self, event: Event) {
+        // Nobody listens only when the process is at its end.
+        let _ = self.events.send(event);
+    }
+}
+
+impl admin::Process for Process {
+    fn stats(&self) -> &Arc<Registry> {
+        &self.stats
+    }
+
+    fn state(&self) -> State {
+        match self.state.get() {
+            State::Live if self.fails_health_checks.get() => State::Draining,
+            state => state,
+        }
+    }
+
+    fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn command_line(&self) -> CommandLineOptions {
+        self.command_line.clone()
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(self.manager.borrow().snapshot())
+    }
+
+    fn listening(&self) -> Vec<(String, Address)> {
+        self.listening.get().cloned().unwrap_or_default()
+    }
+
+    fn loggers(&self) -> Vec<Logger> {
+        self.log.loggers()
+    }
+
+    fn set_log_level(&self, logger: Option<&str>, level: LogLevel) -> Result<(), UnknownLogger> {
+        self.log.set_level(logger, level)
+    }
+
+    fn reopen_logs(&self) {
+        self.tell(Event::ReopenLogs);
+    }
+
+    fn fail_health_checks(&self, fail: bool) {
+        self.fails_health_checks.set(fail);
+    }
+
+    fn drain_listeners(&self, drain: DrainListeners) {
+        self.tell(Event::DrainListeners(drain));
+    }
+
+    fn quit(&self) {
+        self.tell(Event::Terminate);
+    }
+}

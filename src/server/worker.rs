@@ -1,0 +1,217 @@
+//! One data-plane thread: a runtime of its own, sockets of its own, connections of its own.
+//!
+//! Workers share nothing but the snapshot. What the main thread wants of one arrives as a [`WorkerCommand`]; a worker whose connections have
+//! ended after a drain ends, too.
+
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{io, thread};
+
+use tokio::runtime::LocalRuntime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::drain::Drain;
+use crate::filter::{Random, WorkerContext};
+use crate::listener::{self, Listener};
+use crate::snapshot::Snapshot;
+use crate::stats;
+use crate::sys::socket::ListenSocket;
+use crate::upstream::ClusterManager;
+
+/// How long connections may take to notice that their time is up.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Told when a command has been carried out.
+type Done = oneshot::Sender<()>;
+
+/// What the main thread wants of a worker.
+#[derive(Debug)]
+pub enum WorkerCommand {
+    /// Work with this snapshot from now on.
+    Update(Arc<Snapshot>, Done),
+    /// Accept connections from these sockets.
+    Listen(Arc<Listener>, Vec<ListenSocket>),
+    /// Hand over the lines of access logs.
+    FlushLogs(Done),
+    /// Accept no more connections; end when those that there are have ended, at the latest after this time.
+    Drain(Duration),
+}
+
+/// The worker threads.
+#[derive(Debug)]
+pub struct Workers {
+    commands: Vec<mpsc::UnboundedSender<WorkerCommand>>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts the threads. They accept nothing before they are told to listen.
+    ///
+    /// # Errors
+    /// The system gives no more threads or file descriptors.
+    pub fn start(count: NonZeroUsize, flush_interval: Duration) -> io::Result<Workers> {
+        let mut workers = Workers { commands: Vec::new(), threads: Vec::new() };
+        let seed = Random::new(entropy());
+        for index in 1..=count.get() {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let (started, outcome) = std::sync::mpsc::sync_channel(1);
+            let seed = seed.next_u64();
+            let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                let runtime = runtime();
+                // The receiver is gone only if the main thread is.
+                let _ = started.send(
+                    runtime.as_ref().map(|_| ()).map_err(|error| io::Error::new(error.kind(), error.to_string())),
+                );
+                if let Ok(runtime) = runtime {
+                    stats::enter_worker(index);
+                    runtime.block_on(Worker::new(index, seed).run(receiver, flush_interval));
+                }
+            })?;
+            outcome.recv().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")))?;
+            workers.commands.push(sender);
+            workers.threads.push(thread);
+        }
+        Ok(workers)
+    }
+
+    /// Gives every worker its row of the sockets of a listener.
+    pub fn listen(&self, listener: &Arc<Listener>, rows: Vec<Vec<ListenSocket>>) {
+        for (worker, sockets) in self.commands.iter().zip(rows) {
+            send(worker, WorkerCommand::Listen(Arc::clone(listener), sockets));
+        }
+    }
+
+    /// Gives every worker a snapshot; resolves when all work with it.
+    pub fn update(&self, snapshot: &Arc<Snapshot>) -> impl Future<Output = ()> + use<> {
+        all_done(self.send_all(|done| WorkerCommand::Update(Arc::clone(snapshot), done)))
+    }
+
+    /// Lets every worker hand over its lines of access logs; resolves when all have.
+    pub fn flush_logs(&self) -> impl Future<Output = ()> + use<> {
+        all_done(self.send_all(WorkerCommand::FlushLogs))
+    }
+
+    /// Lets every worker drain.
+    pub fn drain(&self, limit: Duration) {
+        for worker in &self.commands {
+            send(worker, WorkerCommand::Drain(limit));
+        }
+    }
+
+    /// Resolves when every worker has ended after a drain.
+    pub async fn ended(&self) {
+        for worker in &self.commands {
+            worker.closed().await;
+        }
+    }
+
+    fn send_all(&self, command: impl Fn(Done) -> WorkerCommand) -> Vec<oneshot::Receiver<()>> {
+        let send = |worker| {
+            let (done, answer) = oneshot::channel();
+            send(worker, command(done));
+            answer
+        };
+        self.commands.iter().map(send).collect()
+    }
+}
+
+async fn all_done(answers: Vec<oneshot::Receiver<()>>) {
+    for answer in answers {
+        // A worker that has ended has nothing to do any more.
+        let _ = answer.await;
+    }
+}
+
+/// A worker that has ended needs no commands.
+fn send(worker: &mpsc::UnboundedSender<WorkerCommand>, command: WorkerCommand) {
+    let _ = worker.send(command);
+}
+
+/// The runtime of one thread, on which tasks never move.
+///
+/// # Errors
+/// The system gives no more file descriptors.
+pub fn runtime() -> io::Result<LocalRuntime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default())
+}
+
+/// Something that differs from start to start.
+fn entropy() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
+
+/// The inside of a worker thread.
+struct Worker {
+    context: Rc<WorkerContext>,
+    drain: Drain,
+    listeners: JoinSet<()>,
+}
+
+impl Worker {
+    fn new(index: usize, seed: u64) -> Worker {
+        let context = WorkerContext::new(index, ClusterManager::new(seed), Random::new(seed));
+        Worker { context: Rc::new(context), drain: Drain::new(), listeners: JoinSet::new() }
+    }
+
+    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<WorkerCommand>, flush_interval: Duration) {
+        let mut flush = interval(flush_interval);
+        flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (drained, mut ended) = mpsc::channel(1);
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(WorkerCommand::Update(snapshot, done)) => {
+                        self.context.clusters.update(&snapshot.clusters);
+                        self.context.set_registered_routes(&snapshot.registered);
+                        let _ = done.send(());
+                    }
+                    Some(WorkerCommand::Listen(listener, sockets)) => {
+                        for socket in sockets {
+                            self.accept(Arc::clone(&listener), socket);
+                        }
+                    }
+                    Some(WorkerCommand::FlushLogs(done)) => {
+                        self.context.access_logs.flush();
+                        let _ = done.send(());
+                    }
+                    Some(WorkerCommand::Drain(limit)) => {
+                        let drain = std::mem::take(&mut self.drain);
+                        tokio::task::spawn_local(finish(drain, limit, drained.clone()));
+                    }
+                    // The main thread is gone.
+                    None => break,
+                },
+                _ = flush.tick() => self.context.access_logs.flush(),
+                Some(()) = ended.recv() => break,
+            }
+        }
+        self.context.access_logs.flush();
+    }
+
+    fn accept(&mut self, listener: Arc<Listener>, socket: ListenSocket) {
+        let (context, drain) = (Rc::clone(&self.context), self.drain.watch());
+        self.listeners.spawn_local(async move {
+            let name = Arc::clone(&listener.name);
+            if let Err(error) = listener::run(listener, socket, context, drain).await {
+                tracing::error!(listener = %name, %error, "the listener has failed");
+            }
+        });
+    }
+}
+
+/// Drains, and says so when the last connection has ended.
+async fn finish(drain: Drain, limit: Duration, ended: mpsc::Sender<()>) {
+    drain.start();
+    if timeout(limit, drain.finished()).await.is_err() {
+        drain.deadline();
+        if timeout(GRACE, drain.finished()).await.is_err() {
+            tracing::warn!("connections are cut although they did not end");
+        }
+    }
+    let _ = ended.send(()).await;
+}
