@@ -12,22 +12,35 @@ use crate::{
         admin::{Certificate, CertificateDetails, Certificates, SubjectAlternateName, subject_alternate_name::Name},
     },
     snapshot::Snapshot,
-    tls::LoadedCertificate,
+    tls::{DownstreamTls, LoadedCertificate, UpstreamTls},
 };
 
 /// Answers `/certs`: for every TLS configuration its authorities and its own certificates.
 pub(super) fn respond(snapshot: &Snapshot) -> Answer {
     let now = SystemTime::now();
+    let downstream = downstream(snapshot).map(|tls| certificate(tls.authorities(), tls.certificates(), now));
+    let upstream = upstream(snapshot).map(|tls| certificate(tls.authorities(), tls.certificate(), now));
+    json::answer(&Certificates { certificates: downstream.chain(upstream).collect() }, Defaults::Print)
+}
+
+/// When the first of all certificates and authorities in use ends.
+#[must_use]
+pub fn first_certificate_end(snapshot: &Snapshot) -> Option<SystemTime> {
+    let downstream = downstream(snapshot).flat_map(|tls| tls.certificates().chain(tls.authorities()));
+    let upstream = upstream(snapshot).flat_map(|tls| tls.certificate().into_iter().chain(tls.authorities()));
+    downstream.chain(upstream).filter_map(|loaded| loaded.facts.not_after).min()
+}
+
+fn downstream(snapshot: &Snapshot) -> impl Iterator<Item = &DownstreamTls> {
     let chains = snapshot.listeners.values().flat_map(|listener| listener.filter_chains.all());
-    let downstream = chains.filter_map(|chain| chain.tls.as_ref());
-    let mut certificates: Vec<_> =
-        downstream.map(|tls| certificate(tls.authorities(), tls.certificates(), now)).collect();
-    let mut names: Vec<_> = snapshot.clusters.keys().collect();
-    names.sort_unstable();
-    for tls in names.into_iter().filter_map(|name| snapshot.clusters[name].cluster.tls.as_ref()) {
-        certificates.push(certificate(tls.authorities(), tls.certificate(), now));
-    }
-    json::answer(&Certificates { certificates }, Defaults::Print)
+    chains.filter_map(|chain| chain.tls.as_ref())
+}
+
+/// In the order of the clusters' names.
+fn upstream(snapshot: &Snapshot) -> impl Iterator<Item = &UpstreamTls> {
+    let mut clusters: Vec<_> = snapshot.clusters.iter().collect();
+    clusters.sort_unstable_by_key(|(name, _)| *name);
+    clusters.into_iter().filter_map(|(_, entry)| entry.cluster.tls.as_ref())
 }
 
 fn certificate<'a>(

@@ -31,6 +31,7 @@ mod redact;
 mod server_info;
 mod stats;
 
+pub use certs::first_certificate_end;
 pub use logging::{LogLevel, Logger, UnknownLogger};
 
 use connections::AdminStats;

@@ -1,7 +1,5 @@
 //! `/ready`, `/server_info`, `/memory`: the process as a whole.
 
-use std::fs;
-
 use http::StatusCode;
 
 use super::{
@@ -18,6 +16,7 @@ use crate::{
         type_v3::SemanticVersion,
     },
     snapshot::Snapshot,
+    sys,
 };
 
 /// Answers `/ready`: whether a load balancer should send requests here.
@@ -83,16 +82,11 @@ fn node(snapshot: &Snapshot) -> Node {
 
 /// Answers `/memory`. The allocator keeps no books that it shows, so all anonymous memory counts as allocated.
 pub(super) fn memory() -> Answer {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let bytes = |key: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-        Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
-    };
-    let anonymous = bytes("RssAnon:").unwrap_or_default();
+    let memory = sys::memory::Memory::now();
     let memory = Memory {
-        allocated: anonymous,
-        heap_size: anonymous,
-        total_physical_bytes: bytes("VmRSS:").unwrap_or_default(),
+        allocated: memory.anonymous,
+        heap_size: memory.anonymous,
+        total_physical_bytes: memory.resident,
         ..Memory::default()
     };
     json::answer(&memory, Defaults::Print)
