@@ -255,3 +255,183 @@ fn names(names: &[String], field: Field<'_>) -> Option<Vec<Value>> {
     });
     all_or_any(names.collect::<Vec<_>>().into_iter())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Report, Source};
+
+    fn parse(match_yaml: &str) -> FilterChainMatch {
+        let report = Report::new();
+        let proto: listener::FilterChainMatch = config::load(&Source::new("test", match_yaml), &report).unwrap();
+        let parsed = FilterChainMatch::from_proto(&proto, Field::root(&report));
+        assert_eq!(report.into_problems(), [], "{match_yaml}");
+        parsed.unwrap()
+    }
+
+    fn matcher(chains: &[&str]) -> FilterChainMatcher {
+        let mut matcher = FilterChainMatcher::default();
+        for (position, chain) in chains.iter().enumerate() {
+            matcher.insert(&parse(chain), position).unwrap();
+        }
+        matcher
+    }
+
+    struct Connection {
+        local: Address,
+        remote: Address,
+        server_name: Option<&'static str>,
+        transport_protocol: &'static str,
+        application_protocols: Vec<Vec<u8>>,
+    }
+
+    impl Connection {
+        fn from(remote: &str, local: &str) -> Connection {
+            Connection {
+                local: Address::Ip(local.parse().unwrap()),
+                remote: Address::Ip(remote.parse().unwrap()),
+                server_name: None,
+                transport_protocol: "raw_buffer",
+                application_protocols: Vec::new(),
+            }
+        }
+
+        fn tls(server_name: &'static str, protocols: &[&str]) -> Connection {
+            Connection {
+                server_name: Some(server_name),
+                transport_protocol: "tls",
+                application_protocols: protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect(),
+                ..Connection::from("192.0.2.1:4000", "10.0.0.1:443")
+            }
+        }
+
+        fn of(&self, matcher: &FilterChainMatcher) -> Option<usize> {
+            matcher.find(&Candidate {
+                local: &self.local,
+                remote: &self.remote,
+                server_name: self.server_name,
+                transport_protocol: self.transport_protocol,
+                application_protocols: &self.application_protocols,
+            })
+        }
+    }
+
+    #[test]
+    fn the_most_specific_server_name_wins() {
+        let matcher = matcher(&[
+            "{}",
+            "{server_names: ['*.com']}",
+            "{server_names: ['*.example.com', example.com]}",
+            "{server_names: [WWW.example.com]}",
+        ]);
+        for (name, expected) in [
+            ("www.example.com", 3),
+            ("a.example.com", 2),
+            ("a.b.example.com", 2),
+            ("example.com", 2),
+            ("other.com", 1),
+            ("com", 0),
+            ("example.org", 0),
+        ] {
+            assert_eq!(Connection::tls(name, &[]).of(&matcher), Some(expected), "{name}");
+        }
+        assert_eq!(Connection::from("192.0.2.1:1", "10.0.0.1:443").of(&matcher), Some(0), "no name at all");
+    }
+
+    #[test]
+    fn ranges_ports_and_sources() {
+        let matcher = matcher(&[
+            "{destination_port: 8443}",
+            "{prefix_ranges: [{address_prefix: 10.0.0.0, prefix_len: 8}]}",
+            "{prefix_ranges: [{address_prefix: 10.1.0.0, prefix_len: 16}]}",
+            "{source_prefix_ranges: [{address_prefix: 192.0.2.0, prefix_len: 24}]}",
+            "{source_type: SAME_IP_OR_LOOPBACK}",
+            "{source_ports: [7777]}",
+        ]);
+        for (remote, local, expected) in [
+            ("192.0.2.1:1", "10.1.1.1:8443", Some(0)),
+            ("192.0.2.1:1", "10.1.1.1:443", Some(2)),
+            ("192.0.2.1:1", "10.9.1.1:443", Some(1)),
+            ("192.0.2.1:1", "203.0.113.1:443", Some(3)),
+            ("127.0.0.1:1", "127.0.0.1:443", Some(4)),
+            ("203.0.113.1:1", "203.0.113.1:443", Some(4)),
+            ("198.51.100.1:7777", "203.0.113.1:443", Some(5)),
+            ("198.51.100.1:1", "203.0.113.1:443", None),
+            ("[2001:db8::1]:7777", "[2001:db8::2]:443", Some(5)),
+        ] {
+            assert_eq!(Connection::from(remote, local).of(&matcher), expected, "{remote} {local}");
+        }
+    }
+
+    #[test]
+    fn protocols_are_asked_in_the_clients_order() {
+        let matcher = matcher(&[
+            "{transport_protocol: tls, application_protocols: [h2]}",
+            "{transport_protocol: tls, application_protocols: [http/1.1, http/1.0]}",
+            "{transport_protocol: raw_buffer}",
+        ]);
+        assert!(matcher.inspects);
+        for (protocols, expected) in
+            [(&["h2", "http/1.1"][..], Some(0)), (&["http/1.1", "h2"], Some(1)), (&["spdy"], None), (&[], None)]
+        {
+            assert_eq!(Connection::tls("a", protocols).of(&matcher), expected, "{protocols:?}");
+        }
+        assert_eq!(Connection::from("192.0.2.1:1", "10.0.0.1:443").of(&matcher), Some(2));
+    }
+
+    #[test]
+    fn there_is_no_way_back_from_a_more_specific_criterion() {
+        let matcher = matcher(&["{destination_port: 443, server_names: [a.example]}", "{}"]);
+        assert_eq!(Connection::tls("a.example", &[]).of(&matcher), Some(0));
+        assert_eq!(Connection::tls("b.example", &[]).of(&matcher), None, "port 443 has a chain, though not for b");
+    }
+
+    #[test]
+    fn unix_sockets_match_what_asks_for_no_address() {
+        let matcher = matcher(&["{destination_port: 443}", "{source_type: SAME_IP_OR_LOOPBACK}"]);
+        let connection = Connection {
+            local: Address::Pipe("/run/a".into()),
+            remote: Address::Pipe("".into()),
+            ..Connection::from("192.0.2.1:1", "10.0.0.1:443")
+        };
+        assert_eq!(connection.of(&matcher), Some(1));
+    }
+
+    #[test]
+    fn chains_that_cannot_be_told_apart_are_refused() {
+        let mut matcher = matcher(&["{server_names: [a.example, b.example]}"]);
+        assert_eq!(matcher.insert(&parse("{server_names: [c.example, B.example]}"), 1), Err(0));
+        assert_eq!(matcher.insert(&parse("{server_names: [b.example], transport_protocol: tls}"), 2), Ok(()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_where_it_stands() {
+        let problems = |yaml: &str| {
+            let report = Report::new();
+            let proto: listener::FilterChainMatch = config::load(&Source::new("test", yaml), &report).unwrap();
+            let parsed = FilterChainMatch::from_proto(&proto, Field::root(&report));
+            let problems: Vec<_> = report.into_problems().iter().map(ToString::to_string).collect();
+            (parsed.is_some(), problems)
+        };
+        for (yaml, accepted, problem) in [
+            (
+                "{server_names: [a, 'b*.example']}",
+                false,
+                "server_names[1]: \"b*.example\" is neither a name nor a wildcard such as *.example.com",
+            ),
+            (
+                "{prefix_ranges: [{address_prefix: a}]}",
+                false,
+                "prefix_ranges[0].address_prefix: must be an IPv4 or IPv6 address",
+            ),
+            ("{address_suffix: '1'}", true, "address_suffix: valid in Envoy, not implemented by Portreeve yet"),
+            (
+                "{transport_protocol: quic}",
+                true,
+                "transport_protocol: no connection is ever \"quic\": there are \"tls\" and \"raw_buffer\"",
+            ),
+        ] {
+            assert_eq!(problems(yaml), (accepted, vec![problem.to_owned()]), "{yaml}");
+        }
+    }
+}

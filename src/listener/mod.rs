@@ -8,6 +8,8 @@ mod filter_chain;
 mod filter_chain_match;
 mod inspection;
 mod listen_address;
+#[cfg(test)]
+mod tests;
 
 use std::{
     num::NonZeroUsize,

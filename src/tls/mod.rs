@@ -13,6 +13,10 @@ mod pem;
 mod resolver;
 mod secrets;
 mod stats;
+#[cfg(test)]
+pub(crate) mod test_pki;
+#[cfg(test)]
+mod tests;
 mod ticket;
 mod upstream;
 mod validation;

@@ -78,11 +78,11 @@ impl Parameters {
         let versions = versions(*tls_minimum_protocol_version, *tls_maximum_protocol_version, field);
         let suites = suites(cipher_suites, field.key("cipher_suites"));
         let kx_groups = curves(ecdh_curves, field.key("ecdh_curves"));
-        let (mut versions, suites, kx_groups) = (versions?, suites?, kx_groups?);
+        let (mut versions, mut suites, kx_groups) = (versions?, suites?, kx_groups?);
 
-        if !suites.iter().any(|suite| suite.tls13().is_none()) {
-            versions.retain(|version| **version == TLS13);
-        }
+        // A version without suites cannot be spoken, and a suite without its version must not be offered.
+        versions.retain(|version| suites.iter().any(|suite| suite.version() == *version));
+        suites.retain(|suite| versions.contains(&suite.version()));
         if versions.is_empty() {
             field.key("cipher_suites").error("no suite is left for TLS 1.2, and TLS 1.3 is excluded");
             return None;
