@@ -21,4 +21,5 @@ mod service;
 mod transport;
 mod worker;
 
+pub use refusal::{FieldViolation, field_violations};
 pub use server::serve;

@@ -145,14 +145,21 @@ impl From<Refusal> for Status {
         let details = rpc::Status {
             code: code.into(),
             message: message.clone(),
-            details: vec![Any {
-                type_url: "type.googleapis.com/google.rpc.BadRequest".to_owned(),
-                value: bad_request.encode_to_vec(),
-            }],
+            details: vec![Any { type_url: BAD_REQUEST.to_owned(), value: bad_request.encode_to_vec() }],
         };
         Status::with_details(code, message, Bytes::from(details.encode_to_vec()))
     }
 }
+
+/// What the details of a status say about fields of the request; empty if they say nothing.
+pub fn field_violations(status: &Status) -> Vec<FieldViolation> {
+    let details = rpc::Status::decode(status.details()).unwrap_or_default().details;
+    let bad_request = details.iter().find(|any| any.type_url == BAD_REQUEST);
+    let bad_request = bad_request.and_then(|any| BadRequest::decode(any.value.as_slice()).ok());
+    bad_request.unwrap_or_default().field_violations
+}
+
+const BAD_REQUEST: &str = "type.googleapis.com/google.rpc.BadRequest";
 
 /// `google.rpc.BadRequest` (googleapis, google/rpc/error_details.proto).
 #[derive(Clone, PartialEq, Message)]

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use prost::Message;
 use tokio::{sync::oneshot, task::LocalSet};
 use tonic::Code;
 
@@ -21,9 +20,8 @@ use crate::{
     proto::{
         self,
         registration::{self as wire, State, route::Match, worker_registry_client::WorkerRegistryClient},
-        rpc,
     },
-    registration::refusal::BadRequest,
+    registration::field_violations,
     route::RouteKey,
     snapshot::{ConfigManager, Knock},
 };
@@ -205,10 +203,9 @@ async fn wrong_fields_are_told_in_the_message_and_as_bad_request() {
             refused.message(),
             "addresses[0].port: must be 1 to 65535, is 0; routes[1].path_prefix: must start with \"/\""
         );
-        let details = rpc::Status::decode(refused.details()).unwrap();
-        let bad = BadRequest::decode(details.details[0].value.as_slice()).unwrap();
+        let violations = field_violations(&refused);
         let fields: BTreeMap<_, _> =
-            bad.field_violations.iter().map(|bad| (bad.field.as_str(), bad.description.as_str())).collect();
+            violations.iter().map(|wrong| (wrong.field.as_str(), wrong.description.as_str())).collect();
         assert_eq!(fields["routes[1].path_prefix"], "must start with \"/\"");
         assert_eq!(fields.len(), 2);
 
