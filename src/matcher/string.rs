@@ -17,7 +17,7 @@ enum Pattern {
     Exact(Vec<u8>),
     Prefix(Vec<u8>),
     Suffix(Vec<u8>),
-    Contains(Finder<'static>),
+    Contains(Box<Finder<'static>>),
     Regex(Regex),
 }
 
@@ -36,7 +36,7 @@ impl StringMatcher {
             MatchPattern::Exact(exact) => Pattern::Exact(text(exact)),
             MatchPattern::Prefix(prefix) => Pattern::Prefix(text(prefix)),
             MatchPattern::Suffix(suffix) => Pattern::Suffix(text(suffix)),
-            MatchPattern::Contains(part) => Pattern::Contains(Finder::new(&text(part)).into_owned()),
+            MatchPattern::Contains(part) => Pattern::Contains(Box::new(Finder::new(&text(part)).into_owned())),
             MatchPattern::SafeRegex(regex) => Pattern::Regex(Regex::from_proto(regex, field.key("safe_regex"))?),
             MatchPattern::Custom(custom) => {
                 field.unsupported("custom", &Some(custom));
@@ -63,7 +63,7 @@ impl StringMatcher {
 
     /// A matcher for values that hold this.
     pub(super) fn contains(value: &str) -> StringMatcher {
-        StringMatcher { pattern: Pattern::Contains(Finder::new(value).into_owned()), ignore_case: false }
+        StringMatcher { pattern: Pattern::Contains(Box::new(Finder::new(value).into_owned())), ignore_case: false }
     }
 
     /// A matcher for values that match an expression as a whole.

@@ -149,7 +149,7 @@ impl Forward {
                 .map(|limits| MaxStreamDuration::from_proto(*limits, field.key("max_stream_duration"))),
             upgrade_configs: UpgradeConfig::list_from_proto(upgrade_configs, field.key("upgrade_configs")),
             cluster_not_found_status: not_found_status(*cluster_not_found_response_code),
-            path: path_rewrite_of(prefix_rewrite, regex_rewrite, matched, field),
+            path: path_rewrite_of(prefix_rewrite, regex_rewrite.as_ref(), matched, field),
             host: host_rewrite_specifier.as_ref().and_then(|proto| HostRewrite::from_proto(proto, field)),
             append_x_forwarded_host: *append_x_forwarded_host,
             cluster: cluster?,
@@ -171,7 +171,7 @@ fn not_found_status(code: i32) -> StatusCode {
 
 fn path_rewrite_of(
     prefix_rewrite: &str,
-    regex_rewrite: &Option<proto::matcher::RegexMatchAndSubstitute>,
+    regex_rewrite: Option<&proto::matcher::RegexMatchAndSubstitute>,
     matched: Matched,
     field: Field<'_>,
 ) -> Option<PathRewrite> {

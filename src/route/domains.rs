@@ -92,8 +92,8 @@ impl Wildcards {
 
     /// The longest wildcard that fits; the star stands for at least one character.
     fn find<'a>(&self, host_length: usize, part: impl Fn(usize) -> Option<&'a str>) -> Option<usize> {
-        let fitting = self.0.iter().filter(|(length, _)| *length < host_length);
-        fitting.filter_map(|(length, hosts)| hosts.get(part(*length)?).copied()).next()
+        let mut fitting = self.0.iter().filter(|(length, _)| *length < host_length);
+        fitting.find_map(|(length, hosts)| hosts.get(part(*length)?).copied())
     }
 }
 

@@ -1,4 +1,4 @@
-//! RouteConfiguration: what matches, and what to do then.
+//! `RouteConfiguration`: what matches, and what to do then.
 //!
 //! The connection manager asks [`RouteConfiguration::find`] for the first route whose match accepts a request, and keeps the
 //! answer as a [`RouteRef`]; the router asks that for the cluster and lets it change the messages on their way. Everything here

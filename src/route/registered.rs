@@ -225,5 +225,6 @@ impl RegisteredRoutes {
 }
 
 fn bucket_of(hash: u64) -> usize {
-    (hash % BUCKETS as u64) as usize
+    let [low, high, ..] = hash.to_le_bytes();
+    usize::from(u16::from_le_bytes([low, high])) % BUCKETS
 }

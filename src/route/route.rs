@@ -59,8 +59,8 @@ impl Route {
         let mutations = Mutations::from_proto(&lists, field);
         let matcher = r#match.as_ref().and_then(|proto| RouteMatch::from_proto(proto, field.key("match")));
         // The action is checked even if the match is wrong.
-        let matched = matcher.as_ref().map_or(Matched::Path, RouteMatch::matched);
-        let action = action.as_ref().and_then(|proto| Action::from_proto(proto, matched, context, field));
+        let replaced = matcher.as_ref().map_or(Matched::Path, RouteMatch::matched);
+        let action = action.as_ref().and_then(|proto| Action::from_proto(proto, replaced, context, field));
         Some(Route { name: name.clone(), action: action?, mutations, matcher: matcher? })
     }
 

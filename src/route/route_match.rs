@@ -224,7 +224,7 @@ impl Fraction {
 
         let proto::core::RuntimeFractionalPercent { default_value, runtime_key } = proto;
         field.ignored("runtime_key", runtime_key, "there is no runtime configuration; default_value holds");
-        let proto::type_v3::FractionalPercent { numerator, denominator } = default_value.clone().unwrap_or_default();
+        let proto::type_v3::FractionalPercent { numerator, denominator } = default_value.unwrap_or_default();
         let denominator = match DenominatorType::try_from(denominator).unwrap_or_default() {
             DenominatorType::Hundred => 100,
             DenominatorType::TenThousand => 10_000,

@@ -2,7 +2,7 @@
 
 use std::{ops::Deref, rc::Rc, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, uri::PathAndQuery};
 
 use super::{
     Action, Forward, RegisteredRoutes, Route, RouteConfiguration, VirtualHost,
@@ -168,7 +168,7 @@ impl RouteRef {
     }
 
     fn rewrite_path<B>(&self, request: &mut Request<B>, forward: &Forward, originals: Originals) {
-        let Some(path) = request.uri().path_and_query().map(|path| path.as_str()) else { return };
+        let Some(path) = request.uri().path_and_query().map(PathAndQuery::as_str) else { return };
         let by_registration = match &self.choice {
             Choice::Registered(routes, position) => routes.rewrite(*position),
             Choice::Nothing | Choice::Weighted(_) => None,
