@@ -106,7 +106,7 @@ impl Connection {
                     first = io.peek(HTTP2_PREFACE.len()) => first.ok()?,
                     _ = self.ending(drain) => return None,
                 };
-                Some(if first == HTTP2_PREFACE { Codec::Http2 } else { Codec::Http1 })
+                Some(if first.starts_with(HTTP2_PREFACE) { Codec::Http2 } else { Codec::Http1 })
             }
             (codec, _) => Some(codec),
         }
