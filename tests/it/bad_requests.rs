@@ -63,7 +63,7 @@ async fn requests_with_two_lengths_are_refused() {
 async fn http1_0_is_refused_unless_it_is_accepted() {
     let (_upstream, portreeve) = start().await;
     let answer = exchange(portreeve.address(), "GET / HTTP/1.0\r\nhost: a\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
+    assert!(answer.starts_with("HTTP/1.0 426 "), "{answer}");
 }
 
 #[tokio::test]
