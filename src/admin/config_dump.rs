@@ -36,7 +36,7 @@ pub(super) const PARAMETERS: &[Parameter] =
 pub(super) fn respond(snapshot: &Snapshot, query: &Query) -> Answer {
     for name in ["mask", "name_regex", "include_eds"] {
         if query.has(name) {
-            return Answer::bad_request(format!("{name} is valid in Envoy, not implemented yet\n"));
+            return Answer::not_implemented(name);
         }
     }
     let mut dump = dump(&snapshot.proto, snapshot.loaded);

@@ -104,6 +104,11 @@ impl Answer {
         Self::text(why).with_status(StatusCode::BAD_REQUEST)
     }
 
+    /// Refuses a parameter that Envoy knows, rather than doing something else than was asked.
+    pub(super) fn not_implemented(parameter: &str) -> Self {
+        Self::bad_request(format!("{parameter} is valid in Envoy, not implemented by Portreeve yet\n"))
+    }
+
     pub(super) fn with_status(self, status: StatusCode) -> Self {
         Self { status, ..self }
     }

@@ -64,21 +64,10 @@ pub trait Process {
     fn reopen_logs(&self);
     /// Makes health checks fail, so that load balancers turn away, or succeed again.
     fn fail_health_checks(&self, fail: bool);
-    /// Stops listening.
-    fn drain_listeners(&self, drain: DrainListeners);
+    /// Stops listening; running requests may finish.
+    fn drain_listeners(&self);
     /// Ends the process, after the answer is out.
     fn quit(&self);
-}
-
-/// How to stop listening.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DrainListeners {
-    /// Drain connections for the drain time before the listeners close.
-    pub graceful: bool,
-    /// Drain connections, but keep listening.
-    pub skip_exit: bool,
-    /// Only listeners whose traffic direction is inbound.
-    pub inbound_only: bool,
 }
 
 /// All endpoints, in the order of their paths.
@@ -93,19 +82,16 @@ const ENDPOINTS: &[Endpoint] = &[
         config_dump::respond(&admin.process.snapshot(), query)
     })
     .with(config_dump::PARAMETERS),
-    Endpoint::changes("/drain_listeners", "drain listeners", |admin, query| {
-        admin.process.drain_listeners(DrainListeners {
-            graceful: query.has("graceful"),
-            skip_exit: query.has("skip_exit"),
-            inbound_only: query.has("inboundonly"),
-        });
+    Endpoint::changes("/drain_listeners", "stop listening; running requests may finish", |admin, query| {
+        for name in ["skip_exit", "inboundonly"] {
+            if query.has(name) {
+                return Answer::not_implemented(name);
+            }
+        }
+        admin.process.drain_listeners();
         Answer::ok()
     })
-    .with(&[
-        Parameter::any("graceful", "Drain connections for the drain time before the listeners close"),
-        Parameter::any("skip_exit", "Drain connections, but never stop listening"),
-        Parameter::any("inboundonly", "Drain only listeners whose traffic_direction is INBOUND"),
-    ]),
+    .with(&[Parameter::any("graceful", "As without: nothing is cut before the drain time is over")]),
     Endpoint::changes("/healthcheck/fail", "cause the server to fail health checks", |admin, _| {
         admin.process.fail_health_checks(true);
         Answer::ok()

@@ -65,9 +65,7 @@ pub(super) fn prometheus(registry: &Arc<Registry>, query: &Query) -> Answer {
 /// Reads the stats that are asked for.
 fn select(registry: &Arc<Registry>, query: &Query) -> Result<Readings, Answer> {
     if query.get("histogram_buckets").is_some_and(|buckets| buckets != "summary") {
-        return Err(Answer::bad_request(
-            "histogram_buckets other than summary are valid in Envoy, not implemented yet\n",
-        ));
+        return Err(Answer::not_implemented("histogram_buckets other than summary"));
     }
     let filter = match query.get("filter").map(Regex::new).transpose() {
         Ok(filter) => filter,

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
-use crate::admin::{DrainListeners, Process as _};
+use crate::admin::Process as _;
 use crate::snapshot::{Change, Knock, Snapshot};
 use crate::sys::systemd;
 use crate::upstream::{Discovery, dns};
@@ -41,7 +41,7 @@ pub enum Event {
     /// Open log files again.
     ReopenLogs,
     /// Stop listening.
-    DrainListeners(DrainListeners),
+    DrainListeners,
 }
 
 /// Owns what the control loop needs.
@@ -107,13 +107,7 @@ impl MainThread {
                 self.process.reopen();
             }
             Event::Reload => self.check_reload(),
-            Event::DrainListeners(drain) => {
-                if drain.skip_exit || drain.inbound_only {
-                    tracing::warn!(
-                        "drain_listeners: skip_exit and inboundonly are not implemented, nothing is drained"
-                    );
-                    return;
-                }
+            Event::DrainListeners => {
                 tracing::info!("drain_listeners: no new connections, running requests may finish");
                 self.workers.drain(self.options.drain_time);
             }
@@ -151,7 +145,7 @@ impl MainThread {
                         break;
                     }
                     Event::ReopenLogs => process.reopen(),
-                    Event::Reload | Event::DrainListeners(_) => {}
+                    Event::Reload | Event::DrainListeners => {}
                 },
             }
         }

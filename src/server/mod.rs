@@ -9,6 +9,7 @@ mod main_thread;
 mod process;
 mod signals;
 mod sockets;
+mod stats;
 mod worker;
 
 use std::io;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::admin::{self, DrainListeners, LogLevel, Logger, UnknownLogger};
+use crate::admin::{self, LogLevel, Logger, UnknownLogger};
 use crate::net::Address;
 use crate::proto::admin::CommandLineOptions;
 use crate::proto::admin::server_info::State;
@@ -16,11 +16,13 @@ use crate::stats::Registry;
 
 use super::logging::Log;
 use super::main_thread::Event;
+use super::stats::ServerStats;
 
 /// What is known of the process.
 #[derive(Debug)]
 pub struct Process {
     stats: Arc<Registry>,
+    server_stats: ServerStats,
     manager: RefCell<ConfigManager>,
     door: Door,
     log: Log,
@@ -41,8 +43,10 @@ impl Process {
         command_line: CommandLineOptions,
         events: mpsc::UnboundedSender<Event>,
     ) -> Process {
+        let stats = Arc::clone(manager.stats());
         Process {
-            stats: Arc::clone(manager.stats()),
+            server_stats: ServerStats::new(&stats.scope("server")),
+            stats,
             manager: RefCell::new(manager),
             door,
             log,
@@ -93,6 +97,7 @@ impl Process {
     /// Brings the statistics up to date that are not counted where they arise.
     pub fn update_stats(&self) {
         self.stats.flush();
+        self.server_stats.update(self);
         self.manager.borrow().access_logs().publish();
     }
 
@@ -146,8 +151,8 @@ impl admin::Process for Process {
         self.fails_health_checks.set(fail);
     }
 
-    fn drain_listeners(&self, drain: DrainListeners) {
-        self.tell(Event::DrainListeners(drain));
+    fn drain_listeners(&self) {
+        self.tell(Event::DrainListeners);
     }
 
     fn quit(&self) {

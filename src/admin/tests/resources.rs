@@ -102,7 +102,7 @@ async fn one_kind_of_resource_can_be_dumped() {
     assert_eq!((status, &*body), (200, expected));
     assert_eq!(get(&process, "/config_dump?resource=foo").await, (404, "foo not found in config dump\n".to_owned()));
     assert_eq!(get(&process, "/config_dump?resource=bootstrap").await.0, 400);
-    let refused = "mask is valid in Envoy, not implemented yet\n";
+    let refused = "mask is valid in Envoy, not implemented by Portreeve yet\n";
     assert_eq!(get(&process, "/config_dump?mask=bootstrap").await, (400, refused.to_owned()));
 }
 
