@@ -133,7 +133,7 @@ pub struct StreamInfo {
     pub route_name: Option<Rc<str>>,
     /// Where the request went.
     pub upstream: Option<Rc<UpstreamInfo>>,
-    /// Name of the chosen cluster, also when no host was found.
+    /// Name of the chosen cluster where no host was found in it.
     pub upstream_cluster: Option<Arc<str>>,
     /// Protocol spoken upstream.
     pub upstream_protocol: Option<Version>,
@@ -216,6 +216,11 @@ impl StreamInfo {
     /// The client: the trusted one of `x-forwarded-for`, else the connection's peer.
     pub fn client_ip(&self) -> Option<IpAddr> {
         self.trusted_client.map(|client| client.ip()).or_else(|| self.connection.remote.ip())
+    }
+
+    /// Name of the chosen cluster.
+    pub fn cluster_name(&self) -> Option<&str> {
+        self.upstream.as_ref().map(|upstream| &*upstream.cluster).or(self.upstream_cluster.as_deref())
     }
 
     /// A captured request header.

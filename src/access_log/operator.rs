@@ -212,8 +212,8 @@ pub const COMMANDS: &[(&str, Print)] = &[
     ("UPSTREAM_HOST_NAME_WITHOUT_PORT", |s, out| {
         text(out, s.info.upstream.as_ref().map(|upstream| without_port(&upstream.host_name)))
     }),
-    ("UPSTREAM_CLUSTER", |s, out| text(out, s.info.upstream_cluster.as_deref())),
-    ("UPSTREAM_CLUSTER_RAW", |s, out| text(out, s.info.upstream_cluster.as_deref())),
+    ("UPSTREAM_CLUSTER", |s, out| text(out, s.info.cluster_name())),
+    ("UPSTREAM_CLUSTER_RAW", |s, out| text(out, s.info.cluster_name())),
     ("UPSTREAM_REMOTE_ADDRESS", |s, out| display(out, s.upstream_peer())),
     ("UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", |s, out| host(out, s.upstream_peer())),
     ("UPSTREAM_REMOTE_PORT", |s, out| number(out, s.upstream_peer().and_then(port))),
