@@ -33,7 +33,7 @@ pub fn first_certificate_end(snapshot: &Snapshot) -> Option<SystemTime> {
 
 fn downstream(snapshot: &Snapshot) -> impl Iterator<Item = &DownstreamTls> {
     let chains = snapshot.listeners.values().flat_map(|listener| listener.filter_chains.all());
-    chains.filter_map(|chain| chain.tls.as_ref())
+    chains.filter_map(|chain| chain.tls())
 }
 
 /// In the order of the clusters' names.

@@ -130,7 +130,7 @@ impl ActiveListener {
         drop(found);
         let _counted = Counted::begin(self, start);
         let Some((io, tls)) = self.secure(chain, io).await else { return };
-        let Some(filter) = &chain.filter else { return };
+        let Some(filter) = chain.filters.last() else { return };
         let connection = Rc::new(ConnectionInfo {
             id: self.worker.next_connection_id(),
             start,
@@ -148,7 +148,10 @@ impl ActiveListener {
     /// Awaits the first bytes if the listener looks at them; `None` if the connection is not to be served.
     async fn look_ahead(&self, io: &mut Io) -> Option<Found> {
         let not_tls = || Found { transport_protocol: "raw_buffer", hello: ClientHello::default() };
-        let Some(inspection) = &self.listener.inspection else { return Some(not_tls()) };
+        let inspection = &self.listener.inspection;
+        if !inspection.enabled {
+            return Some(not_tls());
+        }
         let stats = &self.listener.stats;
         let _held = Held::new(&stats.downstream_pre_cx_active);
         let Ok(inspected) = within(inspection.timeout, ClientHello::inspect(io, inspection.limit)).await else {
@@ -174,7 +177,7 @@ impl ActiveListener {
 
     /// Does the handshake of the chain, if it has one; `None` if it fails.
     async fn secure(&self, chain: &FilterChain, io: Io) -> Option<(Io, Option<TlsInfo>)> {
-        let Some(tls) = &chain.tls else { return Some((io, None)) };
+        let Some(tls) = chain.tls() else { return Some((io, None)) };
         let peer = io.peer_address().clone();
         match within(chain.handshake_timeout, tls.accept(io)).await {
             Ok(Ok((io, info))) => Some((io, Some(info))),

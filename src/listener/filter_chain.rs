@@ -42,11 +42,20 @@ pub struct FilterChain {
     matches: FilterChainMatch,
     /// May be empty.
     pub name: Arc<str>,
-    /// How they are secured; `None`: they are not.
-    pub tls: Option<DownstreamTls>,
+    /// How they are secured.
+    pub(super) transport: Transport,
     pub(super) handshake_timeout: Option<Duration>,
-    /// `None` closes them.
-    pub(super) filter: Option<Arc<dyn NetworkFilter>>,
+    /// The last serves them; if there is none, they are closed.
+    pub(super) filters: Vec<Arc<dyn NetworkFilter>>,
+}
+
+/// The transport socket of a filter chain.
+#[derive(Debug)]
+pub(super) enum Transport {
+    /// `raw_buffer`: bytes as they are.
+    Raw,
+    /// `tls`.
+    Tls(Box<DownstreamTls>),
 }
 
 impl FilterChains {
@@ -131,54 +140,68 @@ impl FilterChain {
         let handshake_timeout = field
             .duration("transport_socket_connect_timeout", transport_socket_connect_timeout)
             .unwrap_or(HANDSHAKE_TIMEOUT);
-        let tls = match transport_socket {
-            Some(socket) => tls(socket, field.key("transport_socket"), cx, scope),
-            None => Some(None),
+        let transport = match transport_socket {
+            Some(socket) => Transport::from_proto(socket, field.key("transport_socket"), cx, scope),
+            None => Some(Transport::Raw),
         };
-        let filter = network_filters::from_proto(filters, field.key("filters"), cx);
+        let filters = network_filters::from_proto(filters, field.key("filters"), cx);
         let any = listener::FilterChainMatch::default();
         let matches = filter_chain_match.as_ref().unwrap_or(&any);
         let matches = FilterChainMatch::from_proto(matches, field.key("filter_chain_match"));
         Some(FilterChain {
             matches: matches?,
             name: name.as_str().into(),
-            tls: tls?,
+            transport: transport?,
             handshake_timeout: (!handshake_timeout.is_zero()).then_some(handshake_timeout),
-            filter: filter?,
+            filters: filters?,
         })
     }
 }
 
-/// The transport socket if it is TLS, `None` within if it is none at all.
-fn tls(
-    proto: &TransportSocket,
-    field: Field<'_>,
-    cx: &FactoryContext<'_>,
-    scope: &Scope,
-) -> Option<Option<DownstreamTls>> {
-    let TransportSocket { name, config_type } = proto;
-    let field_of_config = field.key("typed_config");
-    let Some(ConfigType::TypedConfig(any)) = config_type else {
-        if name == "envoy.transport_sockets.raw_buffer" {
-            return Some(None);
+impl FilterChain {
+    /// How connections are secured; `None` if they are not.
+    #[must_use]
+    pub fn tls(&self) -> Option<&DownstreamTls> {
+        match &self.transport {
+            Transport::Raw => None,
+            Transport::Tls(tls) => Some(tls),
         }
-        field_of_config.error("is required");
-        return None;
-    };
-    let type_name = any.type_url.rsplit('/').next().unwrap_or_default();
-    if type_name == DownstreamTlsContext::full_name() {
-        let context = field_of_config.unpack::<DownstreamTlsContext>(any)?;
-        return DownstreamTls::from_proto(&context, field_of_config, cx.secrets, scope).map(Some);
     }
-    if type_name == RawBuffer::full_name() {
-        return Some(None);
+}
+
+impl Transport {
+    fn from_proto(
+        proto: &TransportSocket,
+        field: Field<'_>,
+        cx: &FactoryContext<'_>,
+        scope: &Scope,
+    ) -> Option<Transport> {
+        let TransportSocket { name, config_type } = proto;
+        let field_of_config = field.key("typed_config");
+        let Some(ConfigType::TypedConfig(any)) = config_type else {
+            if name == "envoy.transport_sockets.raw_buffer" {
+                return Some(Transport::Raw);
+            }
+            field_of_config.error("is required");
+            return None;
+        };
+        let type_name = any.type_url.rsplit('/').next().unwrap_or_default();
+        if type_name == DownstreamTlsContext::full_name() {
+            let context = field_of_config.unpack::<DownstreamTlsContext>(any)?;
+            return DownstreamTls::from_proto(&context, field_of_config, cx.secrets, scope)
+                .map(Box::new)
+                .map(Transport::Tls);
+        }
+        if type_name == RawBuffer::full_name() {
+            return Some(Transport::Raw);
+        }
+        if type_name.ends_with(".UpstreamTlsContext") {
+            field_of_config.error("an UpstreamTlsContext is for clusters: a listener has a DownstreamTlsContext");
+        } else if type_name.starts_with(TRANSPORT_SOCKETS) {
+            field.unsupported("typed_config", &Some(any));
+        } else {
+            field_of_config.error(format!("{type_name:?} is not a transport socket"));
+        }
+        None
     }
-    if type_name.ends_with(".UpstreamTlsContext") {
-        field_of_config.error("an UpstreamTlsContext is for clusters: a listener has a DownstreamTlsContext");
-    } else if type_name.starts_with(TRANSPORT_SOCKETS) {
-        field.unsupported("typed_config", &Some(any));
-    } else {
-        field_of_config.error(format!("{type_name:?} is not a transport socket"));
-    }
-    None
 }

@@ -28,11 +28,13 @@ pub(super) struct Settings<'a> {
 /// How the first bytes of connections are awaited.
 #[derive(Debug)]
 pub(super) struct Inspection {
+    /// A filter says so, or the filter chains need it.
+    pub(super) enabled: bool,
     /// `None`: for ever.
     pub(super) timeout: Option<Duration>,
     /// Connections whose first bytes do not come are served as if they were not TLS; else they are closed.
     pub(super) continue_on_timeout: bool,
-    /// The longest ClientHello.
+    /// The longest `ClientHello`.
     pub(super) limit: usize,
     stats: TlsInspectorStats,
 }
@@ -52,7 +54,7 @@ stats::declare! {
         alpn_found: Counter,
         /// Connections that began with TLS and offered no protocols.
         alpn_not_found: Counter,
-        /// Connections refused because of the size of their ClientHello.
+        /// Connections refused because of the size of their `ClientHello`.
         client_hello_too_large: Counter,
     }
 }
@@ -66,30 +68,27 @@ const CLIENT_HELLO_LIMIT: u32 = 16 * 1024;
 const PACKAGE: &str = "envoy.extensions.filters.listener.";
 
 impl Inspection {
-    /// `None` within if connections are not looked at: no filter says so, and the filter chains do not `need` it.
+    /// `needed`: the filter chains depend on what is found.
     pub(super) fn from_proto(
-        settings: Settings<'_>,
+        settings: &Settings<'_>,
         field: Field<'_>,
         cx: &FactoryContext<'_>,
-        need: bool,
-    ) -> Option<Option<Inspection>> {
-        let Settings { listener_filters, timeout, continue_on_timeout } = settings;
+        needed: bool,
+    ) -> Option<Inspection> {
+        let &Settings { listener_filters, timeout, continue_on_timeout } = settings;
         let timeout = field.duration("listener_filters_timeout", timeout).unwrap_or(TIMEOUT);
         let list = field.key("listener_filters");
         let limits: Vec<_> =
             listener_filters.iter().enumerate().map(|(index, filter)| limit(filter, list.index(index))).collect();
         let limits: Option<Vec<usize>> = limits.into_iter().collect();
-        let limit = match (limits?.last(), need) {
-            (Some(limit), _) => *limit,
-            (None, true) => CLIENT_HELLO_LIMIT as usize,
-            (None, false) => return Some(None),
-        };
-        Some(Some(Inspection {
+        let limits = limits?;
+        Some(Inspection {
+            enabled: needed || !limits.is_empty(),
+            limit: limits.last().copied().unwrap_or(CLIENT_HELLO_LIMIT as usize),
             timeout: (!timeout.is_zero()).then_some(timeout),
             continue_on_timeout,
-            limit,
             stats: TlsInspectorStats::new(&cx.stats.scope("tls_inspector")),
-        }))
+        })
     }
 
     /// Counts what was found.
@@ -110,7 +109,7 @@ impl Inspection {
     }
 }
 
-/// The longest ClientHello that a TLS inspector admits; every other listener filter is an error.
+/// The longest `ClientHello` that a TLS inspector admits; every other listener filter is an error.
 fn limit(proto: &ListenerFilter, field: Field<'_>) -> Option<usize> {
     // The name is free text: the type decides.
     let ListenerFilter { name, filter_disabled, config_type } = proto;

@@ -33,6 +33,7 @@ pub struct BindError {
 
 impl ListenAddress {
     /// An address with Envoy's defaults for its socket.
+    #[must_use]
     pub fn from_proto(proto: &core::Address, field: Field<'_>) -> Option<ListenAddress> {
         let core::Address { address } = proto;
         match field.required("socket_address", address)? {

@@ -66,7 +66,7 @@ pub struct Listener {
     pub addresses: Vec<ListenAddress>,
     /// What connections may get.
     pub filter_chains: FilterChains,
-    inspection: Option<Inspection>,
+    inspection: Inspection,
     connection_limit: Option<u64>,
     /// Connections of all workers, counted if there is a limit.
     connections: AtomicU64,
@@ -76,6 +76,7 @@ pub struct Listener {
 
 impl Listener {
     /// Converts a listener; its certificates are read, its sockets are not made.
+    #[must_use]
     pub fn from_proto(proto: &listener::Listener, field: Field<'_>, cx: &FactoryContext<'_>) -> Option<Listener> {
         #[rustfmt::skip] // a line for each of them would hide what is done with them
         let listener::Listener {
@@ -136,7 +137,7 @@ impl Listener {
         Some(Listener {
             name: if name.is_empty() { address.into() } else { name.as_str().into() },
             addresses,
-            inspection: Inspection::from_proto(inspection, field, cx, filter_chains.inspect())?,
+            inspection: Inspection::from_proto(&inspection, field, cx, filter_chains.inspect())?,
             filter_chains,
             connection_limit: cx.connection_limits.get(name).copied(),
             connections: AtomicU64::new(0),

@@ -18,25 +18,23 @@ pub const FACTORIES: &[NetworkFilterFactory] = &[conn_manager::FACTORY];
 /// The package of Envoy's network filters.
 const PACKAGE: &str = "envoy.extensions.filters.network.";
 
-/// Converts the filters of a chain to the one that serves; `None` within if the chain has no filters, and closes what it is given.
+/// Converts the filters of a chain. There may be none, which closes what it is given; if there are several, all but the last must be
+/// of a kind that passes connections on, and there are none of these yet.
+#[must_use]
 pub fn from_proto(
     filters: &[proto::listener::Filter],
     field: Field<'_>,
     cx: &FactoryContext<'_>,
-) -> Option<Option<Arc<dyn NetworkFilter>>> {
-    let converted: Vec<_> =
-        filters.iter().enumerate().map(|(index, filter)| convert(filter, field.index(index), cx)).collect();
-    let converted: Option<Vec<_>> = converted.into_iter().collect();
-    let mut converted = converted?;
+) -> Option<Vec<Arc<dyn NetworkFilter>>> {
+    let converted = filters.iter().enumerate().map(|(index, filter)| convert(filter, field.index(index), cx));
+    let converted: Vec<_> = converted.collect();
     if converted.is_empty() {
         field.warning("without filters, every connection is closed at once");
-        return Some(None);
     }
-    if converted.len() > 1 {
+    if converted.len() > 1 && converted.iter().all(Option::is_some) {
         field.index(0).error("this filter serves the connection to its end: it must be the last of its chain");
-        return None;
     }
-    Some(converted.pop())
+    converted.into_iter().collect()
 }
 
 fn convert(

@@ -113,12 +113,11 @@ pub fn listen_unix(
     workers: NonZeroUsize,
 ) -> io::Result<Vec<ListenSocket>> {
     let name = path.as_os_str().as_encoded_bytes();
-    let address = match name.strip_prefix(b"@") {
-        Some(name) => abstract_address(name)?,
-        None => {
-            remove_stale(path)?;
-            SockAddr::unix(path)?
-        }
+    let address = if let Some(name) = name.strip_prefix(b"@") {
+        abstract_address(name)?
+    } else {
+        remove_stale(path)?;
+        SockAddr::unix(path)?
     };
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;

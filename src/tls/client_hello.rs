@@ -6,7 +6,7 @@ use rustls::server::Acceptor;
 
 use crate::net::Io;
 
-/// What a ClientHello says that may decide who serves it.
+/// What a `ClientHello` says that may decide who serves it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientHello {
     /// The server name, in lower case.
@@ -18,13 +18,13 @@ pub struct ClientHello {
 /// What a connection turned out to begin with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inspected {
-    /// A complete ClientHello.
+    /// A complete `ClientHello`.
     Tls(ClientHello),
     /// Something else.
     NotTls,
-    /// A ClientHello that has not ended within the limit.
+    /// A `ClientHello` that has not ended within the limit.
     TooLarge,
-    /// Nothing, or half a ClientHello, and then the end.
+    /// Nothing, or half a `ClientHello`, and then the end.
     Closed,
 }
 
@@ -32,7 +32,7 @@ pub enum Inspected {
 const HANDSHAKE: u8 = 22;
 
 impl ClientHello {
-    /// Reads ahead until the ClientHello is complete or is seen not to be one.
+    /// Reads ahead until the `ClientHello` is complete or is seen not to be one.
     ///
     /// # Errors
     /// If the connection fails.

@@ -34,7 +34,7 @@ use super::{
 };
 
 /// How long clients may resume a session unless `session_timeout` says otherwise.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(7200);
+const SESSION_TIMEOUT: Duration = Duration::from_hours(2);
 
 /// Sessions kept for clients that cannot keep tickets, where tickets are off.
 const STORED_SESSIONS: usize = 1024;
@@ -52,6 +52,7 @@ pub struct DownstreamTls {
 
 impl DownstreamTls {
     /// Loads certificates and keys, and compiles verification; `scope` is the listener's.
+    #[must_use]
     pub fn from_proto(
         proto: &DownstreamTlsContext,
         field: Field<'_>,

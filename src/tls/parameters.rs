@@ -44,7 +44,7 @@ const WEAK_SUITES: [&str; 13] = [
     "ECDHE-RSA-AES128-SHA256",
 ];
 
-/// Key exchanges by all the names that BoringSSL knows; the first of each is the one in statistics.
+/// Key exchanges by all the names that Envoy knows; the first of each is the one in statistics.
 pub(super) const CURVES: [(&[&str], &dyn SupportedKxGroup); 4] = [
     (&["X25519", "x25519"], kx_group::X25519),
     (&["P-256", "prime256v1", "secp256r1"], kx_group::SECP256R1),

@@ -52,15 +52,15 @@ impl CertificateResolver {
             .flatten()
             .filter_map(|name| self.by_name.get(name))
             .find_map(|positions| best(positions.iter().map(|position| &*self.certificates[*position]), schemes))
-            .or_else(|| match self.options.full_scan_on_mismatch {
-                true => self.first_usable(schemes),
-                false => self.certificates.first().map(|certificate| &**certificate),
-            })
+            .or_else(|| if self.options.full_scan_on_mismatch { self.first_usable(schemes) } else { self.first() })
     }
 
     fn first_usable(&self, schemes: &[SignatureScheme]) -> Option<&Certificate> {
-        best(self.certificates.iter().map(|certificate| &**certificate), schemes)
-            .or_else(|| self.certificates.first().map(|certificate| &**certificate))
+        best(self.certificates.iter().map(|certificate| &**certificate), schemes).or_else(|| self.first())
+    }
+
+    fn first(&self) -> Option<&Certificate> {
+        self.certificates.first().map(|certificate| &**certificate)
     }
 }
 

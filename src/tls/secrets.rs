@@ -32,6 +32,7 @@ enum Loaded {
 
 impl Secrets {
     /// Reads and checks every secret, also those that nothing refers to.
+    #[must_use]
     pub fn from_proto(secrets: &[Secret], field: Field<'_>) -> Secrets {
         let mut by_name = HashMap::with_capacity(secrets.len());
         for (index, Secret { name, r#type }) in secrets.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! What Envoy counts of TLS: `listener.<address>.ssl.*` and `cluster.<name>.ssl.*`.
 
-use rustls::{CommonState, Error, HandshakeKind, NamedGroup, ProtocolVersion};
+use rustls::{CommonState, Error, HandshakeKind, NamedGroup, ProtocolVersion, crypto::SupportedKxGroup};
 
 use crate::stats::{self, Counter, Scope};
 
@@ -70,7 +70,7 @@ impl TlsStats {
         if let Some(position) = suite_position(session) {
             self.ciphers[position].inc();
         }
-        let group = session.negotiated_key_exchange_group().map(|group| group.name());
+        let group = session.negotiated_key_exchange_group().map(SupportedKxGroup::name);
         if let Some((_, counter)) = self.curves.iter().find(|(known, _)| Some(*known) == group) {
             counter.inc();
         }

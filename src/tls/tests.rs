@@ -112,10 +112,11 @@ fn inline(pem: &str) -> String {
 }
 
 fn server_context(certificates: &[String], more: &str) -> String {
-    let list: String = certificates
+    let list = certificates
         .iter()
         .map(|pem| format!("  - certificate_chain: {0}\n    private_key: {0}\n", inline(pem)))
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     format!("common_tls_context:\n  tls_certificates:\n{list}{more}")
 }
 
@@ -216,7 +217,6 @@ fn what_is_wrong_with_certificates_is_said_where_it_stands() {
     let key = pki.write("key.pem", &other.key);
     let empty = pki.write("empty.pem", "nothing here");
     let missing = pki.directory().join("missing.pem").display().to_string();
-    let broken = pki.write("broken.pem", "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n");
     let locked =
         pki.write("locked.pem", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n");
     let reversed = pki.write("reversed.pem", &format!("{}{}", pki.ca(), issued.certificate));
@@ -268,6 +268,14 @@ fn what_is_wrong_with_certificates_is_said_where_it_stands() {
         assert!(tls.is_none());
         assert_eq!(problems, [problem]);
     }
+}
+
+#[test]
+fn what_is_missing_is_said_where_it_should_stand() {
+    let (bench, pki) = (Bench::new(), Pki::new());
+    let chain = pki.write("chain.pem", &pki.issue(&["a.example"]).certificate);
+    let broken = pki.write("broken.pem", "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n");
+    let certificate = "common_tls_context.tls_certificates[0]";
     for (yaml, problem) in [
         (
             format!("common_tls_context: {{tls_certificates: [{{certificate_chain: {{filename: {chain}}}}}]}}"),

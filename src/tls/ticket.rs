@@ -111,7 +111,7 @@ fn now() -> u64 {
 mod tests {
     use super::*;
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    const HOUR: Duration = Duration::from_hours(1);
 
     fn key(fill: u8) -> Arc<TicketKey> {
         TicketKey::from_bytes(&[fill; TicketKey::LENGTH]).unwrap()

@@ -39,6 +39,7 @@ pub struct UpstreamTls {
 
 impl UpstreamTls {
     /// Loads certificates and compiles verification; `scope` is the cluster's.
+    #[must_use]
     pub fn from_proto(
         proto: &UpstreamTlsContext,
         field: Field<'_>,

@@ -133,10 +133,8 @@ impl ClientVerifier {
                 let builder =
                     WebPkiClientVerifier::builder_with_provider(Arc::clone(&trust.roots), Arc::clone(provider))
                         .with_crls(trust.crls.iter().cloned());
-                let builder = match trust.only_leaf_revocation {
-                    true => builder.only_check_end_entity_revocation(),
-                    false => builder,
-                };
+                let builder =
+                    if trust.only_leaf_revocation { builder.only_check_end_entity_revocation() } else { builder };
                 Some(builder.build()?)
             }
         };
@@ -214,10 +212,8 @@ impl ServerVerifier {
                 let builder =
                     WebPkiServerVerifier::builder_with_provider(Arc::clone(&trust.roots), Arc::clone(provider))
                         .with_crls(trust.crls.iter().cloned());
-                let builder = match trust.only_leaf_revocation {
-                    true => builder.only_check_end_entity_revocation(),
-                    false => builder,
-                };
+                let builder =
+                    if trust.only_leaf_revocation { builder.only_check_end_entity_revocation() } else { builder };
                 Some(builder.build()?)
             }
         };
