@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::admin::Process as _;
 use crate::snapshot::{Change, Knock, Snapshot};
@@ -68,11 +68,20 @@ impl MainThread {
         }
         let limit = Instant::now() + INITIAL_DNS_LIMIT;
         while !awaited.is_empty() {
-            let Ok(Some(knock)) = timeout_at(limit, self.knocks.recv()).await else { break };
-            if let Change::Hosts { cluster, .. } = &knock.change {
-                awaited.remove(cluster);
+            tokio::select! {
+                Some(Knock { change, .. }) = self.knocks.recv() => {
+                    if let Change::Hosts { cluster, .. } = &change {
+                        awaited.remove(cluster);
+                    }
+                    self.process.apply(change);
+                }
+                Some(Event::Terminate) = self.events.recv() => {
+                    // The control loop will see to it.
+                    self.process.quit();
+                    break;
+                }
+                () = sleep_until(limit) => break,
             }
-            self.process.apply(knock.change);
         }
         for cluster in awaited {
             tracing::warn!(%cluster, "the names of the cluster's hosts are not resolved yet");
@@ -109,7 +118,7 @@ impl MainThread {
             Event::Reload => self.check_reload(),
             Event::DrainListeners => {
                 tracing::info!("drain_listeners: no new connections, running requests may finish");
-                self.workers.drain(self.options.drain_time);
+                self.workers.drain(self.options.drain_time).await;
             }
             Event::Terminate => {}
         }
@@ -127,10 +136,10 @@ impl MainThread {
     async fn end(self) {
         let MainThread { process, workers, mut knocks, mut events, options } = self;
         let limit = options.drain_time;
-        tracing::info!(limit_s = limit.as_secs(), "draining: no new connections, running requests may finish");
         systemd::stopping("draining");
         process.drain();
-        workers.drain(limit);
+        workers.drain(limit).await;
+        tracing::info!(limit_s = limit.as_secs(), "draining: no new connections, running requests may finish");
         let ended = workers.ended();
         tokio::pin!(ended);
         loop {

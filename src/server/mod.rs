@@ -121,7 +121,8 @@ pub fn run(options: Options, log: Log) -> Result<(), StartError> {
     raise_file_limit();
     let sockets = Sockets::bind(manager.snapshot(), options.concurrency)?;
     let workers = Workers::start(options.concurrency, options.flush_interval)?;
-    worker::runtime()?.block_on(async move {
+    let runtime = worker::runtime()?;
+    let outcome = runtime.block_on(async move {
         let (door, knocks) = Door::new();
         let (sender, events) = mpsc::unbounded_channel();
         spawn_local(signals::forward(sender.clone())?);
@@ -136,7 +137,10 @@ pub fn run(options: Options, log: Log) -> Result<(), StartError> {
         systemd::ready("serving");
         main.run().await;
         Ok(())
-    })
+    });
+    // Names that are still being resolved must not hold up the end.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Lets the process have as many connections as the system allows.

@@ -38,7 +38,7 @@ pub enum WorkerCommand {
     /// Hand over the lines of access logs.
     FlushLogs(Done),
     /// Accept no more connections; end when those that there are have ended, at the latest after this time.
-    Drain(Duration),
+    Drain(Duration, Done),
 }
 
 /// The worker threads.
@@ -95,11 +95,9 @@ impl Workers {
         all_done(self.send_all(WorkerCommand::FlushLogs))
     }
 
-    /// Lets every worker drain.
-    pub fn drain(&self, limit: Duration) {
-        for worker in &self.commands {
-            send(worker, WorkerCommand::Drain(limit));
-        }
+    /// Lets every worker drain; resolves when all have begun to.
+    pub fn drain(&self, limit: Duration) -> impl Future<Output = ()> + use<> {
+        all_done(self.send_all(|done| WorkerCommand::Drain(limit, done)))
     }
 
     /// Resolves when every worker has ended after a drain.
@@ -179,9 +177,11 @@ impl Worker {
                         self.context.access_logs.flush();
                         let _ = done.send(());
                     }
-                    Some(WorkerCommand::Drain(limit)) => {
+                    Some(WorkerCommand::Drain(limit, done)) => {
                         let drain = std::mem::take(&mut self.drain);
+                        drain.start();
                         tokio::task::spawn_local(finish(drain, limit, drained.clone()));
+                        let _ = done.send(());
                     }
                     // The main thread is gone.
                     None => break,
@@ -204,9 +204,8 @@ impl Worker {
     }
 }
 
-/// Drains, and says so when the last connection has ended.
+/// Sees a drain to its end, and says so when the last connection has ended.
 async fn finish(drain: Drain, limit: Duration, ended: mpsc::Sender<()>) {
-    drain.start();
     if timeout(limit, drain.finished()).await.is_err() {
         drain.deadline();
         if timeout(GRACE, drain.finished()).await.is_err() {
