@@ -2,3 +2,5 @@
 
 #[path = "docs/statistics.rs"]
 mod statistics;
+#[path = "docs/supported_fields.rs"]
+mod supported_fields;

@@ -54,7 +54,7 @@ fn heading(about: &str) -> String {
     first.to_uppercase() + rest
 }
 
-fn collect_sources(directory: &Path, sources: &mut Vec<PathBuf>) {
+pub(super) fn collect_sources(directory: &Path, sources: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("a directory entry").path();
         if path.is_dir() {
