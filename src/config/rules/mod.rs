@@ -124,7 +124,7 @@ impl Checker {
     }
 }
 
-fn content(any: &DynamicMessage) -> Option<(MessageDescriptor, prost::bytes::Bytes)> {
+fn content(any: &DynamicMessage) -> Option<(MessageDescriptor, bytes::Bytes)> {
     let url = any.get_field_by_number(1)?;
     let name = url.as_str()?.rsplit('/').next()?.to_owned();
     let descriptor = any.descriptor().parent_pool().get_message_by_name(&name)?;
