@@ -99,16 +99,15 @@ impl Diagnostic {
         let text = source.text();
         let line = position::line_at(text, self.bytes.start);
         let shown = redact::line(text, position::within(text, line), line);
-        if shown.trim().is_empty() {
+        let (excerpt, column) = excerpt(&shown, self.column);
+        if excerpt.trim().is_empty() {
             return Ok(());
         }
-        let number = self.line.to_string();
-        writeln!(out, "{number:>6} | {}", shown.replace('\t', " "))?;
-        let end = line.chars().count();
-        let visible = end.min(shown.chars().count());
-        if self.column <= visible {
-            let width = text[self.bytes.clone()].chars().count().min((visible + 1).saturating_sub(self.column)).max(1);
-            writeln!(out, "       | {}{colour}{}{reset}", " ".repeat(self.column - 1), "^".repeat(width))?;
+        writeln!(out, "{:>6} | {excerpt}", self.line)?;
+        let visible = excerpt.chars().count();
+        if column <= visible {
+            let width = text[self.bytes.clone()].chars().count().clamp(1, visible + 1 - column);
+            writeln!(out, "       | {}{colour}{}{reset}", " ".repeat(column - 1), "^".repeat(width))?;
         }
         Ok(())
     }
@@ -129,6 +128,22 @@ impl Diagnostic {
             "message": self.problem.message,
         })
     }
+}
+
+/// As much of a line as fits a screen, and where in it the place at `column` is found.
+fn excerpt(line: &str, column: usize) -> (String, usize) {
+    const WIDTH: usize = 160;
+    const BEFORE: usize = 80;
+    let line = line.replace('\t', " ");
+    if line.chars().count() <= WIDTH {
+        return (line, column);
+    }
+    let skipped = column.saturating_sub(BEFORE);
+    let mut excerpt: String = line.chars().skip(skipped).take(WIDTH).collect();
+    if line.chars().count() > skipped + WIDTH {
+        excerpt.push('…');
+    }
+    if skipped == 0 { (excerpt, column) } else { (format!("…{excerpt}"), column - skipped + 1) }
 }
 
 #[cfg(test)]
@@ -169,6 +184,16 @@ x.yaml:4:34: error: b[0].private_key.inline_string: is no key
 ";
         assert_eq!(diagnostics.render(Colours::Off), expected);
         assert!(diagnostics.render(Colours::On).contains("\x1b[1;31merror:\x1b[0m"));
+    }
+
+    #[test]
+    fn of_long_lines_the_part_around_the_place_is_shown() {
+        let line = format!("{}X{}", "a".repeat(300), "b".repeat(300));
+        let (shown, column) = excerpt(&line, 301);
+        assert_eq!(shown.chars().nth(column - 1), Some('X'));
+        assert_eq!(shown.chars().count(), 162);
+        assert!(shown.starts_with('…') && shown.ends_with('…'));
+        assert_eq!(excerpt("a: b", 4), ("a: b".to_owned(), 4));
     }
 
     #[test]

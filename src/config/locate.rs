@@ -9,8 +9,8 @@ use super::field::Segment;
 use super::position;
 use super::tree::{Entry, Node, Value};
 
-/// The bytes of `text` that stand for `path` in the tree `root` of it: those of the value or, with `on_key`, of its name. What
-/// the document does not have is found where it should stand.
+/// The bytes of `text` that stand for `path` in the tree `root` of it: those of the value or, with `on_key` and for what goes
+/// over many lines, of its name. What the document does not have is found where it should stand.
 pub(super) fn locate(text: &str, root: &Node<'_>, path: &[Segment], on_key: bool) -> Range<usize> {
     let mut place = Place { node: root, key: None };
     // Where the innermost value that knows its place begins.
@@ -26,8 +26,9 @@ pub(super) fn locate(text: &str, root: &Node<'_>, path: &[Segment], on_key: bool
             nearest = key_range(key);
         }
     }
-    match (on_key, place.key) {
-        (true, Some(key)) => key_range(key),
+    let by_name = on_key || matches!(place.node.value, Value::List(_) | Value::Map(_));
+    match place.key {
+        Some(key) if by_name => key_range(key),
         _ => place.node.at.map_or(nearest, |at| value_range(text, place.node, at)),
     }
 }
@@ -135,6 +136,7 @@ static_resources:
         assert_eq!(found(&path("name"), false), "first");
         assert_eq!(found(&path("name"), true), "name");
         assert_eq!(found(&path("address/port"), false), "80");
+        assert_eq!(found(&path("address"), false), "address");
     }
 
     #[test]

@@ -72,7 +72,7 @@ fn parse_json(text: &str) -> Result<Node<'_>, SyntaxError> {
     let node = Builder { text, budget: &budget }.deserialize(&mut json).and_then(|node| json.end().map(|()| node));
     node.map_err(|error| SyntaxError {
         at: position::offset(text, error.line(), error.column()),
-        message: without_position(&error.to_string()),
+        message: in_plain_words(without_position(&error.to_string())),
     })
 }
 
@@ -94,12 +94,23 @@ fn parse_yaml(text: &str) -> Result<Node<'_>, SyntaxError> {
 
 fn yaml_error(text: &str, error: &serde_yaml::Error) -> SyntaxError {
     let at = error.location().map_or(0, |location| position::offset(text, location.line(), location.column()));
-    let mut message = without_position(&error.to_string());
+    let mut message = in_plain_words(without_position(&error.to_string()));
     if text[at..].starts_with('\t') {
         message.push_str("; YAML is not indented by tabs");
     }
     SyntaxError { message, at }
 }
+
+/// The parsers' words for the two limits mean little to the author of a document.
+fn in_plain_words(message: String) -> String {
+    match message.as_str() {
+        "recursion limit exceeded" => "is nested too deeply".to_owned(),
+        "repetition limit exceeded" => TOO_MANY_VALUES.to_owned(),
+        _ => message,
+    }
+}
+
+const TOO_MANY_VALUES: &str = "aliases expand to too many values";
 
 /// The parsers write the place into the message; it is shown in front of it here.
 fn without_position(message: &str) -> String {
@@ -121,7 +132,7 @@ impl Budget {
     }
 
     fn spend<E: Error>(&self) -> Result<(), E> {
-        let left = self.left.get().checked_sub(1).ok_or_else(|| E::custom("aliases expand to too many values"))?;
+        let left = self.left.get().checked_sub(1).ok_or_else(|| E::custom(TOO_MANY_VALUES))?;
         self.left.set(left);
         Ok(())
     }
@@ -373,7 +384,7 @@ mod tests {
     fn bombs_are_refused() {
         let mut nested = "[".repeat(2000);
         nested.push_str(&"]".repeat(2000));
-        assert_eq!(parse("x.yaml", &nested).expect_err("deep").message, "recursion limit exceeded");
+        assert_eq!(parse("x.yaml", &nested).expect_err("deep").message, "is nested too deeply");
         let mut aliases = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
         for (this, next) in ('a'..'z').zip('b'..='z') {
             aliases.push_str(&format!("{next}: &{next} [*{this}, *{this}, *{this}, *{this}, *{this}, *{this}]\n"));

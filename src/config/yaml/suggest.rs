@@ -2,14 +2,20 @@
 
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 
-/// The field of `message` whose name is nearly `key`.
+/// The field of `message` whose name is nearly `key`, or the only one that begins with it.
 pub(super) fn field(message: &MessageDescriptor, key: &str) -> Option<String> {
-    let fields: Vec<_> = message.fields().collect();
-    nearest(key, fields.iter().map(prost_reflect::FieldDescriptor::name)).map(str::to_owned)
+    let names: Vec<_> = message.fields().map(|field| field.name().to_owned()).collect();
+    let nearest = nearest(key, names.iter().map(String::as_str));
+    let longer = || {
+        let beginning = format!("{key}_");
+        let mut longer = names.iter().filter(|name| name.starts_with(&beginning));
+        longer.next().filter(|_| longer.next().is_none()).map(String::as_str)
+    };
+    nearest.or_else(longer).map(str::to_owned)
 }
 
 /// The candidate that differs from `word` by few letters, case apart.
-pub(super) fn nearest<'c>(word: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
+fn nearest<'c>(word: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
     let word = word.to_ascii_lowercase();
     let (distance, nearest) =
         candidates.map(|candidate| (distance(&word, &candidate.to_ascii_lowercase()), candidate)).min()?;
@@ -61,6 +67,8 @@ mod tests {
         assert_eq!(field(&listener, "adress").as_deref(), Some("address"));
         assert_eq!(field(&listener, "filterchains").as_deref(), Some("filter_chains"));
         assert_eq!(field(&listener, "banana"), None);
+        assert_eq!(field(&listener, "api").as_deref(), Some("api_listener"));
+        assert_eq!(field(&listener, "tcp"), None, "there are two");
     }
 
     #[test]
