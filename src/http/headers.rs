@@ -31,20 +31,19 @@ pub const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-o
 /// The host before a rewrite.
 pub const X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 
+/// Facts of a client's certificate, which nobody before us could know.
+const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const DOWNSTREAM_SERVICE_CLUSTER: HeaderName = HeaderName::from_static("x-envoy-downstream-service-cluster");
 const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 const FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
 
-/// What only internal callers may ask of the router.
-static INTERNAL_ONLY: [HeaderName; 14] = [
-    HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
-    FORCE_TRACE,
+/// What a request may ask of the router of one hop, if its sender is internal.
+static ORDERS: [HeaderName; 11] = [
     HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
-    HeaderName::from_static("x-envoy-ip-tags"),
     HeaderName::from_static("x-envoy-max-retries"),
-    HeaderName::from_static("x-envoy-original-url"),
     HeaderName::from_static("x-envoy-retriable-header-names"),
     HeaderName::from_static("x-envoy-retriable-status-codes"),
     HeaderName::from_static("x-envoy-retry-grpc-on"),
@@ -53,6 +52,15 @@ static INTERNAL_ONLY: [HeaderName; 14] = [
     HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
     HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response"),
     HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-stream-duration-ms"),
+];
+
+/// What else only internal senders may say.
+static INTERNAL_ONLY: [HeaderName; 4] = [
+    FORCE_TRACE,
+    HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
+    HeaderName::from_static("x-envoy-ip-tags"),
+    HeaderName::from_static("x-envoy-original-url"),
 ];
 
 /// What other proxies may send, but no external client.
@@ -196,8 +204,8 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) -> Result<(), C
             headers.remove(CONNECTION);
         }
     }
-    if !upgrade {
-        headers.remove(UPGRADE);
+    if !upgrade && headers.remove(UPGRADE).is_some() {
+        headers.remove(HTTP2_SETTINGS);
     }
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
@@ -303,20 +311,29 @@ fn forwarded_address(headers: &HeaderMap, skip: usize) -> Option<IpAddr> {
 
 /// Removes what the sender has no right to say.
 fn remove_privileged(headers: &mut HeaderMap, internal: bool, edge: bool) {
-    if !headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
+    headers.remove(CLIENT_CERT);
+    if !has_envoy_headers(headers) {
         return;
     }
     headers.remove(X_ENVOY_INTERNAL);
-    if !internal {
-        for name in &INTERNAL_ONLY {
+    let internal_only = ORDERS.iter().chain(&INTERNAL_ONLY).filter(|_| !internal);
+    let not_from_clients = NOT_FROM_CLIENTS.iter().filter(|_| edge);
+    for name in internal_only.chain(not_from_clients) {
+        headers.remove(name);
+    }
+}
+
+/// Removes what a request has asked of the router: it is not for the next hop.
+pub fn remove_orders(headers: &mut HeaderMap) {
+    if has_envoy_headers(headers) {
+        for name in &ORDERS {
             headers.remove(name);
         }
     }
-    if edge {
-        for name in &NOT_FROM_CLIENTS {
-            headers.remove(name);
-        }
-    }
+}
+
+fn has_envoy_headers(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with("x-envoy-"))
 }
 
 /// The `x-request-id` that the response is to carry as well; `request` are the headers of the request as admitted.

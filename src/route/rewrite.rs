@@ -22,8 +22,8 @@ pub(super) enum PathRewrite {
 
 impl PathRewrite {
     pub(super) fn prefix(replacement: &str, matched: Matched, field: Field<'_>) -> Option<PathRewrite> {
-        if PathAndQuery::try_from(replacement).is_err() {
-            field.error("must be a path");
+        if PathAndQuery::try_from(format!("/{replacement}")).is_err() {
+            field.error("holds what a path cannot hold");
             return None;
         }
         Some(PathRewrite::Prefix(matched, replacement.to_owned()))

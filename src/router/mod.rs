@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::{
     config::field::Field,
     filter::{http::Stream, timer::Expired},
-    http::{Request, Response, body::Body, grpc, local_reply::LocalReply},
+    http::{Request, Response, body::Body, grpc, headers, local_reply::LocalReply},
     proto,
     route::{Action, Forward, Originals, Redirect, RouteRef},
     stats,
@@ -174,12 +174,13 @@ impl Router {
     /// The route's timeout, or what the client asked for within it, counts from the end of the request.
     fn set_timeouts(&self, forward: &Forward, request: &mut Request, stream: &Stream) {
         let headers = request.headers_mut();
-        let asked = headers.remove(&REQUESTED_TIMEOUT);
+        let asked = headers.get(&REQUESTED_TIMEOUT);
         let asked = asked.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         let timeout = match asked.map(Duration::from_millis) {
             Some(asked) => (!asked.is_zero()).then_some(asked),
             None => forward.timeout,
         };
+        headers::remove_orders(headers);
         stream.timer.set_route_timeout(timeout);
         if let Some(limits) = &forward.max_stream_duration {
             let by_client = if stream.is_grpc { grpc::timeout(headers) } else { None };

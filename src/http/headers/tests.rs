@@ -44,6 +44,7 @@ fn hop_by_hop_headers_stay_behind() {
         (&[("te", "trailers, gzip")], &["te"]),
         (&[("connection", "te"), ("te", "trailers")], &["te"]),
         (&[("proxy-connection", "keep-alive"), ("transfer-encoding", "chunked"), ("upgrade", "h2c")], &[]),
+        (&[("upgrade", "h2c"), ("http2-settings", "AAAA")], &[]),
         (&[("trailer", "x"), ("proxy-authorization", "x")], &["proxy-authorization", "trailer"]),
     ] {
         let mut headers = headers(sent);
@@ -175,7 +176,8 @@ fn forwarded_proto_and_port() {
 
 #[test]
 fn clients_cannot_give_orders() {
-    let sent: Vec<_> = INTERNAL_ONLY.iter().chain(&NOT_FROM_CLIENTS).map(|name| (name.as_str(), "1")).collect();
+    let names = ORDERS.iter().chain(&INTERNAL_ONLY).chain(&NOT_FROM_CLIENTS);
+    let sent: Vec<_> = names.map(|name| (name.as_str(), "1")).collect();
     let sent =
         [&sent[..], &[("x-envoy-internal", "true"), ("x-envoy-attempt-count", "7"), ("x-envoy-foo", "1")]].concat();
     let remaining = |rules: &HeaderRules, xff: &str| {
@@ -190,6 +192,27 @@ fn clients_cannot_give_orders() {
     assert_eq!(remaining(&HeaderRules::default(), "10.0.0.1"), own + NOT_FROM_CLIENTS.len());
     let inner = HeaderRules { internal_addresses: internal_networks(), ..HeaderRules::default() };
     assert_eq!(remaining(&inner, "10.0.0.1"), sent.len());
+}
+
+#[test]
+fn nobody_forwards_certificates() {
+    for rules in [HeaderRules::default(), edge()] {
+        let mut headers = headers(&[("x-forwarded-client-cert", "By=me")]);
+        admit_request(&mut headers, &rules, &peer(), 0);
+        assert_eq!(text(&headers, "x-forwarded-client-cert"), None);
+    }
+}
+
+#[test]
+fn orders_go_no_further() {
+    let mut headers = headers(&[
+        ("x-envoy-max-retries", "1"),
+        ("x-envoy-upstream-stream-duration-ms", "1"),
+        ("x-envoy-expected-rq-timeout-ms", "1"),
+        ("x-envoy-foo", "1"),
+    ]);
+    remove_orders(&mut headers);
+    assert_eq!(names(&headers), ["x-envoy-expected-rq-timeout-ms", "x-envoy-foo"]);
 }
 
 #[test]

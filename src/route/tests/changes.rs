@@ -32,10 +32,12 @@ fn paths_are_rewritten() {
 - {match: {prefix: /CI, case_sensitive: false}, route: {cluster: up, prefix_rewrite: /new}}
 - match: {prefix: /a/}
   route: {cluster: up, regex_rewrite: {pattern: {regex: '^/a/([^/]+)'}, substitution: '/z/\1'}}
+- {match: {prefix: /bare/}, route: {cluster: up, prefix_rewrite: new/}}
 - {match: {prefix: /}, route: {cluster: up}}
 ",
     );
     for (path, expected) in [
+        ("/bare/x", "/new/x"),
         ("/p/x", "/x"),
         ("/p/", "/"),
         ("/p/?a", "/?a"),

@@ -53,7 +53,7 @@ routes:
             "routes[2].route.weighted_clusters.clusters[3].name: there is no cluster \"nope\"",
             "routes[3].route.weighted_clusters.clusters: the sum of the weights must be 1 to 4294967295",
             "routes[4].route.regex_rewrite: cannot stand beside prefix_rewrite",
-            "routes[5].route.prefix_rewrite: must be a path",
+            "routes[5].route.prefix_rewrite: holds what a path cannot hold",
             "routes[6].route.timeout: must be a duration of 0s to 315576000000s",
             "routes[6].route.upgrade_configs[1].upgrade_type: \"websocket\" is listed twice",
             "routes[7].route.cluster_specifier_plugin: there is no cluster specifier plugin \"none\"",
