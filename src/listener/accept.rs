@@ -154,7 +154,8 @@ impl ActiveListener {
         }
         let stats = &self.listener.stats;
         let _held = Held::new(&stats.downstream_pre_cx_active);
-        let Ok(inspected) = within(inspection.timeout, ClientHello::inspect(io, inspection.limit)).await else {
+        let inspected = Box::pin(ClientHello::inspect(io, inspection.limit));
+        let Ok(inspected) = within(inspection.timeout, inspected).await else {
             stats.downstream_pre_cx_timeout.inc();
             return inspection.continue_on_timeout.then(not_tls);
         };
@@ -179,7 +180,8 @@ impl ActiveListener {
     async fn secure(&self, chain: &FilterChain, io: Io) -> Option<(Io, Option<TlsInfo>)> {
         let Some(tls) = chain.tls() else { return Some((io, None)) };
         let peer = io.peer_address().clone();
-        match within(chain.handshake_timeout, tls.accept(io)).await {
+        // Boxed, so that the connection does not carry the memory of its handshake to its end.
+        match within(chain.handshake_timeout, Box::pin(tls.accept(io))).await {
             Ok(Ok((io, info))) => Some((io, Some(info))),
             Ok(Err(error)) => {
                 tracing::debug!(listener = %self.listener.name, %peer, %error, "no TLS connection");
@@ -259,5 +261,19 @@ impl Held<'_> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_connection_does_not_carry_the_memory_of_its_handshake() {
+        fn size<F: Future>(_: impl FnOnce(&'static ActiveListener, Io, Watcher) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(ActiveListener::serve);
+        assert!(size <= 1024, "{size}");
     }
 }
