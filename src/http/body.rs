@@ -4,6 +4,7 @@
 //! the stream.
 
 use std::{
+    fmt,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -102,6 +103,13 @@ impl Body {
     }
 }
 
+/// Its frames are not shown, for nobody has them yet.
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Body")
+    }
+}
+
 impl From<Incoming> for Body {
     fn from(incoming: Incoming) -> Body {
         if http_body::Body::is_end_stream(&incoming) { Body::empty() } else { Body(Kind::Http1(incoming)) }
@@ -182,10 +190,8 @@ impl Http2Body {
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                 }
-                // A server may say "I have read enough" by NO_ERROR after it has answered (RFC 9113 section 8.1).
-                Some(Err(error)) if error.reason() == Some(h2::Reason::NO_ERROR) && error.is_reset() => {
-                    return Poll::Ready(None);
-                }
+                // A reset after END_STREAM, by which a server says that it has read enough (RFC 9113 section 8.1), is no
+                // error here: the h2 crate remembers the end. One before it cuts the body off, whatever its reason.
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 None => self.data_done = true,
             }

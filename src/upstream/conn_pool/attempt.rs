@@ -1,12 +1,11 @@
 //! One attempt at a request: when what happened, and how it failed.
 
-use std::fmt;
-
 use tokio::time::Instant;
 
 use crate::http::Request;
 
 /// An attempt that brought no response headers.
+#[derive(Debug)]
 pub struct UpstreamFailure {
     /// What went wrong.
     pub kind: FailureKind,
@@ -14,12 +13,6 @@ pub struct UpstreamFailure {
     pub request: Option<Box<Request>>,
     /// The reason in words, for logs and `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
     pub cause: String,
-}
-
-impl fmt::Debug for UpstreamFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} ({}), unprocessed: {}", self.kind, self.cause, self.request.is_some())
-    }
 }
 
 /// What went wrong with an attempt.

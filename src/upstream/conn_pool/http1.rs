@@ -309,3 +309,6 @@ pub(super) async fn upgrade(
     });
     Ok(response.map(|_| guarded(incoming, active)))
 }
+
+#[cfg(test)]
+mod tests;

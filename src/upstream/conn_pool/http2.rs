@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{
-    Ping, PingPong, Reason, RecvStream,
+    Ping, PingPong, Reason, RecvStream, SendStream,
     client::{Builder, ResponseFuture, SendRequest},
 };
 use http::{HeaderValue, Method, Version, uri::Scheme};
@@ -248,9 +248,16 @@ struct Connection {
 
 impl Connection {
     fn has_room(&self) -> bool {
-        // Fails once the peer has sent GOAWAY or the connection is broken; pends while the last stream is not open yet.
+        // Fails once the peer has sent GOAWAY or the connection is broken.
         let ready = self.sender.borrow_mut().poll_ready(&mut Context::from_waker(Waker::noop()));
         matches!(ready, Poll::Ready(Ok(()))) && self.record.active() < self.limit() && !self.record.is_worn_out()
+    }
+
+    fn open(&self, head: http::Request<()>, ended: bool) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        // A sender holds on to the stream that fills the connection, which would then not be cancelled when it is dropped:
+        // so each stream is opened by a sender that goes at once.
+        let mut sender = self.sender.borrow().clone();
+        sender.send_request(head, ended)
     }
 
     fn limit(&self) -> u32 {
@@ -394,8 +401,7 @@ async fn exchange(
     let before = Traffic::of(&slot.0.record);
     let active = ActiveRequest::begin(host);
     timing.first_byte_sent = Some(active.started());
-    let begun = slot.0.sender.borrow_mut().send_request(sent, ended);
-    let mut attempt = match begun {
+    let mut attempt = match slot.0.open(sent, ended) {
         Ok((response, stream)) => Attempt { response, pump: Pump::new(recorder, stream), uploaded: ended },
         Err(error) => {
             active.unanswered(false);
@@ -537,3 +543,6 @@ fn failure(error: &h2::Error, unprocessed: bool, replay: impl FnOnce() -> Option
     let request = if unprocessed { replay() } else { None };
     UpstreamFailure { kind, request: request.map(Box::new), cause: error.to_string() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,3 +92,6 @@ impl Pools {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
