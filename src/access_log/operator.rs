@@ -4,6 +4,7 @@
 //! the configuration is loaded and print into a caller's buffer without allocation.
 
 use std::fmt::Display;
+use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::time::{Duration, SystemTime};
 
@@ -260,6 +261,10 @@ pub const COMMANDS: &[(&str, Print)] = &[
         text(out, Some(name).filter(|name| !name.is_empty()))
     }),
     ("ACCESS_LOG_TYPE", |_, out| text(out, Some("DownstreamEnd"))),
+    // Nothing sets custom flags, and local replies are logged after their bodies have gone: empty, but not absent.
+    ("CUSTOM_FLAGS", |_, out| text(out, Some(""))),
+    ("LOCAL_REPLY_BODY", |_, out| text(out, Some(""))),
+    ("UNIQUE_ID", |_, out| unique_id(out)),
     ("GRPC_STATUS_NUMBER", |s, out| number(out, s.info.grpc_status)),
 ];
 
@@ -268,7 +273,6 @@ pub const UNANSWERED: &[&str] = &[
     "CEL",
     "CLUSTER_METADATA",
     "CONNECTION_TERMINATION_DETAILS",
-    "CUSTOM_FLAGS",
     "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
     "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
     "DOWNSTREAM_HANDSHAKE_DURATION",
@@ -292,7 +296,6 @@ pub const UNANSWERED: &[&str] = &[
     "DOWNSTREAM_WIRE_BYTES_SENT",
     "DYNAMIC_METADATA",
     "FILTER_STATE",
-    "LOCAL_REPLY_BODY",
     "METADATA",
     "REQUEST_HEADERS_BYTES",
     "REQ_WITHOUT_QUERY",
@@ -302,7 +305,6 @@ pub const UNANSWERED: &[&str] = &[
     "TLS_JA3_FINGERPRINT",
     "TLS_JA4_FINGERPRINT",
     "TRACE_ID",
-    "UNIQUE_ID",
     "UPSTREAM_CONNECTION_ID",
     "UPSTREAM_CONNECTION_POOL_READY_DURATION",
     "UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
@@ -520,6 +522,21 @@ fn version(version: Version) -> &'static str {
         Version::HTTP_10 => "HTTP/1.0",
         _ => "HTTP/1.1",
     }
+}
+
+/// A random UUID (RFC 9562, version 4).
+fn unique_id(out: &mut Vec<u8>) -> Printed {
+    let random = || RandomState::new().hash_one(out.len());
+    let (high, low) = (random() & !0xf000 | 0x4000, random() & !(0b11 << 62) | 0b10 << 62);
+    let text = format_args!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        high >> 32,
+        high >> 16 & 0xffff,
+        high & 0xffff,
+        low >> 48,
+        low & 0xffff_ffff_ffff
+    );
+    display(out, Some(text))
 }
 
 /// The first value of a query parameter, percent-decoded.

@@ -124,6 +124,15 @@ fn operators_print_what_envoy_prints() {
 }
 
 #[test]
+fn unique_ids_are_uuids_and_differ() {
+    let (one, other) = (line("%UNIQUE_ID%", Style::Line), line("%UNIQUE_ID%", Style::Line));
+    assert_ne!(one, other);
+    assert_eq!((one.len(), &one[14..15]), (36, "4"), "{one}");
+    assert!(matches!(&one[19..20], "8" | "9" | "a" | "b"), "{one}");
+    assert_eq!(line("[%CUSTOM_FLAGS%%LOCAL_REPLY_BODY%]", Style::Line), "[]");
+}
+
+#[test]
 fn absent_facts_depend_on_the_style() {
     let format = "[%REQ(nope)%|%UPSTREAM_PROTOCOL%|%RESPONSE_FLAGS%]";
     assert_eq!(line(format, Style::Line), "[-|-|UF]");

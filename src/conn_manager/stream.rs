@@ -43,6 +43,8 @@ fn find_route(connection: &Connection, request: &Request, exchange: &mut Exchang
     let stream = &mut exchange.stream;
     stream.route =
         RouteConfiguration::find(&connection.routes, &worker.registered_routes(), request, worker.random.next_u64());
+    stream.info.route_name =
+        stream.route.as_ref().filter(|route| !route.name.is_empty()).map(|route| route.name.as_str().into());
     if let Some(route) = &stream.route
         && let Action::Forward(forward) = &route.action
         && let Some(idle) = forward.idle_timeout

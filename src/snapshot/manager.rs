@@ -178,8 +178,115 @@ impl ConfigManager {
             if listeners.contains_key(&*listener.name) {
                 field.key("name").error(format!("another listener is named {:?}, too", listener.name));
             }
-            listeners.insert(listener.name.to_string(), listener);
+            let fixed =
+                listener.addresses.iter().map(|listen| &listen.address).filter(|address| address.port() != Some(0));
+            for address in fixed {
+                let others =
+                    listeners.values().find(|other| other.addresses.iter().any(|listen| listen.address == *address));
+                if let Some(other) = others {
+                    field.key("address").error(format!("listener {:?} is at {address} already", other.name));
+                }
+            }
+            listeners.entry(listener.name.to_string()).or_insert(listener);
         }
         listeners
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::access_log::Mode;
+    use crate::config::{self, Source};
+    use crate::upstream::HostSet;
+
+    use super::*;
+
+    fn manager() -> ConfigManager {
+        ConfigManager::new(Registry::new(1), Mode::Check, Services::default())
+    }
+
+    fn cluster(name: &str, port: u16) -> String {
+        format!(
+            "{{ name: {name}, connect_timeout: 1s, load_assignment: {{ cluster_name: {name}, endpoints: [ {{ lb_endpoints: [
+               {{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }} ] }} ] }} }}"
+        )
+    }
+
+    fn listener(name: &str, port: u16, cluster: &str) -> String {
+        format!(
+            "{{ name: {name}, address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}, filter_chains: [ {{ filters: [
+               {{ name: hcm, typed_config: {{
+                 \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager,
+                 stat_prefix: x, route_config: {{ name: r, virtual_hosts: [ {{ name: v, domains: ['*'], routes: [
+                   {{ match: {{ prefix: / }}, route: {{ cluster: {cluster} }} }} ] }} ] }},
+                 http_filters: [ {{ name: router, typed_config: {{
+                   \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }} }} ] }} }} ] }} ] }}"
+        )
+    }
+
+    fn load(
+        manager: &mut ConfigManager,
+        listeners: &[String],
+        clusters: &[String],
+    ) -> Result<Arc<Snapshot>, Vec<String>> {
+        let text =
+            format!("static_resources: {{ listeners: [{}], clusters: [{}] }}", listeners.join(","), clusters.join(","));
+        let report = Report::new();
+        let proto = config::load(&Source::new("test", text), &report).unwrap();
+        manager
+            .apply(Change::Bootstrap(Box::new(proto), &report))
+            .map_err(|Rejected| report.into_problems().iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn what_did_not_change_keeps_its_arc() {
+        let mut manager = manager();
+        let clusters = [cluster("a", 1), cluster("b", 2)];
+        let first = load(&mut manager, &[listener("l", 1, "a"), listener("m", 2, "a")], &clusters).unwrap();
+        let clusters = [cluster("a", 1), cluster("b", 3)];
+        let second = load(&mut manager, &[listener("l", 1, "a"), listener("m", 2, "b")], &clusters).unwrap();
+        assert!(Arc::ptr_eq(&first.listeners["l"], &second.listeners["l"]));
+        assert!(!Arc::ptr_eq(&first.listeners["m"], &second.listeners["m"]));
+        assert!(Arc::ptr_eq(&first.clusters["a"].cluster, &second.clusters["a"].cluster));
+        assert!(!Arc::ptr_eq(&first.clusters["b"].cluster, &second.clusters["b"].cluster));
+        assert_eq!(second.version, first.version + 1);
+    }
+
+    #[test]
+    fn a_rejected_document_changes_nothing_and_names_every_error() {
+        let mut manager = manager();
+        let before = load(&mut manager, &[listener("l", 1, "a")], &[cluster("a", 1)]).unwrap();
+        let listeners = [listener("l", 1, "a"), listener("l", 2, "nowhere"), listener("m", 1, "a")];
+        let problems = load(&mut manager, &listeners, &[cluster("a", 1), cluster("a", 2)]).unwrap_err();
+        for expected in [
+            "clusters[1].name: another cluster is named \"a\", too",
+            "listeners[1].name: another listener is named \"l\", too",
+            "listeners[2].address: listener \"l\" is at 127.0.0.1:1 already",
+            "nowhere",
+        ] {
+            assert!(problems.iter().any(|problem| problem.contains(expected)), "no {expected:?} in {problems:#?}");
+        }
+        assert!(Arc::ptr_eq(manager.snapshot(), &before));
+    }
+
+    #[test]
+    fn hosts_and_registrations_leave_the_rest_alone() {
+        let mut manager = manager();
+        let before = load(&mut manager, &[listener("l", 1, "a")], &[cluster("a", 1)]).unwrap();
+        let hosts = Arc::new(HostSet::default());
+        let change = Change::Hosts { cluster: "a".into(), hosts: Arc::clone(&hosts) };
+        let after = manager.apply(change).unwrap();
+        assert!(Arc::ptr_eq(&after.clusters["a"].hosts, &hosts));
+        assert!(Arc::ptr_eq(&after.clusters["a"].cluster, &before.clusters["a"].cluster));
+
+        let registered = after.clusters["a"].clone();
+        let clusters = [("worker".into(), registered.clone()), ("a".into(), before.clusters["a"].clone())].into();
+        let with = manager.apply(Change::Registrations { clusters, routes: Arc::default() }).unwrap();
+        assert!(with.clusters.contains_key("worker"));
+        assert!(Arc::ptr_eq(&with.clusters["a"].hosts, &hosts), "a configured cluster keeps its name");
+        let without =
+            manager.apply(Change::Registrations { clusters: HashMap::new(), routes: Arc::default() }).unwrap();
+        assert_eq!(without.clusters.len(), 1);
+        assert!(Arc::ptr_eq(&without.listeners["l"], &before.listeners["l"]));
     }
 }
