@@ -15,6 +15,7 @@ mod grpc;
 mod http;
 mod registration;
 mod routing;
+mod signals;
 mod start_up;
 mod tls;
 mod websocket;

@@ -31,6 +31,7 @@ pub struct Config {
     listeners: String,
     clusters: String,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Config {
@@ -43,6 +44,7 @@ impl Config {
             listeners: String::new(),
             clusters: String::new(),
             arguments: Vec::new(),
+            environment: Vec::new(),
         }
         .routes("{ match: { prefix: / }, route: { cluster: upstream } }")
     }
@@ -123,6 +125,13 @@ impl Config {
         self
     }
 
+    /// One more environment variable.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: impl Display) -> Config {
+        self.environment.push((name.to_owned(), value.to_string()));
+        self
+    }
+
     /// The document.
     pub fn yaml(&self) -> String {
         let main = format!(
@@ -141,7 +150,7 @@ impl Config {
 
     /// Starts Portreeve and waits until it serves.
     pub async fn start(self) -> Portreeve {
-        let mut process = Process::start(&self.yaml(), &self.arguments);
+        let mut process = Process::start(&self);
         let mut listeners = HashMap::new();
         let mut admin = None;
         let mut report = Vec::new();
@@ -161,7 +170,7 @@ impl Config {
 
     /// Starts Portreeve where it cannot: how it ended, and what it said.
     pub async fn fail(self) -> (ExitStatus, String) {
-        let mut process = Process::start(&self.yaml(), &self.arguments);
+        let mut process = Process::start(&self);
         let mut log = String::new();
         while let Some(line) = within("the end of the process", process.log.recv()).await {
             log.push_str(&line);
@@ -245,14 +254,15 @@ struct Process {
 }
 
 impl Process {
-    fn start(yaml: &str, arguments: &[String]) -> Process {
+    fn start(config: &Config) -> Process {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("envoy3.yaml");
-        std::fs::write(&file, yaml).unwrap();
+        std::fs::write(&file, config.yaml()).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_portreeve"))
             .args(["run", "--concurrency", "2", "-c"])
             .arg(file)
-            .args(arguments)
+            .args(&config.arguments)
+            .envs(config.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -370,8 +380,12 @@ impl Portreeve {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
-        let pid = Pid::from_child(&self.process.child);
-        kill_process(pid, Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process.child), signal).unwrap();
     }
 
     /// Waits for the process to end by itself.
