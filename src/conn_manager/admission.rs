@@ -89,7 +89,7 @@ fn admit_path(connection: &Connection, request: &mut Request) -> Result<(), Loca
         return Err(LocalReply::upgrade_failed());
     }
     let Some(original) = request.uri().path_and_query() else {
-        return Err(LocalReply::absolute_path_rejected());
+        return Err(LocalReply::invalid_url());
     };
     if !original.as_str().starts_with('/') && original.as_str() != "*" {
         stats.downstream_rq_non_relative_path.inc();

@@ -35,6 +35,8 @@ pub(super) struct Connection {
     pub(super) downstream: Downstream,
     /// The deadlines of the response that an HTTP/1 connection writes, or wrote last.
     writing: RefCell<Option<Rc<StreamTimer>>>,
+    /// The connection is no more: what its streams still do, nobody sees.
+    closed: Cell<bool>,
     active_streams: Cell<u32>,
     last_active: Cell<Instant>,
 }
@@ -65,6 +67,7 @@ impl Connection {
             capture,
             downstream,
             writing: RefCell::new(None),
+            closed: Cell::new(false),
             active_streams: Cell::new(0),
             last_active: Cell::new(start),
         }
@@ -88,6 +91,7 @@ impl Connection {
                 () = deadline.deadline() => {}
             }
         }
+        connection.closed.set(true);
         stats.downstream_cx_destroy.inc();
         if connection.active_streams.get() > 0 {
             stats.downstream_cx_destroy_active_rq.inc();
@@ -201,6 +205,11 @@ impl Connection {
             Ending::Idle => &self.manager.stats.downstream_cx_idle_timeout,
             Ending::MaxDuration => &self.manager.stats.downstream_cx_max_duration_reached,
         }
+    }
+
+    /// Whether it has ended, streams in progress or not.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.get()
     }
 
     /// A request has begun.

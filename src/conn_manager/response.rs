@@ -35,6 +35,8 @@ pub(super) struct Exchange {
     request_id: Option<HeaderValue>,
     upgraded: Option<Held>,
     complete: bool,
+    /// The connection ends with this response.
+    close: bool,
 }
 
 /// What is read of a request's body, shared with the body itself.
@@ -80,6 +82,7 @@ impl Exchange {
             request_id: None,
             upgraded: None,
             complete: false,
+            close: false,
         };
         let request = exchange.watch_request(request);
         (exchange, request)
@@ -120,10 +123,23 @@ impl Exchange {
 
     /// A reply of our own, as a response for this client.
     pub(super) fn local_reply(&mut self, reply: LocalReply) -> Response {
+        let stats = &self.connection.manager.stats;
+        match &*reply.details {
+            "stream_idle_timeout" => stats.downstream_rq_idle_timeout.inc(),
+            "max_duration_timeout" => stats.downstream_rq_max_duration_reached.inc(),
+            "request_overall_timeout" => stats.downstream_rq_timeout.inc(),
+            _ => {}
+        }
         let info = &mut self.stream.info;
         info.flags.set(reply.flags);
         info.response_code_details = reply.details.clone();
+        self.close = reply.close;
         reply.into_response(self.stream.is_grpc)
+    }
+
+    /// Whether the connection ends with this response.
+    pub(super) fn is_last(&self) -> bool {
+        self.close
     }
 
     /// Puts a watch on the response's body, which ends the exchange.
@@ -207,7 +223,7 @@ impl Exchange {
             stats.downstream_rq_completed.inc();
         } else if info.flags.is_empty() {
             stats.downstream_rq_rx_reset.inc();
-            let reset = info.protocol == Version::HTTP_2;
+            let reset = info.protocol == Version::HTTP_2 && !self.connection.is_closed();
             let (flag, details) = if reset {
                 (ResponseFlags::DOWNSTREAM_REMOTE_RESET, "http2.remote_reset")
             } else {

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 
 use super::{admission, connection::Connection, filter_chain::FilterChain, response::Exchange};
 use crate::{
@@ -78,11 +78,19 @@ fn is_upgrade_allowed(connection: &Connection, action: Option<&Action>, protocol
 /// What every response carries, whoever made it.
 fn finish_headers(connection: &Connection, response: &mut Response, exchange: &mut Exchange) {
     let manager = &connection.manager;
+    let response_headers = response.headers_mut();
+    // The codec frames the body anew, and a length that came beside another framing counts for nothing (RFC 9112 section 6.3).
+    if response_headers.contains_key(header::TRANSFER_ENCODING) {
+        response_headers.remove(header::CONTENT_LENGTH);
+    }
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     // A response may nominate what it likes: what cannot be honoured is left.
     let _ = headers::remove_hop_by_hop(response.headers_mut(), upgraded);
     headers::finish_response(response.headers_mut(), &manager.headers, exchange.take_request_id());
     if !response.headers().contains_key(header::DATE) {
         response.headers_mut().insert(header::DATE, connection.worker.date.now());
+    }
+    if exchange.is_last() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 }

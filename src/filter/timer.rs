@@ -67,6 +67,11 @@ impl StreamTimer {
         }
     }
 
+    /// Whether the request has been read to its end.
+    pub fn is_request_complete(&self) -> bool {
+        self.request_end.get().is_some()
+    }
+
     /// The longest time in which nothing moves; `None`: for ever.
     pub fn set_idle_timeout(&self, timeout: Option<Duration>) {
         self.idle_timeout.set(timeout);

@@ -87,10 +87,10 @@ impl LocalReply {
             .because(ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "")
     }
 
-    /// Nothing moved for the stream idle timeout, and the response had not begun.
-    pub fn stream_idle_timeout() -> LocalReply {
-        LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "stream_idle_timeout")
-            .because(ResponseFlags::STREAM_IDLE_TIMEOUT, "stream timeout")
+    /// Nothing moved for the stream idle timeout, and the response had not begun: the host's fault once the request is complete.
+    pub fn stream_idle_timeout(request_complete: bool) -> LocalReply {
+        let status = if request_complete { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::REQUEST_TIMEOUT };
+        LocalReply::new(status, "stream_idle_timeout").because(ResponseFlags::STREAM_IDLE_TIMEOUT, "stream timeout")
     }
 
     /// The request did not arrive within `request_timeout`.
@@ -108,12 +108,19 @@ impl LocalReply {
 
     /// Neither `:authority` nor `Host`.
     pub fn missing_host() -> LocalReply {
-        LocalReply::new(StatusCode::BAD_REQUEST, "missing_host_header")
+        LocalReply { close: true, ..LocalReply::new(StatusCode::BAD_REQUEST, "missing_host_header") }
     }
 
     /// An authority that cannot be host and port, or more than one.
     pub fn invalid_host() -> LocalReply {
         let reply = LocalReply::new(StatusCode::BAD_REQUEST, "http.invalid_authority")
+            .because(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "Bad Request");
+        LocalReply { close: true, ..reply }
+    }
+
+    /// A request target without a path, such as an authority alone.
+    pub fn invalid_url() -> LocalReply {
+        let reply = LocalReply::new(StatusCode::BAD_REQUEST, "http1.invalid_url")
             .because(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "Bad Request");
         LocalReply { close: true, ..reply }
     }
@@ -149,9 +156,6 @@ impl LocalReply {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
         if !self.body.is_empty() && !headers.contains_key(header::CONTENT_TYPE) {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        }
-        if self.close {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         *response.status_mut() = self.status;
         *response.body_mut() = Body::full(self.body);

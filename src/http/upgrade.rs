@@ -4,10 +4,12 @@
 //! that an HTTP/1.1 connection turns into bytes after `101`, and an HTTP/2 one does not.
 
 use std::{
+    hash::{BuildHasher, RandomState},
     pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body::{Body as _, Frame};
@@ -41,6 +43,8 @@ impl Upgrade {
         *request.method_mut() = Method::GET;
         request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         request.headers_mut().insert(header::UPGRADE, protocol.clone());
+        // HTTP/2 has no use for the key, an HTTP/1.1 server insists on one.
+        request.headers_mut().entry(header::SEC_WEBSOCKET_KEY).or_insert_with(websocket_key);
         request.extensions_mut().insert(Upgrade(protocol));
     }
 
@@ -53,6 +57,15 @@ impl Upgrade {
             }
         }
     }
+}
+
+/// A key for a WebSocket handshake (RFC 6455 section 4.1). It only has to differ from handshake to handshake, against caches.
+fn websocket_key() -> HeaderValue {
+    let mut nonce = [0; 16];
+    for half in nonce.chunks_exact_mut(8) {
+        half.copy_from_slice(&RandomState::new().hash_one(0).to_ne_bytes());
+    }
+    HeaderValue::from_str(&BASE64_STANDARD.encode(nonce)).expect("invariant: base64 is visible ASCII")
 }
 
 /// Bytes per read of an upgraded connection.

@@ -255,7 +255,7 @@ async fn attempt(
             host.stats.rq_timeout.inc();
             Err(LocalReply::upstream_timeout())
         }
-        Err(Expired::Idle) => Err(LocalReply::stream_idle_timeout()),
+        Err(Expired::Idle) => Err(LocalReply::stream_idle_timeout(stream.timer.is_request_complete())),
         Err(Expired::MaxDuration) => Err(LocalReply::max_duration_timeout()),
         Err(Expired::Request) => Err(LocalReply::request_timeout()),
     }

@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use socket2::{SockRef, TcpKeepalive};
@@ -105,6 +106,9 @@ async fn open_socket(address: &Address, keepalive: Option<&TcpKeepalive>) -> io:
     }
 }
 
+/// No server closes a connection for idleness sooner than this after its last request.
+const IDLED: Duration = Duration::from_millis(100);
+
 /// What one worker knows of one connection; its end counts the connection's end.
 #[derive(Debug)]
 pub(super) struct ConnectionRecord {
@@ -187,6 +191,11 @@ impl ConnectionRecord {
     /// Whether it may take one more request under `max_requests_per_connection`.
     pub(super) fn is_worn_out(&self) -> bool {
         self.cluster.protocol.max_requests_per_connection.is_some_and(|max| self.served.get() >= max.get())
+    }
+
+    /// Whether it has been without requests for long enough that its host may be about to close it.
+    pub(super) fn has_idled(&self) -> bool {
+        self.idle_since.get().elapsed() >= IDLED
     }
 
     /// A request begins.

@@ -197,7 +197,7 @@ fn prepare(request: &mut Request) {
 /// closed it before it saw the request. Only of a request that does no harm twice, and has no body.
 fn spare(request: &Request, record: &ConnectionRecord) -> Option<Request> {
     let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if record.is_new() || !safe || !request.body().is_end_stream() {
+    if record.is_new() || !record.has_idled() || !safe || !request.body().is_end_stream() {
         return None;
     }
     let mut spare = Request::new(Body::empty());
