@@ -14,11 +14,12 @@ use super::{
 };
 use crate::{
     proto::{
-        self, Any,
+        self, Any, Timestamp,
         admin::{
             BootstrapConfigDump, ClustersConfigDump, ConfigDump, ListenersConfigDump, RoutesConfigDump,
-            clusters_config_dump::StaticCluster, listeners_config_dump::StaticListener,
-            routes_config_dump::StaticRouteConfig,
+            ScopedRoutesConfigDump, SecretsConfigDump, clusters_config_dump::StaticCluster,
+            listeners_config_dump::StaticListener, routes_config_dump::StaticRouteConfig,
+            secrets_config_dump::StaticSecret,
         },
         bootstrap::Bootstrap,
         hcm::{HttpConnectionManager, http_connection_manager::RouteSpecifier},
@@ -52,7 +53,8 @@ pub(super) fn respond(snapshot: &Snapshot, query: &Query) -> Answer {
 }
 
 fn dump(bootstrap: &Bootstrap, loaded: SystemTime) -> ConfigDump {
-    let last_updated = Some(proto::timestamp(loaded));
+    let Timestamp { seconds, nanos } = proto::timestamp(loaded);
+    let last_updated = Some(Timestamp { seconds, nanos: nanos - nanos % 1_000_000 });
     let resources = bootstrap.static_resources.clone().unwrap_or_default();
     let routes = resources.listeners.iter().flat_map(route_configurations);
     let routes = RoutesConfigDump {
@@ -73,8 +75,16 @@ fn dump(bootstrap: &Bootstrap, loaded: SystemTime) -> ConfigDump {
             .collect(),
         ..ListenersConfigDump::default()
     };
+    let secrets = SecretsConfigDump {
+        static_secrets: (resources.secrets.iter())
+            .map(|secret| StaticSecret { name: secret.name.clone(), secret: Some(any(secret)), last_updated })
+            .collect(),
+        ..SecretsConfigDump::default()
+    };
+    let scoped_routes = ScopedRoutesConfigDump::default();
     let bootstrap = BootstrapConfigDump { bootstrap: Some(bootstrap.clone()), last_updated };
-    ConfigDump { configs: vec![any(&bootstrap), any(&clusters), any(&listeners), any(&routes)] }
+    let configs = [any(&bootstrap), any(&clusters), any(&listeners), any(&scoped_routes), any(&routes), any(&secrets)];
+    ConfigDump { configs: configs.into() }
 }
 
 /// The route configurations that stand in the connection managers of a listener.

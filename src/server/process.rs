@@ -16,13 +16,13 @@ use crate::stats::Registry;
 
 use super::logging::Log;
 use super::main_thread::Event;
-use super::stats::ServerStats;
+use super::stats::ProcessStats;
 
 /// What is known of the process.
 #[derive(Debug)]
 pub struct Process {
     stats: Arc<Registry>,
-    server_stats: ServerStats,
+    process_stats: ProcessStats,
     manager: RefCell<ConfigManager>,
     door: Door,
     log: Log,
@@ -45,7 +45,7 @@ impl Process {
     ) -> Process {
         let stats = Arc::clone(manager.stats());
         Process {
-            server_stats: ServerStats::new(&stats.scope("server")),
+            process_stats: ProcessStats::new(&stats),
             stats,
             manager: RefCell::new(manager),
             door,
@@ -97,7 +97,7 @@ impl Process {
     /// Brings the statistics up to date that are not counted where they arise.
     pub fn update_stats(&self) {
         self.stats.flush();
-        self.server_stats.update(self);
+        self.process_stats.update(self);
         self.manager.borrow().access_logs().publish();
     }
 

@@ -1,11 +1,15 @@
 //! Statistics of the process as a whole, under Envoy's names.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use crate::{
     admin::{self, Process},
     proto::admin::server_info::State,
-    stats,
+    snapshot::Snapshot,
+    stats::{self, Registry},
     sys::memory::Memory,
 };
 
@@ -31,10 +35,55 @@ stats::declare! {
     }
 }
 
-impl ServerStats {
-    /// Brings the stats up to date with `process`.
+stats::declare! {
+    /// Of the listeners as a whole, under `listener_manager.`
+    pub struct ListenerManagerStats {
+        /// Listeners that accept connections.
+        total_listeners_active: Gauge,
+        /// 1 once the workers run.
+        workers_started: Gauge,
+    }
+}
+
+stats::declare! {
+    /// Of the clusters as a whole, under `cluster_manager.`
+    pub struct ClusterManagerStats {
+        /// Clusters, the registered ones included.
+        active_clusters: Gauge,
+    }
+}
+
+/// All of them.
+#[derive(Debug)]
+pub struct ProcessStats {
+    server: ServerStats,
+    listeners: ListenerManagerStats,
+    clusters: ClusterManagerStats,
+}
+
+impl ProcessStats {
+    /// Registers them.
+    pub fn new(registry: &Arc<Registry>) -> ProcessStats {
+        ProcessStats {
+            server: ServerStats::new(&registry.scope("server")),
+            listeners: ListenerManagerStats::new(&registry.scope("listener_manager")),
+            clusters: ClusterManagerStats::new(&registry.scope("cluster_manager")),
+        }
+    }
+
+    /// Brings them up to date with `process`.
     pub fn update(&self, process: &dyn Process) {
-        let state = process.state();
+        let (snapshot, state) = (process.snapshot(), process.state());
+        self.server.update(process, &snapshot, state);
+        let started = matches!(state, State::Live | State::Draining);
+        self.listeners.workers_started.set(u64::from(started));
+        self.listeners.total_listeners_active.set(if started { snapshot.listeners.len() as u64 } else { 0 });
+        self.clusters.active_clusters.set(snapshot.clusters.len() as u64);
+    }
+}
+
+impl ServerStats {
+    fn update(&self, process: &dyn Process, snapshot: &Snapshot, state: State) {
         self.concurrency.set(process.command_line().concurrency.into());
         self.live.set(u64::from(state == State::Live));
         self.state.set(u64::try_from(i32::from(state)).unwrap_or_default());
@@ -43,7 +92,7 @@ impl ServerStats {
         self.memory_allocated.set(memory.anonymous);
         self.memory_heap_size.set(memory.anonymous);
         self.memory_physical_size.set(memory.resident);
-        let first = admin::first_certificate_end(&process.snapshot());
+        let first = admin::first_certificate_end(snapshot);
         let left = first.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
         self.days_until_first_cert_expiring.set(left.map_or(u32::MAX.into(), |left| left.as_secs() / DAY.as_secs()));
     }

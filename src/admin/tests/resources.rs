@@ -61,11 +61,14 @@ async fn the_configuration_is_dumped_without_its_secrets() {
     let types: Vec<&str> = (dump["configs"].as_array().expect("a list").iter())
         .map(|config| config["@type"].as_str().expect("a type").rsplit('.').next().expect("a name"))
         .collect();
-    assert_eq!(types, ["BootstrapConfigDump", "ClustersConfigDump", "ListenersConfigDump", "RoutesConfigDump"]);
+    let kinds = ["Bootstrap", "Clusters", "Listeners", "ScopedRoutes", "Routes", "Secrets"];
+    assert_eq!(types, kinds.map(|kind| format!("{kind}ConfigDump")));
     assert_eq!(dump["configs"][0]["last_updated"], "1970-01-01T00:00:01.500Z");
-    let routes = &dump["configs"][3]["static_route_configs"][0]["route_config"];
+    let routes = &dump["configs"][4]["static_route_configs"][0]["route_config"];
     assert_eq!(routes["name"], "local_route");
     assert_eq!(routes["request_headers_to_add"][0]["header"]["value"], "[redacted]");
+    let secret = &dump["configs"][5]["static_secrets"][0]["secret"];
+    assert_eq!(secret["generic_secret"]["secret"]["inline_string"], "[redacted]");
     let chain = &dump["configs"][2]["static_listeners"][0]["listener"]["filter_chains"][0];
     let tls = &chain["transport_socket"]["typed_config"];
     assert_eq!(tls["common_tls_context"]["tls_certificates"][0]["private_key"]["inline_string"], "[redacted]");
