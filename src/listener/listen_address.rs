@@ -23,12 +23,12 @@ pub struct ListenAddress {
 
 /// An address that cannot be listened on.
 #[derive(Debug, Error)]
-#[error("cannot listen on {address}: {}", socket::bind_failure(.source))]
+#[error("cannot listen on {address}: {}", socket::bind_failure(.cause))]
 pub struct BindError {
     /// Which.
     pub address: Address,
     /// Why.
-    pub source: io::Error,
+    pub cause: io::Error,
 }
 
 impl ListenAddress {
@@ -101,7 +101,7 @@ impl ListenAddress {
             Address::Ip(address) => socket::listen_tcp(*address, &self.tcp, workers),
             Address::Pipe(path) => socket::listen_unix(path, self.mode, self.tcp.backlog, workers),
         }
-        .map_err(|source| BindError { address: self.address.clone(), source })
+        .map_err(|cause| BindError { address: self.address.clone(), cause })
     }
 }
 
