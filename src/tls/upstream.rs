@@ -114,7 +114,7 @@ impl UpstreamTls {
     }
 
     /// Secures a connection to a host. `host_name` is asked for where `auto_host_sni` says so. `alpn` is what the pool that
-    /// connects can speak, best first: offered unless the context lists protocols itself.
+    /// connects can speak, best first.
     ///
     /// # Errors
     /// If the peers cannot agree, the server's certificate is not acceptable, or the connection fails.
@@ -123,12 +123,8 @@ impl UpstreamTls {
             Some(name) if self.auto_host_sni && !host_name.is_empty() => name,
             _ => self.server_name.clone(),
         };
-        let connected = if self.connector.config().alpn_protocols.is_empty() {
-            let protocols = alpn.iter().map(|protocol| protocol.as_str().as_bytes().to_vec()).collect();
-            self.connector.with_alpn(protocols).connect(server_name, io).await
-        } else {
-            self.connector.connect(server_name, io).await
-        };
+        let protocols = self.protocols(alpn);
+        let connected = self.connector.with_alpn(protocols).connect(server_name, io).await;
         match connected {
             Ok(stream) => {
                 let session = stream.get_ref().1;
@@ -142,6 +138,18 @@ impl UpstreamTls {
                 Err(error)
             }
         }
+    }
+
+    /// What is offered: what the context lists, less the HTTP that the pool does not speak; or what the pool speaks, if no HTTP
+    /// is left of that.
+    fn protocols(&self, alpn: &[Alpn]) -> Vec<Vec<u8>> {
+        let listed = self.connector.config().alpn_protocols.iter();
+        let mut offered: Vec<Vec<u8>> =
+            listed.filter(|name| Alpn::from_wire(name).is_none_or(|known| alpn.contains(&known))).cloned().collect();
+        if !offered.iter().any(|name| Alpn::from_wire(name).is_some()) {
+            offered.extend(alpn.iter().map(|protocol| protocol.as_str().as_bytes().to_vec()));
+        }
+        offered
     }
 
     /// The certificate that we show, if any.

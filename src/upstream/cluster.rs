@@ -380,7 +380,10 @@ fn transport(
             let field = field.key("typed_config");
             match config_type {
                 Some(ConfigType::TypedConfig(any)) if is_type::<UpstreamTlsContext>(any) => {
-                    let context = field.unpack::<UpstreamTlsContext>(any)?;
+                    let mut context = field.unpack::<UpstreamTlsContext>(any)?;
+                    // The cluster's protocol options can ask for the same.
+                    context.auto_host_sni |= protocol.auto_sni;
+                    context.auto_sni_san_validation |= protocol.auto_san_validation;
                     Some(UpstreamTls::from_proto(&context, field, secrets, scope)?)
                 }
                 Some(ConfigType::TypedConfig(any)) if is_type::<RawBuffer>(any) => None,

@@ -22,3 +22,6 @@ pub use conn_pool::{FailureKind, UpstreamFailure, UpstreamTiming};
 pub use host::{Endpoint, Health, Host, HostStats};
 pub use host_set::HostSet;
 pub use protocol_options::{Http1Options, Protocol, ProtocolOptions};
+
+#[cfg(test)]
+mod tests;

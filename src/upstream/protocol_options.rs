@@ -38,8 +38,10 @@ pub struct ProtocolOptions {
     pub max_response_headers_bytes: u32,
     /// The most response headers that are accepted.
     pub max_response_headers: usize,
-    /// The server name asked for by TLS is the request's host.
+    /// TLS asks for the host that the request is for.
     pub auto_sni: bool,
+    /// The certificate must be for the name that TLS asked for.
+    pub auto_san_validation: bool,
     /// Settings of HTTP/1.1.
     pub http1: Http1Options,
     /// Settings of HTTP/2.
@@ -74,6 +76,7 @@ impl Default for ProtocolOptions {
             max_response_headers_bytes: 60 * 1024,
             max_response_headers: 100,
             auto_sni: false,
+            auto_san_validation: false,
             http1: Http1Options::default(),
             http2: http2::Options::default(),
         }
@@ -244,7 +247,7 @@ impl ProtocolOptions {
         let Some(proto) = proto else { return };
         let core::UpstreamHttpProtocolOptions { auto_sni, auto_san_validation, override_auto_sni_header } = proto;
         self.auto_sni = *auto_sni;
-        field.unsupported("auto_san_validation", auto_san_validation);
+        self.auto_san_validation = *auto_san_validation;
         field.unsupported("override_auto_sni_header", override_auto_sni_header);
     }
 }

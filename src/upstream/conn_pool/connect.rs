@@ -54,14 +54,19 @@ impl ConnectError {
     }
 }
 
-/// Connects to a host within `connect_timeout`, TLS included. `alpn` is what the caller speaks, best first.
-pub(super) async fn connect(host: &HostRef, alpn: &[Alpn]) -> Result<Established, ConnectError> {
+/// Connects to a host within `connect_timeout`, TLS included. `server_name` is asked for instead of the host's own name.
+/// `alpn` is what the caller speaks, best first.
+pub(super) async fn connect(
+    host: &HostRef,
+    server_name: Option<&str>,
+    alpn: &[Alpn],
+) -> Result<Established, ConnectError> {
     let cluster = host.cluster();
     let stats = &cluster.stats;
     stats.upstream_cx_total.inc();
     host.stats.cx_total.inc();
     let started = Instant::now();
-    match timeout(cluster.connect_timeout, connect_unbounded(cluster, host, alpn)).await {
+    match timeout(cluster.connect_timeout, connect_unbounded(host, server_name, alpn)).await {
         Ok(Ok((io, alpn))) => {
             stats.upstream_cx_connect_ms.record(millis_since(started));
             let record = Rc::new(ConnectionRecord::new(cluster, host));
@@ -82,12 +87,17 @@ pub(super) async fn connect(host: &HostRef, alpn: &[Alpn]) -> Result<Established
     }
 }
 
-async fn connect_unbounded(cluster: &Cluster, host: &Host, alpn: &[Alpn]) -> Result<(Io, Option<Alpn>), ConnectError> {
-    let endpoint = &host.endpoint;
+async fn connect_unbounded(
+    host: &HostRef,
+    server_name: Option<&str>,
+    alpn: &[Alpn],
+) -> Result<(Io, Option<Alpn>), ConnectError> {
+    let (cluster, endpoint) = (host.cluster(), &host.endpoint);
     let io = open_socket(&endpoint.address, cluster.tcp_keepalive.as_ref()).await;
     let io = io.map_err(|error| ConnectError::new(FailureKind::Connect, format!("{}: {error}", endpoint.address)))?;
     let Some(tls) = &cluster.tls else { return Ok((io, None)) };
-    tls.connect(io, &endpoint.hostname, alpn).await.map_err(|error| ConnectError::new(FailureKind::Tls, error))
+    let name = server_name.unwrap_or(&endpoint.hostname);
+    tls.connect(io, name, alpn).await.map_err(|error| ConnectError::new(FailureKind::Tls, error))
 }
 
 async fn open_socket(address: &Address, keepalive: Option<&TcpKeepalive>) -> io::Result<Io> {

@@ -35,8 +35,9 @@ use crate::{
 };
 
 /// The HTTP/1.1 connections of one host that wait for a request, the most recently used one last.
-#[derive(Default)]
 pub(super) struct Pool {
+    /// What TLS asks for instead of the host's own name.
+    server_name: Option<Rc<str>>,
     idle: RefCell<Vec<Connection>>,
 }
 
@@ -53,6 +54,10 @@ impl Drop for Connection {
 }
 
 impl Pool {
+    pub(super) fn new(server_name: Option<Rc<str>>) -> Rc<Pool> {
+        Rc::new(Pool { server_name, idle: RefCell::default() })
+    }
+
     /// Sends a request by an idle connection, or else a new one.
     pub(super) async fn send(
         self: &Rc<Pool>,
@@ -88,6 +93,64 @@ impl Pool {
         }
     }
 
+    /// Sends a request for an upgrade by a connection of its own. After `101` the bodies of request and response are the two
+    /// directions of that connection; any other answer is an ordinary one.
+    pub(super) async fn upgrade(
+        &self,
+        host: &HostRef,
+        mut request: Request,
+        timing: &mut UpstreamTiming,
+    ) -> Result<Response, UpstreamFailure> {
+        timing.connect_started = Some(Instant::now());
+        let established = match connect(host, self.server_name.as_deref(), &[Alpn::Http11]).await {
+            Ok(established) => established,
+            Err(error) => return Err(error.into_failure(request)),
+        };
+        timing.connected = Some(Instant::now());
+        let Established { io, record, .. } = established;
+        let (mut sender, connection) = match builder(&record.cluster().protocol).handshake(TokioIo::new(io)).await {
+            Ok(started) => started,
+            Err(error) => return Err(ConnectError::new(FailureKind::Connect, error).into_failure(request)),
+        };
+        record.cluster().stats.upstream_cx_http1_total.inc();
+        spawn_local(connection.with_upgrades());
+
+        let outgoing = std::mem::take(request.body_mut());
+        prepare(&mut request);
+        let active = ActiveRequest::begin(host);
+        timing.first_byte_sent = Some(active.started());
+        let mut response = match sender.try_send_request(request).await {
+            Ok(response) => response,
+            Err(error) => {
+                active.unanswered(false);
+                let mut failure = failure(error, None);
+                if let Some(request) = &mut failure.request {
+                    *request.body_mut() = outgoing;
+                }
+                return Err(failure);
+            }
+        };
+        timing.headers_received = Some(Instant::now());
+        active.answered(response.status());
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(response.map(|incoming| guarded(incoming.into(), active)));
+        }
+        let upgraded = hyper::upgrade::on(&mut response);
+        let (halves, incoming) = Halves::pending();
+        spawn_local(async move {
+            // Fails if the host closes at once; then the response's body ends.
+            if let Ok(upgraded) = upgraded.await {
+                halves.join(upgraded, outgoing).await;
+            }
+        });
+        Ok(response.map(|_| guarded(incoming, active)))
+    }
+
+    /// Whether a connection waits here for a request.
+    pub(super) fn has_idle(&self) -> bool {
+        !self.idle.borrow().is_empty()
+    }
+
     fn take_idle(&self) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
         loop {
@@ -100,7 +163,7 @@ impl Pool {
 
     async fn connect(self: &Rc<Pool>, host: &HostRef, timing: &mut UpstreamTiming) -> Result<Connection, ConnectError> {
         timing.connect_started = Some(Instant::now());
-        let established = connect(host, &[Alpn::Http11]).await?;
+        let established = connect(host, self.server_name.as_deref(), &[Alpn::Http11]).await?;
         timing.connected = Some(Instant::now());
         self.start(established).await
     }
@@ -256,58 +319,6 @@ impl Exchange for Lease {
     fn fail(self, error: &BodyError) {
         self.active.fail(error);
     }
-}
-
-/// Sends a request for an upgrade by a connection of its own. After `101` the bodies of request and response are the two
-/// directions of that connection; any other answer is an ordinary one.
-pub(super) async fn upgrade(
-    host: &HostRef,
-    mut request: Request,
-    timing: &mut UpstreamTiming,
-) -> Result<Response, UpstreamFailure> {
-    timing.connect_started = Some(Instant::now());
-    let established = match connect(host, &[Alpn::Http11]).await {
-        Ok(established) => established,
-        Err(error) => return Err(error.into_failure(request)),
-    };
-    timing.connected = Some(Instant::now());
-    let Established { io, record, .. } = established;
-    let (mut sender, connection) = match builder(&record.cluster().protocol).handshake(TokioIo::new(io)).await {
-        Ok(started) => started,
-        Err(error) => return Err(ConnectError::new(FailureKind::Connect, error).into_failure(request)),
-    };
-    record.cluster().stats.upstream_cx_http1_total.inc();
-    spawn_local(connection.with_upgrades());
-
-    let outgoing = std::mem::take(request.body_mut());
-    prepare(&mut request);
-    let active = ActiveRequest::begin(host);
-    timing.first_byte_sent = Some(active.started());
-    let mut response = match sender.try_send_request(request).await {
-        Ok(response) => response,
-        Err(error) => {
-            active.unanswered(false);
-            let mut failure = failure(error, None);
-            if let Some(request) = &mut failure.request {
-                *request.body_mut() = outgoing;
-            }
-            return Err(failure);
-        }
-    };
-    timing.headers_received = Some(Instant::now());
-    active.answered(response.status());
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(response.map(|incoming| guarded(incoming.into(), active)));
-    }
-    let upgraded = hyper::upgrade::on(&mut response);
-    let (halves, incoming) = Halves::pending();
-    spawn_local(async move {
-        // Fails if the host closes at once; then the response's body ends.
-        if let Ok(upgraded) = upgraded.await {
-            halves.join(upgraded, outgoing).await;
-        }
-    });
-    Ok(response.map(|_| guarded(incoming, active)))
 }
 
 #[cfg(test)]

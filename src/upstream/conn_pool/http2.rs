@@ -59,6 +59,8 @@ const MAX_WAITING: usize = 1024;
 
 /// The HTTP/2 connections of one worker to one host.
 pub(super) struct Pool {
+    /// What TLS asks for instead of the host's own name.
+    server_name: Option<Rc<str>>,
     connections: RefCell<Vec<Rc<Connection>>>,
     /// Connections being made.
     connecting: Cell<usize>,
@@ -73,18 +75,17 @@ struct Waiter {
     slot: oneshot::Sender<Result<Slot, ConnectError>>,
 }
 
-impl Default for Pool {
-    fn default() -> Pool {
-        Pool {
+impl Pool {
+    pub(super) fn new(server_name: Option<Rc<str>>) -> Rc<Pool> {
+        Rc::new(Pool {
+            server_name,
             connections: RefCell::default(),
             connecting: Cell::new(0),
             assumed: Cell::new(ASSUMED_STREAMS),
             waiting: RefCell::default(),
-        }
+        })
     }
-}
 
-impl Pool {
     /// Sends a request by a connection that has room, or waits for one.
     pub(super) async fn send(
         self: &Rc<Pool>,
@@ -170,7 +171,7 @@ impl Pool {
 
     /// Runs apart from the request that caused it, which may be served by another connection, or given up.
     async fn connect(self: Rc<Pool>, host: HostRef) {
-        let connected = match connect(&host, &[Alpn::H2]).await {
+        let connected = match connect(&host, self.server_name.as_deref(), &[Alpn::H2]).await {
             Ok(established) => self.adopt(established).await,
             Err(error) => Err(error),
         };
@@ -198,6 +199,11 @@ impl Pool {
         }));
         spawn_local(run(connection, cork, record, Rc::downgrade(self)));
         Ok(())
+    }
+
+    /// Whether there is, or will be, a connection.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.connecting.get() > 0 || !self.connections.borrow().is_empty()
     }
 
     fn fail_waiting(&self, error: &ConnectError) {

@@ -10,14 +10,14 @@ mod http2;
 mod replay;
 mod response;
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use http::Version;
 use tokio::{sync::OnceCell, time::Instant};
 
 use super::{HostRef, Protocol};
 use crate::{
-    http::{Request, Response, upgrade::Upgrade},
+    http::{Request, Response, authority, upgrade::Upgrade},
     net::Alpn,
 };
 use connect::{ConnectError, connect};
@@ -25,12 +25,25 @@ use connect::{ConnectError, connect};
 pub use attempt::{FailureKind, UpstreamFailure, UpstreamTiming};
 
 /// The connections of one worker to one host.
-#[derive(Default)]
 pub(super) struct Pools {
+    own: Rc<Pool>,
+    /// Those whose TLS asks for the host of the request (`auto_sni`), by that name.
+    by_name: RefCell<HashMap<Rc<str>, Rc<Pool>>>,
+}
+
+/// The connections of one worker to one host that ask for the same name by TLS.
+struct Pool {
+    server_name: Option<Rc<str>>,
     http1: Rc<http1::Pool>,
     http2: Rc<http2::Pool>,
     /// What the host chose by ALPN, where that decides.
     chosen: RefCell<Rc<OnceCell<Alpn>>>,
+}
+
+impl Default for Pools {
+    fn default() -> Pools {
+        Pools { own: Pool::new(None), by_name: RefCell::default() }
+    }
 }
 
 impl Pools {
@@ -41,9 +54,62 @@ impl Pools {
         request: Request,
         timing: &mut UpstreamTiming,
     ) -> Result<Response, UpstreamFailure> {
+        let cluster = host.cluster();
+        if cluster.protocol.auto_sni
+            && cluster.tls.is_some()
+            && let Some(authority) = authority(&request)
+        {
+            let pool = self.by_name(host_of(authority));
+            return pool.send(host, request, timing).await;
+        }
+        self.own.send(host, request, timing).await
+    }
+
+    /// The connections that ask for this name. Clients choose the names, so those without connections are forgotten.
+    fn by_name(&self, name: &str) -> Rc<Pool> {
+        let mut pools = self.by_name.borrow_mut();
+        if let Some(pool) = pools.get(name) {
+            return Rc::clone(pool);
+        }
+        pools.retain(|_, pool| pool.is_in_use());
+        let name: Rc<str> = name.into();
+        let pool = Pool::new(Some(Rc::clone(&name)));
+        pools.insert(name, Rc::clone(&pool));
+        pool
+    }
+}
+
+/// An authority without its port.
+fn host_of(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+impl Pool {
+    fn new(server_name: Option<Rc<str>>) -> Rc<Pool> {
+        Rc::new(Pool {
+            http1: http1::Pool::new(server_name.clone()),
+            http2: http2::Pool::new(server_name.clone()),
+            server_name,
+            chosen: RefCell::default(),
+        })
+    }
+
+    fn is_in_use(self: &Rc<Pool>) -> bool {
+        Rc::strong_count(self) > 1 || self.http1.has_idle() || self.http2.is_in_use()
+    }
+
+    async fn send(
+        &self,
+        host: &HostRef,
+        request: Request,
+        timing: &mut UpstreamTiming,
+    ) -> Result<Response, UpstreamFailure> {
         if request.extensions().get::<Upgrade>().is_some() {
             // Boxed, so that other requests do not carry its state.
-            return Box::pin(http1::upgrade(host, request, timing)).await;
+            return Box::pin(self.http1.upgrade(host, request, timing)).await;
         }
         match host.cluster().protocol.protocol {
             Protocol::Http1 => self.http1.send(host, request, timing).await,
@@ -81,7 +147,7 @@ impl Pools {
     /// Makes the first connection, and leaves it to the pool of the protocol that the host chooses.
     async fn negotiate(&self, host: &HostRef, timing: &mut UpstreamTiming) -> Result<Alpn, ConnectError> {
         timing.connect_started = Some(Instant::now());
-        let established = connect(host, &[Alpn::H2, Alpn::Http11]).await?;
+        let established = connect(host, self.server_name.as_deref(), &[Alpn::H2, Alpn::Http11]).await?;
         timing.connected = Some(Instant::now());
         if established.alpn == Some(Alpn::H2) {
             self.http2.adopt(established).await?;
