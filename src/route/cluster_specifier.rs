@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use prost::Name;
 
 use super::{
     Context,
@@ -98,8 +99,14 @@ pub(super) fn check_plugin(proto: &proto::route::ClusterSpecifierPlugin, field: 
     if name.is_empty() {
         field.key("name").error("is required");
     }
-    if let Some(config) = field.required("typed_config", typed_config) {
-        field.key("typed_config").unpack::<proto::registration::RegisteredRoutes>(config);
+    let Some(config) = field.required("typed_config", typed_config) else { return };
+    let field = field.key("typed_config");
+    match config.type_url.rsplit('/').next() {
+        Some(other) if other != proto::registration::RegisteredRoutes::full_name() => {
+            field.error(format!("{other}: valid in Envoy, not implemented by Portreeve yet"));
+        }
+        // It has no settings.
+        _ => drop(field.unpack::<proto::registration::RegisteredRoutes>(config)),
     }
 }
 

@@ -30,11 +30,11 @@ pub use action::{Action, DirectResponse, Forward, MaxStreamDuration, Redirect, U
 pub use registered::{RegisteredRoute, RegisteredRoutes, RouteKey};
 pub use route::Route;
 pub use route_ref::{Originals, RouteRef};
-pub use virtual_host::VirtualHost;
 
 use crate::{config::Field, proto, stream_info::HeaderCapture};
 use domains::Domains;
 use mutations::{Lists, Mutations};
+use virtual_host::VirtualHost;
 
 /// A compiled `envoy.config.route.v3.RouteConfiguration`.
 #[derive(Debug)]

@@ -5,13 +5,13 @@ use std::{ops::Deref, rc::Rc, sync::Arc};
 use http::{HeaderMap, HeaderValue, Request, Response, uri::PathAndQuery};
 
 use super::{
-    Action, Forward, RegisteredRoutes, Route, RouteConfiguration, VirtualHost,
+    Action, Forward, RegisteredRoutes, Route, RouteConfiguration,
     cluster_specifier::{ClusterSpecifier, WeightedCluster},
     mutations::Mutations,
     registered::Position,
     rewrite::{self, HostRewrite},
     route_match::Subject,
-    virtual_host::RouteIndex,
+    virtual_host::{RouteIndex, VirtualHost},
 };
 use crate::{
     http::{
@@ -88,9 +88,13 @@ impl Choice {
 }
 
 impl RouteRef {
-    /// The virtual host that the request's authority chose.
+    /// The name of the virtual host that the request's authority chose.
     #[must_use]
-    pub fn virtual_host(&self) -> &VirtualHost {
+    pub fn virtual_host_name(&self) -> &str {
+        self.virtual_host().name()
+    }
+
+    fn virtual_host(&self) -> &VirtualHost {
         &self.table.virtual_hosts[self.virtual_host]
     }
 
@@ -129,8 +133,11 @@ impl RouteRef {
             mutations.request.apply_to_request(request.headers_mut(), info);
         }
         let Some(forward) = self.forward() else { return };
-        let literal = self.weighted().and_then(|weighted| weighted.host.clone());
-        if let Some(host) = literal.or_else(|| forward.host.as_ref()?.host(request)) {
+        // As in Envoy, this rewrite is not told, and one of the route goes over it.
+        if let Some(host) = self.weighted().and_then(|weighted| weighted.host.clone()) {
+            set_authority(request, host);
+        }
+        if let Some(host) = forward.host.as_ref().and_then(|rewrite| rewrite.host(request)) {
             self.rewrite_host(request, host, originals);
         }
         self.rewrite_path(request, forward, originals);

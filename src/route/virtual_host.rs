@@ -18,7 +18,7 @@ use crate::{
 
 /// A compiled `envoy.config.route.v3.VirtualHost`.
 #[derive(Debug)]
-pub struct VirtualHost {
+pub(super) struct VirtualHost {
     name: String,
     routes: Vec<Route>,
     /// Routes whose path match is text, by that text.
@@ -133,9 +133,7 @@ impl VirtualHost {
         }
     }
 
-    /// The name for logs.
-    #[must_use]
-    pub fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.name
     }
 

@@ -161,7 +161,7 @@ virtual_hosts:
   routes: [{name: all, match: {prefix: /}, direct_response: {status: 200}}]
 ";
     let table = table(yaml);
-    assert_eq!(find(&table, &get("/a")).unwrap().virtual_host().name(), "a");
+    assert_eq!(find(&table, &get("/a")).unwrap().virtual_host_name(), "a");
     // A virtual host that is chosen is chosen for good.
     assert_eq!(name(&table, &get("/b")), "-");
     let http2 = |authority: &str| Request::builder().uri(format!("https://{authority}/a")).body(()).unwrap();

@@ -58,7 +58,7 @@ fn sample(random: &mut Random, number: usize) -> Sample {
 #[test]
 fn the_index_agrees_with_a_walk_over_all_routes() {
     let mut matched = 0;
-    for seed in 1..=60 {
+    for seed in 1..=30 {
         let mut random = Random(seed << 32 | 0x9e37_79b9);
         let count = random.below(40);
         let samples: Vec<_> = (0..count).map(|number| sample(&mut random, number)).collect();
@@ -76,5 +76,5 @@ fn the_index_agrees_with_a_walk_over_all_routes() {
             assert_eq!(name(&table, &request), expected, "seed {seed}: {path} {has_header}");
         }
     }
-    assert!(matched > 1000, "{matched}");
+    assert!(matched > 500, "{matched}");
 }
