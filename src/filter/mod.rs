@@ -11,14 +11,15 @@ pub mod timer;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     pin::Pin,
     rc::Rc,
     sync::Arc,
 };
 
 use crate::{
-    access_log, http::date::DateCache, route::RegisteredRoutes, stats, tls::Secrets, upstream::ClusterManager,
+    access_log, http::date::DateCache, net::ConnectionLimits, route::RegisteredRoutes, stats, tls::Secrets,
+    upstream::ClusterManager,
 };
 use service::InternalService;
 
@@ -40,8 +41,8 @@ pub struct FactoryContext<'a> {
     pub secrets: &'a Secrets,
     /// The names of the configured clusters: a static route to any other is a mistake.
     pub cluster_names: &'a HashSet<Arc<str>>,
-    /// How many connections listeners may have, by their names, where the runtime says.
-    pub connection_limits: &'a HashMap<String, u64>,
+    /// How many connections there may be, where the bootstrap says.
+    pub connection_limits: &'a ConnectionLimits,
     /// Where access logs go.
     pub access_logs: &'a access_log::Sinks,
     /// `node.cluster`, or `--service-cluster`.

@@ -1,6 +1,6 @@
 //! A listener at work on one worker: accept, look ahead, choose a filter chain, secure, hand over.
 
-use std::{io, rc::Rc, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{io, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
     task::JoinSet,
@@ -11,7 +11,7 @@ use super::{Listener, filter_chain::FilterChain, filter_chain_match::Candidate};
 use crate::{
     drain::Watcher,
     filter::WorkerContext,
-    net::{Acceptor, Io},
+    net::{Acceptor, ConnectionLimit, Io, connection_limit::Permit},
     stats::{self, Gauge},
     stream_info::{ConnectionInfo, TlsInfo},
     sys::socket::ListenSocket,
@@ -101,14 +101,18 @@ struct Found {
 
 impl ActiveListener {
     fn begin(self: &Rc<Self>, io: Io, drain: &Watcher, connections: &mut JoinSet<()>) {
-        let Some(permit) = Permit::acquire(&self.listener) else {
+        let Ok(global) = permit(self.listener.global_connection_limit.as_ref()) else {
+            self.listener.stats.downstream_global_cx_overflow.inc();
+            return;
+        };
+        let Ok(own) = permit(self.listener.connection_limit.as_ref()) else {
             self.listener.stats.downstream_cx_overflow.inc();
             return;
         };
         let (active, drain) = (Rc::clone(self), drain.clone());
         connections.spawn_local(async move {
             active.serve(io, drain).await;
-            drop(permit);
+            drop((global, own));
         });
     }
 
@@ -203,23 +207,11 @@ async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> 
     }
 }
 
-/// The right to be one of the connections that a listener may have.
-struct Permit(Option<Arc<Listener>>);
+/// There are as many connections as there may be.
+struct TooMany;
 
-impl Permit {
-    fn acquire(listener: &Arc<Listener>) -> Option<Permit> {
-        let Some(limit) = listener.connection_limit else { return Some(Permit(None)) };
-        let permit = Permit(Some(Arc::clone(listener)));
-        (listener.connections.fetch_add(1, Relaxed) < limit).then_some(permit)
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        if let Some(listener) = &self.0 {
-            listener.connections.fetch_sub(1, Relaxed);
-        }
-    }
+fn permit(limit: Option<&Arc<ConnectionLimit>>) -> Result<Option<Permit>, TooMany> {
+    limit.map(|limit| limit.acquire().ok_or(TooMany)).transpose()
 }
 
 /// Counts a connection that has a filter chain, from then to its end however it comes.

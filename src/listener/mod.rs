@@ -11,10 +11,7 @@ mod listen_address;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    num::NonZeroUsize,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::{num::NonZeroUsize, sync::Arc};
 
 pub use accept::run;
 pub use filter_chain::{FilterChain, FilterChains};
@@ -24,6 +21,7 @@ pub use listen_address::{BindError, ListenAddress};
 use crate::{
     config::Field,
     filter::FactoryContext,
+    net::ConnectionLimit,
     proto::{BoolValue, core, listener},
     stats::{self, Scope},
     sys::socket::ListenSocket,
@@ -42,6 +40,8 @@ stats::declare! {
         downstream_cx_length_ms: Histogram,
         /// Connections refused because the listener has as many as it may have.
         downstream_cx_overflow: Counter,
+        /// Connections refused because the process has as many as it may have.
+        downstream_global_cx_overflow: Counter,
         /// Connections whose TLS handshake took too long.
         downstream_cx_transport_socket_connect_timeout: Counter,
         /// Connections whose first bytes are awaited.
@@ -67,9 +67,8 @@ pub struct Listener {
     /// What connections may get.
     pub filter_chains: FilterChains,
     inspection: Inspection,
-    connection_limit: Option<u64>,
-    /// Connections of all workers, counted if there is a limit.
-    connections: AtomicU64,
+    connection_limit: Option<Arc<ConnectionLimit>>,
+    global_connection_limit: Option<Arc<ConnectionLimit>>,
     stats: ListenerStats,
     scope: Scope,
 }
@@ -116,7 +115,6 @@ impl Listener {
         field.ignored("reuse_port", reuse_port, "enable_reuse_port took its place, and is on");
         field.ignored("access_log", access_log, "what serves a connection logs it");
         field.ignored("enable_mptcp", enable_mptcp, "plain TCP is used");
-        field.ignored("ignore_global_conn_limit", ignore_global_conn_limit, "there is no global limit");
         field.ignored("bypass_overload_manager", bypass_overload_manager, "there is no overload manager");
 
         let mut addresses = addresses(address.as_ref(), additional_addresses, field)?;
@@ -139,8 +137,8 @@ impl Listener {
             addresses,
             inspection: Inspection::from_proto(&inspection, field, cx, filter_chains.inspect())?,
             filter_chains,
-            connection_limit: cx.connection_limits.get(name).copied(),
-            connections: AtomicU64::new(0),
+            connection_limit: cx.connection_limits.of_listener.get(name).copied().map(ConnectionLimit::new),
+            global_connection_limit: cx.connection_limits.global.clone().filter(|_| !ignore_global_conn_limit),
             stats: ListenerStats::new(&scope),
             scope,
         })

@@ -1,12 +1,6 @@
 //! Listeners from their documents to the connections that they accept.
 
-use std::{
-    collections::{HashMap, HashSet},
-    num::NonZeroUsize,
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, num::NonZeroUsize, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -24,7 +18,7 @@ use crate::{
         FactoryContext, LocalFuture, Random, Services, WorkerContext,
         network::{NetworkFilter, NetworkFilterFactory},
     },
-    net::{Address, Io},
+    net::{Address, ConnectionLimits, Io},
     proto,
     stats::Registry,
     stream_info::ConnectionInfo,
@@ -70,13 +64,13 @@ const FILTERS: &str = "filters: [{name: tell, typed_config: {'@type': type.googl
 
 struct Bench {
     registry: Arc<Registry>,
-    limits: HashMap<String, u64>,
+    limits: ConnectionLimits,
     drain: Drain,
 }
 
 impl Bench {
     fn new() -> Bench {
-        Bench { registry: Registry::new(1), limits: HashMap::new(), drain: Drain::new() }
+        Bench { registry: Registry::new(1), limits: ConnectionLimits::default(), drain: Drain::new() }
     }
 
     fn convert(&self, yaml: &str) -> (Option<Listener>, Vec<String>) {
@@ -186,7 +180,7 @@ filter_chains:
 #[tokio::test]
 async fn connections_are_counted_and_limited() {
     let mut bench = Bench::new();
-    bench.limits.insert("web".into(), 1);
+    bench.limits.of_listener.insert("web".into(), 1);
     let yaml = format!(
         "{{name: web, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: [{{{FILTERS}}}]}}"
     );

@@ -2,10 +2,12 @@
 
 pub mod acceptor;
 pub mod address;
+pub mod connection_limit;
 pub mod io;
 
 pub use acceptor::Acceptor;
 pub use address::Address;
+pub use connection_limit::{ConnectionLimit, ConnectionLimits};
 pub use io::Io;
 
 /// An application protocol that TLS peers agree on, as far as a proxy of HTTP has to tell them apart.

@@ -1,13 +1,15 @@
 //! The parts of `envoy.config.bootstrap.v3.Bootstrap` that concern the process as a whole. Listeners, clusters and secrets are converted in
 //! `manager.rs`.
 
-use std::collections::HashMap;
+use prost::Name;
 
 use crate::config::Field;
 use crate::listener::ListenAddress;
+use crate::net::{ConnectionLimit, ConnectionLimits};
 use crate::proto;
 use crate::proto::core::TypedExtensionConfig;
-use crate::proto::overload::OverloadManager;
+use crate::proto::downstream_connections::DownstreamConnectionsConfig;
+use crate::proto::overload::{OverloadManager, ResourceMonitor, resource_monitor};
 
 use super::runtime;
 
@@ -18,8 +20,8 @@ pub struct Bootstrap {
     pub node: proto::core::Node,
     /// Where the admin interface listens; `None`: there is none.
     pub admin: Option<ListenAddress>,
-    /// How many connections listeners may have, by their names, where the runtime says.
-    pub connection_limits: HashMap<String, u64>,
+    /// How many connections there may be.
+    pub connection_limits: ConnectionLimits,
 }
 
 /// What the warning says where the setting touches nothing but reports about the process.
@@ -114,20 +116,17 @@ impl Bootstrap {
         if let Some(manager) = cluster_manager {
             check_cluster_manager(manager, field.key("cluster_manager"));
         }
-        if let Some(manager) = overload_manager {
-            check_overload_manager(manager, field.key("overload_manager"));
-        }
         let connection_limits =
             layered_runtime.as_ref().map(|layers| runtime::connection_limits(layers, field.key("layered_runtime")));
+        let mut connection_limits = connection_limits.unwrap_or_default();
+        if let Some(manager) = overload_manager {
+            convert_overload_manager(manager, field.key("overload_manager"), &mut connection_limits);
+        }
         let admin = match admin {
             Some(admin) => admin_address(admin, field.key("admin"))?,
             None => None,
         };
-        Some(Bootstrap {
-            node: node.clone().unwrap_or_default(),
-            admin,
-            connection_limits: connection_limits.unwrap_or_default(),
-        })
+        Some(Bootstrap { node: node.clone().unwrap_or_default(), admin, connection_limits })
     }
 }
 
@@ -165,21 +164,33 @@ fn check_cluster_manager(manager: &proto::bootstrap::ClusterManager, field: Fiel
     field.ignored("enable_deferred_cluster_creation", enable_deferred_cluster_creation, "clusters are cheap to create");
 }
 
-/// What sheds load when a resource runs short is a warning; what counts connections is an error, because it decides who gets in.
-fn check_overload_manager(manager: &OverloadManager, field: Field<'_>) {
+/// The bound on connections is kept. What sheds load when a resource runs short is not there yet, which is a warning: it lets in no more
+/// than Envoy lets in while there is enough.
+fn convert_overload_manager(manager: &OverloadManager, field: Field<'_>, limits: &mut ConnectionLimits) {
     let OverloadManager { refresh_interval, resource_monitors, actions, loadshed_points, buffer_factory_config } =
         manager;
-    field.ignored("refresh_interval", refresh_interval, NOT_YET);
+    field.ignored("refresh_interval", refresh_interval, "connections are counted all the time");
     field.ignored("actions", actions, NOT_YET);
     field.ignored("loadshed_points", loadshed_points, NOT_YET);
     field.ignored("buffer_factory_config", buffer_factory_config, NOT_YET);
-    for (i, monitor) in resource_monitors.iter().enumerate() {
+    for (i, ResourceMonitor { name, config_type }) in resource_monitors.iter().enumerate() {
         let list = field.key("resource_monitors");
         let field = list.index(i);
-        if monitor.name == "envoy.resource_monitors.global_downstream_max_connections" {
-            field.error("valid in Envoy, not implemented by Portreeve yet");
-        } else {
-            field.warning(format!("has no effect: {NOT_YET}"));
+        let Some(resource_monitor::ConfigType::TypedConfig(config)) = config_type else {
+            field.key("typed_config").error("is required");
+            continue;
+        };
+        if config.type_url.rsplit('/').next() != Some(DownstreamConnectionsConfig::full_name().as_str()) {
+            field.warning(format!("{name} has no effect: {NOT_YET}"));
+            continue;
+        }
+        let field = field.key("typed_config");
+        let config = field.unpack(config);
+        if let Some(DownstreamConnectionsConfig { max_active_downstream_connections }) = config {
+            match u64::try_from(max_active_downstream_connections) {
+                Ok(max) if max > 0 => limits.global = Some(ConnectionLimit::new(max)),
+                _ => field.key("max_active_downstream_connections").error("must be above 0"),
+            }
         }
     }
 }
@@ -200,10 +211,76 @@ fn admin_address(admin: &proto::bootstrap::Admin, field: Field<'_>) -> Option<Op
     field.ignored("access_log_path", access_log_path, "requests to the admin interface are not logged yet");
     field.ignored("profile_path", profile_path, NOT_YET);
     field.ignored("socket_options", socket_options, NOT_YET);
-    field.ignored("ignore_global_conn_limit", ignore_global_conn_limit, "there is no such limit yet");
+    field.ignored("ignore_global_conn_limit", ignore_global_conn_limit, "the admin interface counts for no limit");
     field.unsupported("allow_paths", allow_paths);
     match address {
         Some(address) => ListenAddress::from_proto(address, field.key("address")).map(Some),
         None => Some(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{self, Report, Source};
+
+    use super::*;
+
+    fn convert(yaml: &str) -> (Option<Bootstrap>, Vec<String>, bool) {
+        let report = Report::new();
+        let proto: proto::bootstrap::Bootstrap = config::load(&Source::new("test", yaml), &report).unwrap();
+        let bootstrap = Bootstrap::from_proto(&proto, Field::root(&report));
+        let refused = report.has_errors();
+        (bootstrap, report.into_problems().iter().map(ToString::to_string).collect(), refused)
+    }
+
+    #[test]
+    fn node_and_admin_are_kept() {
+        let (bootstrap, problems, _) = convert(
+            "node: { id: one, cluster: c }\n\
+             admin: { address: { socket_address: { address: 127.0.0.1, port_value: 8001 } } }\n",
+        );
+        let bootstrap = bootstrap.unwrap();
+        assert_eq!(bootstrap.node.id, "one");
+        assert_eq!(bootstrap.admin.unwrap().address.to_string(), "127.0.0.1:8001");
+        assert!(problems.is_empty(), "{problems:?}");
+        assert!(convert("admin: {}\n").0.unwrap().admin.is_none(), "no address, no admin interface");
+    }
+
+    #[test]
+    fn what_only_reports_is_a_warning_and_what_steers_traffic_an_error() {
+        let (_, problems, refused) = convert("stats_flush_interval: 5s\n");
+        assert_eq!(problems, ["stats_flush_interval: has no effect: not implemented by Portreeve yet"]);
+        assert!(!refused);
+        let (_, problems, refused) = convert("dynamic_resources: {}\nheader_prefix: x-mine\n");
+        assert_eq!(
+            problems,
+            [
+                "dynamic_resources: valid in Envoy, not implemented by Portreeve yet",
+                "header_prefix: valid in Envoy, not implemented by Portreeve yet",
+            ]
+        );
+        assert!(refused);
+    }
+
+    #[test]
+    fn the_overload_manager_bounds_connections() {
+        let monitor = |max: i64| {
+            format!(
+                "overload_manager: {{ resource_monitors: [ {{ name: any, typed_config: {{
+                   \"@type\": type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig,
+                   max_active_downstream_connections: {max} }} }} ] }}\n"
+            )
+        };
+        let (bootstrap, problems, _) = convert(&monitor(2));
+        let limit = bootstrap.unwrap().connection_limits.global.unwrap();
+        let permits: Vec<_> = (0..3).map(|_| limit.acquire()).collect();
+        assert_eq!(permits.iter().flatten().count(), 2);
+        assert!(problems.is_empty(), "{problems:?}");
+        assert!(convert(&monitor(-1)).2);
+        let heap = "overload_manager: { resource_monitors: [ { name: heap, typed_config: {
+            \"@type\": type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig,
+            max_heap_size_bytes: 1000 } } ] }\n";
+        let (_, problems, refused) = convert(heap);
+        assert_eq!((problems.len(), refused), (1, false), "{problems:?}");
     }
 }

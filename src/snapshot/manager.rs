@@ -102,9 +102,10 @@ impl ConfigManager {
         let field = root.key("static_resources");
         let resources = proto.static_resources.clone().unwrap_or_default();
         let before = Arc::clone(&self.current.proto);
-        let same_runtime = before.layered_runtime == proto.layered_runtime;
+        let same_limits =
+            before.layered_runtime == proto.layered_runtime && before.overload_manager == proto.overload_manager;
         let before =
-            before.static_resources.as_ref().filter(|before| same_runtime && before.secrets == resources.secrets);
+            before.static_resources.as_ref().filter(|before| same_limits && before.secrets == resources.secrets);
 
         let bootstrap = Bootstrap::from_proto(&proto, root);
         let secrets = Secrets::from_proto(&resources.secrets, field.key("secrets"));

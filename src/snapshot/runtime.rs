@@ -3,9 +3,8 @@
 //! Envoy consults the runtime for percentages and limits all over; a value that nothing reads here would change what happens, so it is
 //! an error.
 
-use std::collections::HashMap;
-
 use crate::config::Field;
+use crate::net::{ConnectionLimit, ConnectionLimits};
 use crate::proto;
 use crate::proto::bootstrap::runtime_layer::LayerSpecifier;
 use crate::proto::value::Kind;
@@ -14,10 +13,10 @@ use crate::proto::value::Kind;
 const KEYS_OF_ENVOY: &[&str] =
     &["envoy.reloadable_features.", "envoy.restart_features.", "envoy.deprecated_features", "re2."];
 
-/// `envoy.resource_limits.listener.<name>.connection_limit` by name, from all layers; a later layer overrides those before it.
-pub(super) fn connection_limits(proto: &proto::bootstrap::LayeredRuntime, field: Field<'_>) -> HashMap<String, u64> {
+/// The limits that all layers set; a later layer overrides those before it.
+pub(super) fn connection_limits(proto: &proto::bootstrap::LayeredRuntime, field: Field<'_>) -> ConnectionLimits {
     let proto::bootstrap::LayeredRuntime { layers } = proto;
-    let mut limits = HashMap::new();
+    let mut limits = ConnectionLimits::default();
     for (i, layer) in layers.iter().enumerate() {
         let list = field.key("layers");
         let field = list.index(i);
@@ -36,17 +35,18 @@ pub(super) fn connection_limits(proto: &proto::bootstrap::LayeredRuntime, field:
 }
 
 /// A nested value stands under the keys above it, joined by dots.
-fn read(values: &proto::Struct, prefix: &str, field: Field<'_>, limits: &mut HashMap<String, u64>) {
+fn read(values: &proto::Struct, prefix: &str, field: Field<'_>, limits: &mut ConnectionLimits) {
     for (key, value) in &values.fields {
         let field = field.entry(key);
         let key = format!("{prefix}{key}");
         if let Some(Kind::StructValue(values)) = &value.kind {
             read(values, &format!("{key}."), field, limits);
         } else if let Some(listener) = limited_listener(&key) {
-            match whole_number(value) {
-                Some(limit) => drop(limits.insert(listener.to_owned(), limit)),
-                None => field.error("must be a number of connections"),
+            if let Some(limit) = whole_number(value, field) {
+                limits.of_listener.insert(listener.to_owned(), limit);
             }
+        } else if key == "overload.global_downstream_max_connections" {
+            limits.global = whole_number(value, field).map(ConnectionLimit::new);
         } else if KEYS_OF_ENVOY.iter().any(|known| key.starts_with(known)) {
             field.warning("has no effect: it tunes Envoy itself");
         } else {
@@ -60,12 +60,16 @@ fn limited_listener(key: &str) -> Option<&str> {
 }
 
 /// Numbers may be quoted, as elsewhere in the runtime.
-fn whole_number(value: &proto::Value) -> Option<u64> {
-    match value.kind.as_ref()? {
+fn whole_number(value: &proto::Value, field: Field<'_>) -> Option<u64> {
+    let number = match value.kind.as_ref()? {
         Kind::NumberValue(number) => number.to_string().parse().ok(),
         Kind::StringValue(text) => text.parse().ok(),
         _ => None,
+    };
+    if number.is_none() {
+        field.error("must be a number of connections");
     }
+    number
 }
 
 #[cfg(test)]
@@ -73,7 +77,7 @@ mod tests {
     use super::*;
     use crate::config::Report;
 
-    fn limits(values: &[(&str, Kind)]) -> (HashMap<String, u64>, Vec<String>) {
+    fn limits(values: &[(&str, Kind)]) -> (ConnectionLimits, Vec<String>) {
         let fields = values.iter().map(|(key, kind)| ((*key).to_owned(), proto::Value { kind: Some(kind.clone()) }));
         let layer = proto::bootstrap::RuntimeLayer {
             name: "static".into(),
@@ -89,11 +93,18 @@ mod tests {
     fn connection_limits_may_be_nested() {
         let flat = "envoy.resource_limits.listener.web.example.connection_limit";
         let (read, problems) = limits(&[(flat, Kind::NumberValue(100.0))]);
-        assert_eq!((read["web.example"], problems), (100, vec![]));
+        assert_eq!((read.of_listener["web.example"], problems), (100, vec![]));
         let inner = proto::Value { kind: Some(Kind::StringValue("7".into())) };
         let nested = proto::Struct { fields: [("connection_limit".to_owned(), inner)].into() };
         let (read, problems) = limits(&[("envoy.resource_limits.listener.web", Kind::StructValue(nested))]);
-        assert_eq!((read["web"], problems), (7, vec![]));
+        assert_eq!((read.of_listener["web"], problems), (7, vec![]));
+    }
+
+    #[test]
+    fn the_limit_of_the_process_may_stand_here() {
+        let key = "overload.global_downstream_max_connections";
+        let (read, problems) = limits(&[(key, Kind::NumberValue(50_000.0))]);
+        assert!(read.global.is_some() && problems.is_empty(), "{problems:?}");
     }
 
     #[test]
