@@ -2,16 +2,12 @@
 
 use std::{future, io, rc::Rc, time::Duration};
 
-use tokio::{
-    net::{TcpListener, UnixListener},
-    task::JoinSet,
-    time::sleep,
-};
+use tokio::{task::JoinSet, time::sleep};
 
 use super::Admin;
 use crate::{
     http::http1::{self, Options},
-    net::Io,
+    net::{Acceptor, Io},
     stats,
     sys::socket::ListenSocket,
 };
@@ -49,11 +45,11 @@ impl Admin {
     ///
     /// If the socket cannot be used in the runtime.
     pub async fn serve(self: Rc<Self>, socket: ListenSocket) -> io::Result<()> {
-        let listener = Listener::new(socket)?;
+        let acceptor = Acceptor::new(socket)?;
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
-                accepted = listener.accept() => match accepted {
+                accepted = acceptor.accept() => match accepted {
                     Ok(io) => {
                         connections.spawn_local(Rc::clone(&self).serve_connection(io));
                     }
@@ -90,26 +86,5 @@ impl Admin {
             tracing::debug!(%error, "admin connection ended early");
         }
         self.stats.downstream_cx_active.dec();
-    }
-}
-
-enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Listener {
-    fn new(socket: ListenSocket) -> io::Result<Self> {
-        Ok(match socket {
-            ListenSocket::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
-            ListenSocket::Unix(socket) => Self::Unix(UnixListener::from_std(socket)?),
-        })
-    }
-
-    async fn accept(&self) -> io::Result<Io> {
-        match self {
-            Self::Tcp(listener) => Io::tcp(listener.accept().await?.0),
-            Self::Unix(listener) => Io::unix(listener.accept().await?.0),
-        }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     drain::Watcher,
     filter::{WorkerContext, timer::StreamTimer},
     http::{Request, headers::Downstream, http1, http2},
-    net::{Alpn, Io},
+    net::{Alpn, Io, Metered},
     route::RouteConfiguration,
     stats::{Counter, Gauge},
     stream_info::{ConnectionInfo, HeaderCapture},
@@ -119,6 +119,7 @@ impl Connection {
     async fn serve_codec(self: &Rc<Self>, codec: Codec, io: Io, drain: Watcher) {
         let manager = &self.manager;
         let stats = &manager.stats;
+        let io = Metered::new(io, &stats.downstream_cx_rx_bytes_total, &stats.downstream_cx_tx_bytes_total);
         let connection = Rc::clone(self);
         let service = move |request: Request| stream::serve(Rc::clone(&connection), request);
         let graceful = async {

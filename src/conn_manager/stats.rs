@@ -29,6 +29,10 @@ stats::declare! {
         downstream_cx_protocol_error: Counter,
         /// Lifetime of a connection, in milliseconds.
         downstream_cx_length_ms: Histogram,
+        /// Bytes received.
+        downstream_cx_rx_bytes_total: Counter,
+        /// Bytes sent.
+        downstream_cx_tx_bytes_total: Counter,
         /// Connections closed because the process drains.
         downstream_cx_drain_close: Counter,
         /// Connections closed by the idle timeout.

@@ -4,11 +4,13 @@ pub mod acceptor;
 pub mod address;
 pub mod connection_limit;
 pub mod io;
+mod metered;
 
 pub use acceptor::Acceptor;
 pub use address::Address;
 pub use connection_limit::{ConnectionLimit, ConnectionLimits};
 pub use io::Io;
+pub use metered::Metered;
 
 /// An application protocol that TLS peers agree on, as far as a proxy of HTTP has to tell them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

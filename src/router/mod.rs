@@ -208,7 +208,7 @@ impl Router {
             let Some(host) = cluster.choose_host() else {
                 stream.info.upstream_cluster = Some(Arc::clone(&cluster.cluster().name));
                 stream.capture_request(&request);
-                return Err(LocalReply::no_healthy_upstream());
+                return Err(charged(cluster, LocalReply::no_healthy_upstream()));
             };
             stream.info.attempt_count += 1;
             stream.info.upstream = Some(Rc::clone(host.info()));
@@ -221,10 +221,18 @@ impl Router {
                 {
                     request = *unprocessed;
                 }
-                Err(failure) => return Err(failure::reply(failure, &mut stream.info)),
+                Err(failure) => return Err(charged(cluster, failure::reply(failure, &mut stream.info))),
             }
         }
     }
+}
+
+/// A reply of ours for which the cluster is to blame counts as one of its responses.
+fn charged(cluster: &ClusterState, reply: LocalReply) -> LocalReply {
+    let cluster = cluster.cluster();
+    cluster.stats.upstream_rq_completed.inc();
+    cluster.response_codes.inc(reply.status.as_u16());
+    reply
 }
 
 /// One attempt, unless a deadline of the stream passes first.
@@ -253,7 +261,7 @@ async fn attempt(
         Err(Expired::Route) => {
             cluster.cluster().stats.upstream_rq_timeout.inc();
             host.stats.rq_timeout.inc();
-            Err(LocalReply::upstream_timeout())
+            Err(charged(cluster, LocalReply::upstream_timeout()))
         }
         Err(Expired::Idle) => Err(LocalReply::stream_idle_timeout(stream.timer.is_request_complete())),
         Err(Expired::MaxDuration) => Err(LocalReply::max_duration_timeout()),

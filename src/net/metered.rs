@@ -1,0 +1,88 @@
+//! A byte stream whose bytes are counted, both ways.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Io;
+use crate::stats::Counter;
+
+/// An [`Io`] that counts.
+#[derive(Debug)]
+pub struct Metered {
+    io: Io,
+    received: Counter,
+    sent: Counter,
+}
+
+impl Metered {
+    /// Counts from now on; what was peeked at counts when it is read.
+    #[must_use]
+    pub fn new(io: Io, received: &Counter, sent: &Counter) -> Metered {
+        Metered { io, received: received.clone(), sent: sent.clone() }
+    }
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        self.received.add((buf.filled().len() - before) as u64);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        self.sent.add(count as u64);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
+        self.sent.add(count as u64);
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::stats::Registry;
+
+    #[tokio::test]
+    async fn bytes_are_counted_in_both_directions() {
+        let scope = Registry::new(0).scope("");
+        let (received, sent) = (scope.counter("received"), scope.counter("sent"));
+        let (left, mut right) = UnixStream::pair().unwrap();
+        let mut io = Io::unix(left).unwrap();
+        right.write_all(b"hello").await.unwrap();
+        io.peek(1).await.unwrap();
+        let mut metered = Metered::new(io, &received, &sent);
+        metered.read_exact(&mut [0; 5]).await.unwrap();
+        metered.write_all(b"hi").await.unwrap();
+        assert_eq!((received.value(), sent.value()), (5, 2));
+    }
+}
