@@ -34,6 +34,7 @@ enum Value {
 
 impl HeaderMutations {
     /// Compiles the two lists of a message; the fields are those of the lists.
+    #[must_use]
     pub fn from_proto(
         (to_add, add_field): (&[proto::core::HeaderValueOption], Field<'_>),
         (to_remove, remove_field): (&[String], Field<'_>),

@@ -76,6 +76,7 @@ static NOT_FROM_CLIENTS: [HeaderName; 5] = [
 const MAX_NOMINATED: usize = 10;
 
 /// The settings of an HTTP connection manager that decide about headers. Names are those of the configuration.
+#[allow(clippy::struct_excessive_bools, reason = "one for each setting of Envoy's that is one")]
 #[derive(Clone, Debug)]
 pub struct HeaderRules {
     /// The peer is the client: append it to `x-forwarded-for` and distrust what the request says about itself.

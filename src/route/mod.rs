@@ -59,6 +59,7 @@ struct Context<'a> {
 impl RouteConfiguration {
     /// Compiles a route configuration. Unless it says otherwise by `validate_clusters`, a route to a cluster that is not among
     /// `cluster_names` is an error.
+    #[must_use]
     pub fn from_proto(
         proto: &proto::route::RouteConfiguration,
         field: Field<'_>,
