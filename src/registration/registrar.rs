@@ -157,10 +157,10 @@ impl Registrar {
             match ended {
                 Ended::Expired(held) => {
                     self.stats.expired.inc();
-                    tracing::warn!(target: "registration", caller = %held.owner, worker = %held.worker.id, "the lease has ended");
+                    tracing::warn!(caller = %held.owner, worker = %held.worker.id, "the lease has ended");
                 }
                 Ended::Forgotten(held) => {
-                    tracing::info!(target: "registration", caller = %held.owner, worker = %held.worker.id, "forgotten");
+                    tracing::info!(caller = %held.owner, worker = %held.worker.id, "forgotten");
                 }
             }
         }
@@ -175,7 +175,7 @@ impl Registrar {
             if self.store.withdraw(&withdrawal.worker_id, &withdrawal.lease_id).is_some() {
                 self.stats.withdrawn.inc();
                 let (caller, worker) = (&withdrawal.caller.name, &withdrawal.worker_id);
-                tracing::info!(target: "registration", %caller, %worker, requests_active, "deregistered");
+                tracing::info!(%caller, %worker, requests_active, "deregistered");
             }
             // A caller that has gone needs no answer.
             answers.push(Box::new(move || _ = withdrawal.done.send(requests_active)));
@@ -207,7 +207,7 @@ impl Registrar {
         let held = self.store.register(Arc::new(worker), targets, lease_time, caller, Instant::now())?;
         self.stats.granted.inc();
         let (worker, service, lease) = (&held.worker.id, &held.worker.service, &held.lease.id);
-        tracing::info!(target: "registration", caller = %caller.name, %worker, %service, %lease, "registered");
+        tracing::info!(caller = %caller.name, %worker, %service, %lease, "registered");
         Ok(held.clone())
     }
 
@@ -232,7 +232,7 @@ impl Registrar {
     ) -> Result<Registration, Refusal> {
         let held = self.store.renew(worker_id, lease_time, caller, Instant::now())?;
         self.stats.renewed.inc();
-        tracing::debug!(target: "registration", caller = %caller.name, worker = %worker_id, "renewed");
+        tracing::debug!(caller = %caller.name, worker = %worker_id, "renewed");
         Ok(held.clone())
     }
 
@@ -244,7 +244,7 @@ impl Registrar {
     /// Ends the stream of new requests.
     pub fn drain(&mut self, worker_id: &str, lease_id: &str, caller: &Caller) -> Result<Registration, Refusal> {
         let held = self.store.drain(worker_id, lease_id, caller)?.clone();
-        tracing::info!(target: "registration", caller = %caller.name, worker = %worker_id, "draining");
+        tracing::info!(caller = %caller.name, worker = %worker_id, "draining");
         Ok(held)
     }
 

@@ -60,7 +60,7 @@ impl Service {
 
     fn record(&self, call: &'static str, caller: &Caller, worker: &str, reason: &Refusal) {
         self.refused.inc();
-        tracing::warn!(target: "registration", caller = %caller.name, worker, call, code = ?reason.code(), %reason, "refused");
+        tracing::warn!(caller = %caller.name, worker, call, code = ?reason.code(), %reason, "refused");
     }
 
     async fn register(
@@ -132,7 +132,7 @@ impl Service {
             }
             Err(reason) => {
                 let (caller, worker) = (&held.owner, &held.worker.id);
-                tracing::warn!(target: "registration", %caller, %worker, %reason, "the addresses stay as they are");
+                tracing::warn!(%caller, %worker, %reason, "the addresses stay as they are");
                 Ok(())
             }
         }

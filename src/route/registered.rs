@@ -195,6 +195,10 @@ impl RegisteredRoutes {
         &self.buckets[position.bucket][position.entry]
     }
 
+    pub(super) fn key(&self, position: Position) -> &RouteKey {
+        &self.entry(position).key
+    }
+
     pub(super) fn route(&self, position: Position) -> &RegisteredRoute {
         &self.entry(position).route
     }

@@ -5,7 +5,7 @@ use std::{ops::Deref, rc::Rc, sync::Arc};
 use http::{HeaderMap, HeaderValue, Request, Response, uri::PathAndQuery};
 
 use super::{
-    Action, Forward, RegisteredRoutes, Route, RouteConfiguration,
+    Action, Forward, RegisteredRoutes, Route, RouteConfiguration, RouteKey,
     cluster_specifier::{ClusterSpecifier, WeightedCluster},
     mutations::Mutations,
     registered::Position,
@@ -120,6 +120,13 @@ impl RouteRef {
             Choice::Registered(routes, position) => routes.route(*position).available,
             Choice::Nothing | Choice::Weighted(_) => true,
         }
+    }
+
+    /// Whether a header of the request named the registrant that gets it.
+    #[must_use]
+    pub fn is_registered_by_header(&self) -> bool {
+        matches!(&self.choice, Choice::Registered(routes, position)
+            if matches!(routes.key(*position), RouteKey::Header(..)))
     }
 
     /// Makes of the client's request the one that goes upstream: headers, then host, then path. Headers can quote `info`, where

@@ -65,10 +65,11 @@ impl Server {
         let secure = self.address.starts_with("https://");
         let tls = if secure { Some(Arc::new(upstream_tls(self.ca.as_deref())?)) } else { None };
         let origin = match &target {
-            Target::Tcp(..) => self.address.clone(),
-            Target::Unix(_) => "http://localhost".to_owned(),
+            Target::Tcp(..) => self.address.parse()?,
+            Target::Unix(_) => Uri::from_static("http://localhost"),
         };
-        let endpoint = Endpoint::from_shared(origin)?.connect_timeout(TIMEOUT);
+        // Only the origin reaches the server; tonic would refuse "https" in front of a connector of ours.
+        let endpoint = Endpoint::from_static("http://localhost").origin(origin).connect_timeout(TIMEOUT);
         let connector = Connector { target, name, tls };
         let channel = endpoint.connect_with_connector(connector).await;
         let channel = channel.with_context(|| format!("cannot connect to {}", self.address))?;

@@ -1,7 +1,7 @@
 //! `portreeve.filters.http.registration`: the registration API, on whatever listener has this filter in its chain.
 //!
 //! Requests for the API, for server reflection and for grpc.health.v1 are answered by the service on the main thread; all
-//! others go on to the next filter. The filter says who the caller is: what is refused here never leaves the worker. Bodies
+//! others go on to the next filter, and so do reflection and health if a header names a registered worker: they mean it. The filter says who the caller is: what is refused here never leaves the worker. Bodies
 //! are handed over frame by frame and are limited in size, calls are limited in time.
 
 mod caller;
@@ -22,6 +22,7 @@ use crate::{
     },
     http::{Request, body::Body, local_reply::LocalReply},
     proto::{self, registration as wire},
+    route::RouteRef,
     stats::Counter,
 };
 
@@ -85,9 +86,11 @@ impl Session {
 /// What a path asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Asked {
-    /// Something that needs to know who asks.
-    Api,
-    /// grpc.health.v1, open to everyone.
+    /// The registry.
+    Registry,
+    /// Server reflection, which workers may have too.
+    Reflection,
+    /// grpc.health.v1, which workers may have too.
     Health,
     /// Not ours.
     Other,
@@ -167,36 +170,48 @@ impl HttpFilter for Call {
 impl Call {
     async fn answer(&self, request: &mut Request, stream: &Stream) -> Decoded {
         let path = request.uri().path();
-        if Asked::of(path) == Asked::Api {
-            let peer = stream.info.connection.peer_credentials.map(Peer::from);
-            match self.settings.callers.authenticate(request.headers(), peer) {
-                Ok(caller) => {
-                    let session = Session {
-                        caller: Arc::clone(caller),
-                        settings: Arc::clone(&self.settings),
-                        origin: origin(request, stream),
-                    };
-                    request.extensions_mut().insert(session);
-                }
+        let asked = Asked::of(path);
+        let names_worker = stream.route.as_ref().is_some_and(RouteRef::is_registered_by_header);
+        if names_worker && asked != Asked::Registry {
+            return Decoded::Continue;
+        }
+        let session = match asked {
+            Asked::Registry | Asked::Reflection => match self.session(request, stream) {
+                Ok(session) => Some(session),
                 Err(reason) => {
                     self.refused.inc();
                     let remote = &stream.info.connection.remote;
-                    tracing::warn!(target: "registration", caller = "", worker = "", %remote, call = path, %reason, "refused");
+                    tracing::warn!(target: "portreeve::registration", %remote, call = path, %reason, "refused");
                     return Decoded::Reply(unauthenticated(reason));
                 }
-            }
-        }
-        // Nobody behind the filter needs it, and nothing that is logged there shall hold it.
-        request.headers_mut().remove(header::AUTHORIZATION);
+            },
+            Asked::Health | Asked::Other => None,
+        };
         let Some(service) = &self.service else { return Decoded::Reply(stopping()) };
-        let (parts, body) = mem::take(request).into_parts();
-        let (body, feed) = hand_over(body, MAX_REQUEST_BYTES);
+        let (body, feed) = hand_over(mem::take(request.body_mut()), MAX_REQUEST_BYTES);
         spawn_local(feed);
-        let call = service.call(http::Request::from_parts(parts, body));
-        match timeout(MAX_CALL, call).await {
+        // The original stays behind for the access log. The token goes no further.
+        let mut call = http::Request::new(body);
+        *call.method_mut() = request.method().clone();
+        *call.uri_mut() = request.uri().clone();
+        *call.version_mut() = request.version();
+        *call.headers_mut() = request.headers().clone();
+        call.headers_mut().remove(header::AUTHORIZATION);
+        session.map(|session| call.extensions_mut().insert(session));
+        match timeout(MAX_CALL, service.call(call)).await {
             Ok(Some(response)) => Decoded::Respond(response.map(Body::boxed)),
             Ok(None) | Err(_) => Decoded::Reply(stopping()),
         }
+    }
+
+    fn session(&self, request: &Request, stream: &Stream) -> Result<Session, Unauthenticated> {
+        let peer = stream.info.connection.peer_credentials.map(Peer::from);
+        let caller = self.settings.callers.authenticate(request.headers(), peer)?;
+        Ok(Session {
+            caller: Arc::clone(caller),
+            settings: Arc::clone(&self.settings),
+            origin: origin(request, stream),
+        })
     }
 }
 
@@ -224,11 +239,10 @@ impl Asked {
     fn of(path: &str) -> Asked {
         let service = path.strip_prefix('/').and_then(|path| path.split_once('/')).map(|(service, _)| service);
         match service {
-            Some(
-                "portreeve.registration.v1.WorkerRegistry"
-                | "grpc.reflection.v1.ServerReflection"
-                | "grpc.reflection.v1alpha.ServerReflection",
-            ) => Asked::Api,
+            Some("portreeve.registration.v1.WorkerRegistry") => Asked::Registry,
+            Some("grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection") => {
+                Asked::Reflection
+            }
             Some("grpc.health.v1.Health") => Asked::Health,
             _ => Asked::Other,
         }
@@ -243,9 +257,9 @@ mod tests {
     #[test]
     fn paths_of_the_api_are_told_from_others() {
         for (path, asked) in [
-            ("/portreeve.registration.v1.WorkerRegistry/Register", Asked::Api),
-            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Asked::Api),
-            ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Asked::Api),
+            ("/portreeve.registration.v1.WorkerRegistry/Register", Asked::Registry),
+            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Asked::Reflection),
+            ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Asked::Reflection),
             ("/grpc.health.v1.Health/Check", Asked::Health),
             ("/grpc.health.v1.Health", Asked::Other),
             ("/grpc.health.v1.HealthX/Check", Asked::Other),
