@@ -16,7 +16,7 @@ use std::sync::{Arc, Weak, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use crate::stats::{Counter, Gauge, Scope};
+use crate::stats::{self, Scope};
 
 /// A buffer of this size is handed over at once.
 const FULL: usize = 64 * 1024;
@@ -88,35 +88,29 @@ pub struct Sinks {
     known: RefCell<BTreeMap<Destination, Weak<Sink>>>,
 }
 
-/// Envoy's `filesystem.*`.
-#[derive(Debug, Clone)]
-struct FileStats {
-    /// Lines that were put into a buffer.
-    write_buffered: Counter,
-    /// Buffers that were written.
-    write_completed: Counter,
-    /// Lines that were dropped, and buffers that could not be written.
-    write_failed: Counter,
-    /// Buffers that were handed over before they were full.
-    flushed_by_timer: Counter,
-    /// Files that could not be opened again.
-    reopen_failed: Counter,
-    /// Bytes that wait.
-    write_total_buffered: Gauge,
+stats::declare! {
+    /// The files of access logs, under `filesystem.`
+    struct FileStats {
+        /// Lines that were put into a buffer.
+        write_buffered: Counter,
+        /// Buffers that were written.
+        write_completed: Counter,
+        /// Lines that were dropped because too many waited, and buffers that could not be written.
+        write_failed: Counter,
+        /// Buffers that were handed over before they were full.
+        flushed_by_timer: Counter,
+        /// Files that could not be opened again.
+        reopen_failed: Counter,
+        /// Bytes that wait to be written.
+        write_total_buffered: Gauge,
+    }
 }
 
 impl Sinks {
-    /// No destination yet; statistics are made in `stats`.
+    /// No destination yet; statistics are made in `scope`.
     #[must_use]
-    pub fn new(mode: Mode, stats: &Scope) -> Sinks {
-        let stats = FileStats {
-            write_buffered: stats.counter("filesystem.write_buffered"),
-            write_completed: stats.counter("filesystem.write_completed"),
-            write_failed: stats.counter("filesystem.write_failed"),
-            flushed_by_timer: stats.counter("filesystem.flushed_by_timer"),
-            reopen_failed: stats.counter("filesystem.reopen_failed"),
-            write_total_buffered: stats.gauge("filesystem.write_total_buffered"),
-        };
+    pub fn new(mode: Mode, scope: &Scope) -> Sinks {
+        let stats = FileStats::new(&scope.scope("filesystem"));
         Sinks { mode, stats, known: RefCell::default() }
     }
 
