@@ -64,17 +64,12 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// Envoy's limit.
 const CLIENT_HELLO_LIMIT: u32 = 16 * 1024;
 
-/// The package of Envoy's listener filters.
-const PACKAGE: &str = "envoy.extensions.filters.listener.";
+/// The packages of Envoy's listener filters.
+const PACKAGES: [&str; 2] = ["envoy.extensions.filters.listener.", "envoy.extensions.filters.udp."];
 
 impl Inspection {
-    /// `needed`: the filter chains depend on what is found.
-    pub(super) fn from_proto(
-        settings: &Settings<'_>,
-        field: Field<'_>,
-        cx: &FactoryContext<'_>,
-        needed: bool,
-    ) -> Option<Inspection> {
+    /// Enabled if a filter says so.
+    pub(super) fn from_proto(settings: &Settings<'_>, field: Field<'_>, cx: &FactoryContext<'_>) -> Option<Inspection> {
         let &Settings { listener_filters, timeout, continue_on_timeout } = settings;
         let timeout = field.duration("listener_filters_timeout", timeout).unwrap_or(TIMEOUT);
         let list = field.key("listener_filters");
@@ -83,12 +78,17 @@ impl Inspection {
         let limits: Option<Vec<usize>> = limits.into_iter().collect();
         let limits = limits?;
         Some(Inspection {
-            enabled: needed || !limits.is_empty(),
+            enabled: !limits.is_empty(),
             limit: limits.last().copied().unwrap_or(CLIENT_HELLO_LIMIT as usize),
             timeout: (!timeout.is_zero()).then_some(timeout),
             continue_on_timeout,
             stats: TlsInspectorStats::new(&cx.stats.scope("tls_inspector")),
         })
+    }
+
+    /// Enabled also if the filter chains depend on what is found.
+    pub(super) fn needed(self, needed: bool) -> Inspection {
+        Inspection { enabled: self.enabled || needed, ..self }
     }
 
     /// Counts what was found.
@@ -127,7 +127,7 @@ fn limit(proto: &ListenerFilter, field: Field<'_>) -> Option<usize> {
     };
     let type_name = any.type_url.rsplit('/').next().unwrap_or_default();
     if type_name != TlsInspector::full_name() {
-        if type_name.starts_with(PACKAGE) {
+        if PACKAGES.iter().any(|package| type_name.starts_with(package)) {
             field.unsupported("typed_config", &Some(any));
         } else {
             field.key("typed_config").error(format!("{type_name:?} is not a listener filter"));

@@ -117,25 +117,30 @@ impl Listener {
         field.ignored("enable_mptcp", enable_mptcp, "plain TCP is used");
         field.ignored("bypass_overload_manager", bypass_overload_manager, "there is no overload manager");
 
-        let mut addresses = addresses(address.as_ref(), additional_addresses, field)?;
+        if listener_specifier.is_some() || udp_listener_config.is_some() || api_listener.is_some() {
+            return None; // another kind of listener, to which the rules below do not apply
+        }
+        let addresses = addresses(address.as_ref(), additional_addresses, field);
+        let address = addresses.as_ref().map(|addresses| addresses[0].address.to_string()).unwrap_or_default();
+        let scope = cx.stats.scope("listener").scope(if stat_prefix.is_empty() { &address } else { stat_prefix });
+        let filter_chains = FilterChains::from_proto(filter_chains, default_filter_chain.as_ref(), field, cx, &scope);
+        let inspection = inspection::Settings {
+            listener_filters,
+            timeout: listener_filters_timeout,
+            continue_on_timeout: *continue_on_listener_filters_timeout,
+        };
+        let inspection = Inspection::from_proto(&inspection, field, cx);
+        let (mut addresses, filter_chains) = (addresses?, filter_chains?);
         for ListenAddress { tcp, .. } in &mut addresses {
             tcp.reuse_port = enable_reuse_port.is_none_or(|enabled| enabled.value);
             tcp.freebind = is_true(freebind);
             tcp.backlog = tcp_backlog_size.map_or(tcp.backlog, |size| size.value);
         }
         addresses[0].tcp.keepalive = tcp_keepalive.as_ref().map(listen_address::keepalive);
-        let address = addresses[0].address.to_string();
-        let scope = cx.stats.scope("listener").scope(if stat_prefix.is_empty() { &address } else { stat_prefix });
-        let filter_chains = FilterChains::from_proto(filter_chains, default_filter_chain.as_ref(), field, cx, &scope)?;
-        let inspection = inspection::Settings {
-            listener_filters,
-            timeout: listener_filters_timeout,
-            continue_on_timeout: *continue_on_listener_filters_timeout,
-        };
         Some(Listener {
             name: if name.is_empty() { address.into() } else { name.as_str().into() },
             addresses,
-            inspection: Inspection::from_proto(&inspection, field, cx, filter_chains.inspect())?,
+            inspection: inspection?.needed(filter_chains.inspect()),
             filter_chains,
             connection_limit: cx.connection_limits.of_listener.get(name).copied().map(ConnectionLimit::new),
             global_connection_limit: cx.connection_limits.global.clone().filter(|_| !ignore_global_conn_limit),

@@ -126,10 +126,9 @@ async fn is_closed(io: &mut (impl AsyncReadExt + Unpin)) -> bool {
     io.read(&mut [0]).await.map_or(true, |count| count == 0)
 }
 
-fn client(bench: &Bench, server_name: &str, protocols: &str) -> UpstreamTls {
+fn client(bench: &Bench, server_name: &str) -> UpstreamTls {
     let report = Report::new();
-    let yaml = format!("sni: '{server_name}'\ncommon_tls_context: {{alpn_protocols: [{protocols}]}}");
-    let proto = config::load(&Source::new("test", yaml), &report).unwrap();
+    let proto = config::load(&Source::new("test", format!("sni: '{server_name}'")), &report).unwrap();
     let scope = bench.registry.scope("cluster.test");
     UpstreamTls::from_proto(&proto, Field::root(&report), &Secrets::default(), &scope).unwrap()
 }
@@ -155,18 +154,18 @@ filter_chains:
         .run_until(async {
             let (listener, addresses) = bench.start(&listener);
             for (server_name, protocols, expected) in [
-                ("a.example", "", Some("web a TLSv1.3")),
-                ("b.example", "h2", Some("web wild TLSv1.3")),
-                ("b.example", "http/1.1", None),
-                ("example.org", "h2", None),
+                ("a.example", &[][..], Some("web a TLSv1.3")),
+                ("b.example", &[Alpn::H2], Some("web wild TLSv1.3")),
+                ("b.example", &[Alpn::Http11], None),
+                ("example.org", &[Alpn::H2], None),
             ] {
                 let io = Io::tcp(connect(&addresses[0]).await).unwrap();
-                let connected = client(&bench, server_name, protocols).connect(io, "", &[]).await;
+                let connected = client(&bench, server_name).connect(io, "", protocols).await;
                 let told = match connected {
                     Ok((mut io, _)) => Some(line(&mut io).await),
                     Err(_) => None,
                 };
-                assert_eq!(told.as_deref(), expected, "{server_name} {protocols}");
+                assert_eq!(told.as_deref(), expected, "{server_name} {protocols:?}");
             }
             let mut plain = connect(&addresses[0]).await;
             plain.write_all(b"hello").await.unwrap();
@@ -305,6 +304,18 @@ fn what_is_wrong_is_said_where_it_stands() {
     let any = "typed_config: {'@type': type.googleapis.com/envoy.extensions.";
     let unsupported = "valid in Envoy, not implemented by Portreeve yet";
     for (yaml, problems) in [
+        (
+            format!("{{name: a, internal_listener: {{}}, filter_chains: [{{{FILTERS}}}]}}"),
+            vec![format!("internal_listener: {unsupported}")],
+        ),
+        (
+            "{filter_chains: [{filter_chain_match: {server_names: ['']}}]}".to_owned(),
+            vec![
+                "address: is required".to_owned(),
+                "filter_chains[0].filters: without filters, every connection is closed at once".into(),
+                "filter_chains[0].filter_chain_match.server_names[0]: \"\" is neither a name nor a wildcard such as *.example.com".into(),
+            ],
+        ),
         (format!("{{filter_chains: [{{{FILTERS}}}]}}"), vec!["address: is required".to_owned()]),
         (
             format!("{{address: {{socket_address: {{address: localhost, port_value: 80}}}}, filter_chains: [{{{FILTERS}}}]}}"),

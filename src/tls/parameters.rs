@@ -116,16 +116,16 @@ fn versions(minimum: i32, maximum: i32, field: Field<'_>) -> Option<Vec<&'static
 }
 
 /// The TLS 1.3 suites, which Envoy does not let one choose, and those of TLS 1.2 that are named.
-fn suites(names: &[String], field: Field<'_>) -> Option<Vec<SupportedCipherSuite>> {
-    if names.is_empty() {
+fn suites(lists: &[String], field: Field<'_>) -> Option<Vec<SupportedCipherSuite>> {
+    if lists.is_empty() {
         return Some(SUITES.map(|(_, suite)| suite).to_vec());
     }
     let mut suites: Vec<_> = SUITES.iter().map(|(_, suite)| *suite).filter(|suite| suite.tls13().is_some()).collect();
     let mut valid = true;
-    for (index, names) in names.iter().enumerate() {
+    for (index, list) in lists.iter().enumerate() {
         let field = field.index(index);
         // `[A|B]` says that two suites are equally good, `A:B` is OpenSSL's list.
-        for name in names.split(['[', ']', '|', ':']).map(str::trim).filter(|name| !name.is_empty()) {
+        for name in list.split(['[', ']', '|', ':']).map(str::trim).filter(|name| !name.is_empty()) {
             match SUITES.iter().find(|(known, _)| *known == name) {
                 Some((_, suite)) if suite.tls13().is_some() => field.warning("TLS 1.3 suites are always offered"),
                 Some((_, suite)) => suites.push(*suite),
@@ -140,20 +140,22 @@ fn suites(names: &[String], field: Field<'_>) -> Option<Vec<SupportedCipherSuite
     valid.then_some(suites)
 }
 
-fn curves(names: &[String], field: Field<'_>) -> Option<Vec<&'static dyn SupportedKxGroup>> {
-    if names.is_empty() {
+fn curves(lists: &[String], field: Field<'_>) -> Option<Vec<&'static dyn SupportedKxGroup>> {
+    if lists.is_empty() {
         return Some(CURVES.iter().map(|(_, group)| *group).collect());
     }
     let mut groups = Vec::new();
     let mut valid = true;
-    for (index, name) in names.iter().enumerate() {
+    for (index, list) in lists.iter().enumerate() {
         let field = field.index(index);
-        match CURVES.iter().find(|(known, _)| known.contains(&name.as_str())) {
-            Some((_, group)) => groups.push(*group),
-            None if OTHER_CURVES.contains(&name.as_str()) => field.warning(format!("{name} will not be used")),
-            None => {
-                field.error(format!("unknown curve {name:?}"));
-                valid = false;
+        for name in list.split(':') {
+            match CURVES.iter().find(|(known, _)| known.contains(&name)) {
+                Some((_, group)) => groups.push(*group),
+                None if OTHER_CURVES.contains(&name) => field.warning(format!("{name} will not be used")),
+                None => {
+                    field.error(format!("unknown curve {name:?}"));
+                    valid = false;
+                }
             }
         }
     }

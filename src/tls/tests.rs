@@ -408,7 +408,7 @@ fn parameters_speak_openssl() {
             ],
         ),
         (
-            "ecdh_curves: [X25519, prime256v1, P-521]",
+            "ecdh_curves: [X25519, 'prime256v1:P-384', P-521]",
             true,
             vec![format!("{params}.ecdh_curves[2]: P-521 will not be used")],
         ),

@@ -181,8 +181,10 @@ impl Trust {
                 field.error(format!("certificate {} of {} is damaged", index + 1, pem.origin));
                 return None;
             };
-            warn_of_validity(&facts, &pem.origin, field);
             loaded.push(LoadedCertificate { path: pem.origin.to_string(), facts });
+        }
+        if let [only] = loaded.as_slice() {
+            warn_of_validity(&only.facts, &pem.origin, field); // in bundles, some always have expired
         }
         Some(Trust::new(roots, pem.certificates, loaded))
     }
