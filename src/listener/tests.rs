@@ -18,7 +18,7 @@ use crate::{
         FactoryContext, LocalFuture, Random, Services, WorkerContext,
         network::{NetworkFilter, NetworkFilterFactory},
     },
-    net::{Address, ConnectionLimits, Io},
+    net::{Address, Alpn, ConnectionLimits, Io},
     proto,
     stats::Registry,
     stream_info::ConnectionInfo,
