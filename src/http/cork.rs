@@ -41,7 +41,10 @@ impl<S: AsyncWrite + Unpin> Cork<S> {
         self.0.borrow_mut().poll_flush(cx)
     }
 
-    /// Runs the future of a connection to its end, with a flush after each poll. Fails when a flush fails.
+    /// Runs the future of a connection to its end, with a flush after each poll.
+    ///
+    /// # Errors
+    /// If a flush fails.
     pub async fn drive<F: Future>(&self, connection: F) -> io::Result<F::Output> {
         let mut connection = pin!(connection);
         poll_fn(|cx| {

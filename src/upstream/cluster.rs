@@ -60,6 +60,7 @@ impl ClusterEntry {
     }
 
     /// The same cluster with other hosts. Called on the main thread, which counts the membership.
+    #[must_use]
     pub fn with_hosts(&self, hosts: Arc<HostSet>) -> ClusterEntry {
         self.cluster.stats.membership_change.inc();
         self.cluster.stats.record_membership(&hosts);
@@ -139,7 +140,6 @@ impl Cluster {
         field.unsupported("upstream_config", upstream_config);
         field.unsupported("filters", filters);
         field.unsupported("connection_pool_per_downstream_connection", connection_pool_per_downstream_connection);
-        field.ignored("health_checks", health_checks, "hosts are not health-checked yet");
         field.ignored("outlier_detection", outlier_detection, "hosts are not ejected for their errors yet");
         field.ignored("circuit_breakers", circuit_breakers, "connections and requests have built-in bounds");
         field.ignored("preconnect_policy", preconnect_policy, "connections are made when they are needed");
@@ -149,50 +149,45 @@ impl Cluster {
         let timeout = per_connection_buffer_high_watermark_timeout;
         field.ignored("per_connection_buffer_high_watermark_timeout", timeout, why);
         let why = "hosts are not health-checked yet";
+        field.ignored("health_checks", health_checks, why);
         field.ignored("close_connections_on_host_health_failure", close_connections_on_host_health_failure, why);
         field.ignored("ignore_health_on_host_removal", ignore_health_on_host_removal, why);
         field.ignored("wait_for_warm_on_init", wait_for_warm_on_init, "start-up waits for the first resolution");
         field.ignored("cleanup_interval", cleanup_interval, "it is for clusters of type ORIGINAL_DST");
         field.ignored("metadata", metadata, "nothing selects by the metadata of a cluster yet");
-        let why = "all statistics of a cluster are always on, and no others";
+        let why = "the statistics of a cluster are always on, and read by scraping them";
         field.ignored("stats_matcher", stats_matcher, why);
         field.ignored("track_timeout_budgets", track_timeout_budgets, why);
         field.ignored("track_cluster_stats", track_cluster_stats, why);
-        field.ignored("lrs_server", lrs_server, "load is not reported");
-        field.ignored("lrs_report_endpoint_metrics", lrs_report_endpoint_metrics, "load is not reported");
+        field.ignored("lrs_server", lrs_server, why);
+        field.ignored("lrs_report_endpoint_metrics", lrs_report_endpoint_metrics, why);
         check_balancing(*lb_policy, lb_config.as_ref(), load_balancing_policy.as_ref(), field);
 
         let discovery = discovery(cluster_discovery_type.as_ref(), field);
+        #[rustfmt::skip]
         let deprecated = DeprecatedOptions {
-            common: common_http_protocol_options,
-            upstream: upstream_http_protocol_options,
-            http1: http_protocol_options,
-            http2: http2_protocol_options,
-            max_requests_per_connection,
+            common: common_http_protocol_options, upstream: upstream_http_protocol_options,
+            http1: http_protocol_options, http2: http2_protocol_options, max_requests_per_connection,
             use_downstream_protocol: *protocol_selection == ClusterProtocolSelection::UseDownstreamProtocol as i32,
         };
         let protocol = ProtocolOptions::from_proto(typed_extension_protocol_options, &deprecated, field);
+        #[rustfmt::skip]
         let dns = DnsFields {
-            refresh_rate: dns_refresh_rate,
-            jitter: dns_jitter,
-            failure_refresh_rate: dns_failure_refresh_rate,
-            respect_ttl: *respect_dns_ttl,
-            lookup_family: *dns_lookup_family,
-            resolvers: dns_resolvers,
-            use_tcp: *use_tcp_for_dns_lookups,
-            resolution_config: dns_resolution_config,
+            refresh_rate: dns_refresh_rate, jitter: dns_jitter, failure_refresh_rate: dns_failure_refresh_rate,
+            respect_ttl: *respect_dns_ttl, lookup_family: *dns_lookup_family, resolvers: dns_resolvers,
+            use_tcp: *use_tcp_for_dns_lookups, resolution_config: dns_resolution_config,
             resolver_config: typed_dns_resolver_config,
         };
         let stat_name = if alt_stat_name.is_empty() { name } else { alt_stat_name };
         let scope = registry.scope(&format!("cluster.{stat_name}"));
-        let transport = transport(transport_socket.as_ref(), &protocol, field.key("transport_socket"), secrets, &scope);
+        let tls = tls(transport_socket.as_ref(), &protocol, field.key("transport_socket"), secrets, &scope);
         let endpoints = named_endpoints(load_assignment.as_ref(), discovery?, field);
         Some(Cluster {
             name: name.as_str().into(),
             discovery: discovery?,
             connect_timeout: field.duration("connect_timeout", connect_timeout).unwrap_or(CONNECT_TIMEOUT),
             protocol,
-            tls: transport?,
+            tls: tls.ok()?,
             tcp_keepalive: connection_options(upstream_connection_options.as_ref(), field),
             healthy_panic_threshold: panic_threshold(common_lb_config.as_ref(), field.key("common_lb_config")),
             stats: ClusterStats::new(&scope),
@@ -366,43 +361,44 @@ fn connection_options(proto: Option<&UpstreamConnectionOptions>, field: Field<'_
     Some(keepalive)
 }
 
-/// TLS or none; the outer `None` if it cannot be had as asked for.
-fn transport(
+/// What was wrong stands in the report.
+struct Refused;
+
+fn tls(
     proto: Option<&core::TransportSocket>,
     protocol: &ProtocolOptions,
     field: Field<'_>,
     secrets: &Secrets,
     scope: &Scope,
-) -> Option<Option<UpstreamTls>> {
-    let tls = match proto {
-        None => None,
-        Some(core::TransportSocket { name, config_type }) => {
-            let field = field.key("typed_config");
-            match config_type {
-                Some(ConfigType::TypedConfig(any)) if is_type::<UpstreamTlsContext>(any) => {
-                    let mut context = field.unpack::<UpstreamTlsContext>(any)?;
-                    // The cluster's protocol options can ask for the same.
-                    context.auto_host_sni |= protocol.auto_sni;
-                    context.auto_sni_san_validation |= protocol.auto_san_validation;
-                    Some(UpstreamTls::from_proto(&context, field, secrets, scope)?)
-                }
-                Some(ConfigType::TypedConfig(any)) if is_type::<RawBuffer>(any) => None,
-                None if name == "envoy.transport_sockets.raw_buffer" => None,
-                None => {
-                    field.error("is required");
-                    return None;
-                }
-                Some(ConfigType::TypedConfig(_)) => {
-                    field.error("valid in Envoy, not implemented by Portreeve yet");
-                    return None;
-                }
-            }
+) -> Result<Option<UpstreamTls>, Refused> {
+    let Some(socket) = proto.filter(|socket| !is_plaintext(socket)) else {
+        if protocol.protocol == Protocol::Alpn {
+            field.error("auto_config chooses the protocol by ALPN, which needs TLS");
         }
+        return Ok(None);
     };
-    if protocol.protocol == Protocol::Alpn && tls.is_none() {
-        field.error("auto_config chooses the protocol by ALPN, which needs TLS");
+    let field = field.key("typed_config");
+    let Some(ConfigType::TypedConfig(any)) = &socket.config_type else {
+        field.error("is required");
+        return Err(Refused);
+    };
+    if !is_type::<UpstreamTlsContext>(any) {
+        field.error("valid in Envoy, not implemented by Portreeve yet");
+        return Err(Refused);
     }
-    Some(tls)
+    let mut context = field.unpack::<UpstreamTlsContext>(any).ok_or(Refused)?;
+    // The cluster's protocol options can ask for the same.
+    context.auto_host_sni |= protocol.auto_sni;
+    context.auto_sni_san_validation |= protocol.auto_san_validation;
+    UpstreamTls::from_proto(&context, field, secrets, scope).ok_or(Refused).map(Some)
+}
+
+/// Whether it is as good as no transport socket.
+fn is_plaintext(proto: &core::TransportSocket) -> bool {
+    match &proto.config_type {
+        Some(ConfigType::TypedConfig(any)) => is_type::<RawBuffer>(any),
+        None => proto.name == "envoy.transport_sockets.raw_buffer",
+    }
 }
 
 fn is_type<M: Name>(any: &Any) -> bool {

@@ -27,6 +27,7 @@ pub struct ClusterManager {
 
 impl ClusterManager {
     /// No clusters yet. `seed` should differ between workers, so that they do not all begin at the same host.
+    #[must_use]
     pub fn new(seed: u64) -> ClusterManager {
         ClusterManager { clusters: RefCell::default(), seed: Cell::new(seed) }
     }
@@ -156,11 +157,13 @@ impl HostRef {
     }
 
     /// The cluster it is of.
+    #[must_use]
     pub fn cluster(&self) -> &Arc<Cluster> {
         &self.0.cluster
     }
 
     /// What access logs say of it.
+    #[must_use]
     pub fn info(&self) -> &Rc<UpstreamInfo> {
         &self.0.info
     }

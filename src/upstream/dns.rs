@@ -1,4 +1,4 @@
-//! STRICT_DNS and LOGICAL_DNS: the hosts of a cluster from its names. Runs on the main thread.
+//! `STRICT_DNS` and `LOGICAL_DNS`: the hosts of a cluster from its names. Runs on the main thread.
 //!
 //! Names are resolved as the system resolves them (`getaddrinfo`: /etc/hosts, nsswitch, search domains), which does not tell
 //! how long an answer is good for; so they are resolved again after `dns_refresh_rate`.
@@ -210,10 +210,20 @@ impl Family {
         match self {
             Family::V4Only => v4,
             Family::V6Only => v6,
-            Family::V4Preferred if v4.is_empty() => v6,
-            Family::V4Preferred => v4,
-            Family::V6Preferred if v6.is_empty() => v4,
-            Family::V6Preferred => v6,
+            Family::V4Preferred => {
+                if v4.is_empty() {
+                    v6
+                } else {
+                    v4
+                }
+            }
+            Family::V6Preferred => {
+                if v6.is_empty() {
+                    v4
+                } else {
+                    v6
+                }
+            }
             Family::All => {
                 v4.append(&mut v6);
                 v4

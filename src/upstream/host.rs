@@ -50,6 +50,7 @@ pub enum Health {
 
 impl Endpoint {
     /// A healthy endpoint of weight 1 at `address`.
+    #[must_use]
     pub fn new(address: Address) -> Endpoint {
         Endpoint {
             address,

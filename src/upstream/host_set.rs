@@ -25,11 +25,13 @@ impl HostSet {
     }
 
     /// All hosts, in the order of their source.
+    #[must_use]
     pub fn hosts(&self) -> &[Arc<Host>] {
         &self.hosts
     }
 
     /// How many hosts there are of this health.
+    #[must_use]
     pub fn count(&self, health: Health) -> u64 {
         self.hosts.iter().filter(|host| host.endpoint.health == health).count() as u64
     }

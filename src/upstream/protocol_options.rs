@@ -71,7 +71,7 @@ impl Default for ProtocolOptions {
     fn default() -> ProtocolOptions {
         ProtocolOptions {
             protocol: Protocol::Http1,
-            idle_timeout: Some(Duration::from_secs(3600)),
+            idle_timeout: Some(Duration::from_hours(1)),
             max_requests_per_connection: None,
             max_response_headers_bytes: 60 * 1024,
             max_response_headers: 100,

@@ -37,15 +37,14 @@ fn problems(yaml: &str) -> Vec<String> {
 
 /// A cluster of these endpoints, each the fields of an `lb_endpoint` that come after its address.
 fn cluster_of(kind: &str, endpoints: &[(&str, u16, &str)]) -> String {
-    let endpoints: String = endpoints
-        .iter()
-        .map(|(address, port, rest)| {
-            format!(
-                "    - endpoint: {{address: {{socket_address: {{address: {address}, port_value: {port}}}}}}}\n{rest}"
-            )
-        })
-        .collect();
-    format!("name: c\ntype: {kind}\nload_assignment:\n  cluster_name: c\n  endpoints:\n  - lb_endpoints:\n{endpoints}")
+    let yaml = |(address, port, rest): &(&str, u16, &str)| {
+        format!("    - endpoint: {{address: {{socket_address: {{address: {address}, port_value: {port}}}}}}}\n{rest}")
+    };
+    let endpoints: Vec<String> = endpoints.iter().map(yaml).collect();
+    format!(
+        "name: c\ntype: {kind}\nload_assignment:\n  cluster_name: c\n  endpoints:\n  - lb_endpoints:\n{}",
+        endpoints.concat()
+    )
 }
 
 fn address(text: &str) -> Address {
@@ -58,7 +57,7 @@ fn a_cluster_has_envoys_defaults() {
     assert_eq!(&*cluster.name, "c");
     assert_eq!(cluster.connect_timeout, Duration::from_secs(5));
     assert_eq!(cluster.protocol, ProtocolOptions::default());
-    assert_eq!(cluster.protocol.idle_timeout, Some(Duration::from_secs(3600)));
+    assert_eq!(cluster.protocol.idle_timeout, Some(Duration::from_hours(1)));
     assert!((cluster.healthy_panic_threshold - 50.0).abs() < f64::EPSILON);
     assert!(cluster.tls.is_none() && cluster.tcp_keepalive.is_none());
     assert_eq!(hosts.hosts()[0].endpoint, Endpoint::new(address("127.0.0.1:80")));

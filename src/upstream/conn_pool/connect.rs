@@ -44,7 +44,7 @@ pub(super) struct ConnectError {
 }
 
 impl ConnectError {
-    pub(super) fn new(kind: FailureKind, cause: impl ToString) -> ConnectError {
+    pub(super) fn new(kind: FailureKind, cause: &impl ToString) -> ConnectError {
         ConnectError { kind, cause: cause.to_string() }
     }
 
@@ -82,7 +82,7 @@ pub(super) async fn connect(
             stats.upstream_cx_connect_fail.inc();
             stats.upstream_cx_connect_timeout.inc();
             host.stats.cx_connect_fail.inc();
-            Err(ConnectError::new(FailureKind::ConnectTimeout, "connection timeout"))
+            Err(ConnectError::new(FailureKind::ConnectTimeout, &"connection timeout"))
         }
     }
 }
@@ -94,10 +94,10 @@ async fn connect_unbounded(
 ) -> Result<(Io, Option<Alpn>), ConnectError> {
     let (cluster, endpoint) = (host.cluster(), &host.endpoint);
     let io = open_socket(&endpoint.address, cluster.tcp_keepalive.as_ref()).await;
-    let io = io.map_err(|error| ConnectError::new(FailureKind::Connect, format!("{}: {error}", endpoint.address)))?;
+    let io = io.map_err(|error| ConnectError::new(FailureKind::Connect, &format!("{}: {error}", endpoint.address)))?;
     let Some(tls) = &cluster.tls else { return Ok((io, None)) };
     let name = server_name.unwrap_or(&endpoint.hostname);
-    tls.connect(io, name, alpn).await.map_err(|error| ConnectError::new(FailureKind::Tls, error))
+    tls.connect(io, name, alpn).await.map_err(|error| ConnectError::new(FailureKind::Tls, &error))
 }
 
 async fn open_socket(address: &Address, keepalive: Option<&TcpKeepalive>) -> io::Result<Io> {

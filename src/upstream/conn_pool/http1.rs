@@ -110,7 +110,7 @@ impl Pool {
         let Established { io, record, .. } = established;
         let (mut sender, connection) = match builder(&record.cluster().protocol).handshake(TokioIo::new(io)).await {
             Ok(started) => started,
-            Err(error) => return Err(ConnectError::new(FailureKind::Connect, error).into_failure(request)),
+            Err(error) => return Err(ConnectError::new(FailureKind::Connect, &error).into_failure(request)),
         };
         record.cluster().stats.upstream_cx_http1_total.inc();
         spawn_local(connection.with_upgrades());
@@ -172,7 +172,7 @@ impl Pool {
     async fn start(self: &Rc<Pool>, established: Established) -> Result<Connection, ConnectError> {
         let Established { io, record, .. } = established;
         let handshake = builder(&record.cluster().protocol).handshake(TokioIo::new(io)).await;
-        let (sender, connection) = handshake.map_err(|error| ConnectError::new(FailureKind::Connect, error))?;
+        let (sender, connection) = handshake.map_err(|error| ConnectError::new(FailureKind::Connect, &error))?;
         record.cluster().stats.upstream_cx_http1_total.inc();
         let (pool, watched) = (Rc::downgrade(self), Rc::clone(&record));
         spawn_local(async move {
@@ -260,7 +260,7 @@ fn prepare(request: &mut Request) {
 /// closed it before it saw the request. Only of a request that does no harm twice, and has no body.
 fn spare(request: &Request, record: &ConnectionRecord) -> Option<Request> {
     let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if record.is_new() || !record.has_idled() || !safe || !request.body().is_end_stream() {
+    if !record.has_idled() || !safe || !request.body().is_end_stream() {
         return None;
     }
     let mut spare = Request::new(Body::empty());

@@ -113,7 +113,7 @@ impl Pool {
         self.waiting.borrow_mut().retain(|waiter| !waiter.slot.is_closed());
         if self.waiting.borrow().len() >= MAX_WAITING {
             stats.upstream_rq_pending_overflow.inc();
-            return Err(ConnectError::new(FailureKind::Overflow, "too many requests wait for a stream"));
+            return Err(ConnectError::new(FailureKind::Overflow, &"too many requests wait for a stream"));
         }
         let started = Instant::now();
         let mut pending = Pending::begin(host);
@@ -122,7 +122,7 @@ impl Pool {
         self.grow();
         let given = given.await;
         pending.ended = true;
-        let slot = given.unwrap_or_else(|_| Err(ConnectError::new(FailureKind::Connect, "the pool was closed")))?;
+        let slot = given.unwrap_or_else(|_| Err(ConnectError::new(FailureKind::Connect, &"the pool was closed")))?;
         let connected = slot.0.record.started();
         if connected > started {
             timing.connect_started = Some(started);
@@ -188,8 +188,8 @@ impl Pool {
         let (io, cork) = cork(io);
         let options = &record.cluster().protocol;
         let handshake = cork.drive(builder(options).handshake::<_, Bytes>(io)).await;
-        let handshake = handshake.map_err(|error| ConnectError::new(FailureKind::Connect, error))?;
-        let (sender, connection) = handshake.map_err(|error| ConnectError::new(FailureKind::Connect, error))?;
+        let handshake = handshake.map_err(|error| ConnectError::new(FailureKind::Connect, &error))?;
+        let (sender, connection) = handshake.map_err(|error| ConnectError::new(FailureKind::Connect, &error))?;
         record.cluster().stats.upstream_cx_http2_total.inc();
         self.connections.borrow_mut().push(Rc::new(Connection {
             sender: RefCell::new(sender),

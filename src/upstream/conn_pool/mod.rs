@@ -111,15 +111,13 @@ impl Pool {
             // Boxed, so that other requests do not carry its state.
             return Box::pin(self.http1.upgrade(host, request, timing)).await;
         }
-        match host.cluster().protocol.protocol {
-            Protocol::Http1 => self.http1.send(host, request, timing).await,
-            Protocol::Http2 => self.http2.send(host, request, timing).await,
-            Protocol::Downstream if request.version() == Version::HTTP_2 => {
-                self.http2.send(host, request, timing).await
-            }
-            Protocol::Downstream => self.http1.send(host, request, timing).await,
-            Protocol::Alpn => Box::pin(self.send_by_alpn(host, request, timing)).await,
-        }
+        let http2 = match host.cluster().protocol.protocol {
+            Protocol::Http1 => false,
+            Protocol::Http2 => true,
+            Protocol::Downstream => request.version() == Version::HTTP_2,
+            Protocol::Alpn => return Box::pin(self.send_by_alpn(host, request, timing)).await,
+        };
+        if http2 { self.http2.send(host, request, timing).await } else { self.http1.send(host, request, timing).await }
     }
 
     async fn send_by_alpn(

@@ -241,7 +241,7 @@ fn a_host_that_does_not_answer_the_handshake_is_given_up_in_time() {
     run_paused(async {
         let peer = Peer::new(|_, stream| async move {
             let _open = stream;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         })
         .await;
         let tls = "connect_timeout: 2s\ntransport_socket:\n  name: tls\n  typed_config:\n    \

@@ -26,6 +26,10 @@ impl LoadBalancer {
     }
 }
 
+fn real(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
 /// The hosts of the first priority that has enough healthy ones; else all of the first priority that has any.
 fn eligible(hosts: &[HostRef], panic_threshold: f64) -> Vec<&HostRef> {
     let mut levels: Vec<u32> = hosts.iter().map(|host| host.endpoint.priority).collect();
@@ -40,7 +44,7 @@ fn eligible(hosts: &[HostRef], panic_threshold: f64) -> Vec<&HostRef> {
         let of = |health| level.iter().copied().filter(|host| host.endpoint.health == health).collect::<Vec<_>>();
         let (healthy, degraded) = (of(Health::Healthy), of(Health::Degraded));
         let usable = healthy.len() + degraded.len();
-        if usable > 0 && usable as f64 * 100.0 >= panic_threshold * level.len() as f64 {
+        if usable > 0 && real(usable) * 100.0 >= panic_threshold * real(level.len()) {
             return if healthy.is_empty() { degraded } else { healthy };
         }
         if last_resort.is_empty() {

@@ -36,7 +36,7 @@ impl<T> RoundRobin<T> {
     pub(super) fn new(items: impl IntoIterator<Item = (u32, T)>, seed: u64) -> RoundRobin<T> {
         let (weights, items): (Vec<u32>, Vec<T>) = items.into_iter().unzip();
         let turn = if weights.windows(2).all(|pair| pair[0] == pair[1]) {
-            Turn::Circle { next: (seed % items.len().max(1) as u64) as usize }
+            Turn::Circle { next: usize::try_from(seed % items.len().max(1) as u64).unwrap_or_default() }
         } else {
             Turn::Deadlines(weights.iter().enumerate().map(|(item, weight)| Entry::new(item, *weight, seed)).collect())
         };

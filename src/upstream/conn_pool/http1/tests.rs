@@ -76,6 +76,7 @@ fn a_request_that_meets_an_idle_close_is_handed_back_if_it_is_safe_to_repeat() {
         };
         for (method, handed_back) in [("GET", true), ("DELETE", false)] {
             text(send(&cluster, get("/")).await.unwrap()).await;
+            tokio::time::sleep(Duration::from_millis(110)).await;
             let failure = send(&cluster, close(method)).await.unwrap_err();
             assert_eq!(failure.kind, FailureKind::Disconnect);
             assert_eq!(failure.request.is_some(), handed_back, "{method}");

@@ -44,7 +44,7 @@ fn the_stream_beyond_the_hosts_limit_opens_another_connection() {
     run(async {
         let peer = Peer::http2(128, |_, mut respond| async move {
             let _never_ended = respond.send_response(ok(), false).unwrap();
-            std::future::pending().await
+            std::future::pending::<()>().await;
         })
         .await;
         let cluster = cluster(peer.address, HTTP2);
@@ -157,7 +157,7 @@ fn a_refused_stream_is_handed_back_and_a_reset_one_is_not() {
     });
 }
 
-/// The host ends the response before the client has ended the request, and says by NO_ERROR that it wants no more. All that
+/// The host ends the response before the client has ended the request, and says by `NO_ERROR` that it wants no more. All that
 /// it sent must reach a reader, however slow.
 #[test]
 fn a_response_that_ends_before_its_request_is_delivered_whole() {
@@ -319,7 +319,7 @@ fn a_host_that_stops_reading_stops_the_upload() {
     run(async {
         let peer = Peer::http2(100, |request, _respond| async move {
             let _unread = request;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         })
         .await;
         let cluster = cluster(peer.address, HTTP2);
@@ -411,8 +411,7 @@ fn a_request_that_was_never_sent_is_handed_back_whatever_its_method() {
         .await;
         let cluster = cluster(peer.address, HTTP2);
         send(&cluster, get("/")).await.unwrap();
-        // The peer closes, which this thread has had no time to see.
-        std::thread::sleep(Duration::from_millis(20));
+        // The peer has closed, which the connection has had no time to see.
         match send(&cluster, post(Body::full("x"))).await {
             Err(failure) => assert!(failure.request.is_some(), "{failure:?}"),
             Ok(response) => assert_eq!(response.status(), 200),
