@@ -26,7 +26,8 @@ impl StringMatcher {
     pub fn from_proto(proto: &proto::matcher::StringMatcher, field: Field<'_>) -> Option<StringMatcher> {
         use proto::matcher::string_matcher::MatchPattern;
 
-        let &proto::matcher::StringMatcher { ignore_case, ref match_pattern } = proto;
+        let proto::matcher::StringMatcher { ignore_case, match_pattern } = proto;
+        let ignore_case = *ignore_case;
         let text = |text: &str| if ignore_case { text.to_ascii_lowercase() } else { text.to_owned() }.into_bytes();
         let Some(match_pattern) = match_pattern else {
             field.error("must say what to match: exact, prefix, suffix, contains or safe_regex");

@@ -18,9 +18,6 @@ mod route_match;
 mod route_ref;
 mod virtual_host;
 
-#[cfg(test)]
-mod tests;
-
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -179,3 +176,6 @@ fn check_filter_configs(configs: &HashMap<String, proto::Any>, field: Field<'_>)
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,9 +46,9 @@ impl VirtualHost {
         context: &Context<'_>,
         field: Field<'_>,
     ) -> VirtualHost {
+        // The domains are read by `Domains`, which needs those of all virtual hosts.
         let proto::route::VirtualHost {
             name,
-            // Read by `Domains`, which needs those of all virtual hosts.
             domains: _domains,
             routes,
             matcher,
