@@ -229,6 +229,7 @@ pub fn header(name: &str) -> Result<Header, String> {
         ":authority" | "host" => Header::Authority,
         ":scheme" => Header::Scheme,
         ":status" => Header::Status,
+        name if name.starts_with(':') => Header::Unknown,
         name => match HeaderName::from_bytes(name.as_bytes()) {
             Ok(name) => Header::Named(name),
             Err(_) if name.contains('?') => return Err("no more than one alternative is possible".to_owned()),

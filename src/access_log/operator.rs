@@ -134,6 +134,8 @@ pub enum Header {
     Scheme,
     /// `:status`
     Status,
+    /// A pseudo header that there is not: always absent.
+    Unknown,
     /// Any other.
     Named(HeaderName),
 }
@@ -416,7 +418,7 @@ pub fn request_header<'a>(header: &Header, scope: &Scope<'a>) -> Option<&'a [u8]
         Header::Path => scope.path().map(str::as_bytes),
         Header::Authority => info.authority.as_ref().map(HeaderValue::as_bytes),
         Header::Scheme => Some(info.scheme.as_bytes()),
-        Header::Status => None,
+        Header::Status | Header::Unknown => None,
         Header::Named(name) => scope.request_header(name).map(HeaderValue::as_bytes),
     }
 }

@@ -134,7 +134,7 @@ fn unique_ids_are_uuids_and_differ() {
 
 #[test]
 fn absent_facts_depend_on_the_style() {
-    let format = "[%REQ(nope)%|%UPSTREAM_PROTOCOL%|%RESPONSE_FLAGS%]";
+    let format = "[%REQ(:nope?nope)%|%UPSTREAM_PROTOCOL%|%RESPONSE_FLAGS%]";
     assert_eq!(line(format, Style::Line), "[-|-|UF]");
     assert_eq!(line(format, Style::LineOmittingEmpty), "[||UF]");
     assert_eq!(line(format, Style::HeaderValue), "[||UF]");

@@ -69,6 +69,9 @@ impl ListenAddress {
             port_specifier,
         } = proto;
         field.unsupported("protocol", protocol);
+        if *protocol != 0 {
+            return None;
+        }
         field.unsupported("resolver_name", resolver_name);
         field.unsupported("network_namespace_filepath", network_namespace_filepath);
         let Ok(ip) = address.parse::<IpAddr>() else {

@@ -412,6 +412,7 @@ fn parameters_speak_openssl() {
             true,
             vec![format!("{params}.ecdh_curves[2]: P-521 will not be used")],
         ),
+        ("ecdh_curves: ['X25519:P-256:P-521']", true, vec![format!("{params}.ecdh_curves[0]: P-521 will not be used")]),
         ("ecdh_curves: [P-999]", false, vec![format!("{params}.ecdh_curves[0]: unknown curve \"P-999\"")]),
         (
             "tls_minimum_protocol_version: TLSv1_0",

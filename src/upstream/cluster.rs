@@ -161,9 +161,10 @@ impl Cluster {
         field.ignored("track_cluster_stats", track_cluster_stats, why);
         field.ignored("lrs_server", lrs_server, why);
         field.ignored("lrs_report_endpoint_metrics", lrs_report_endpoint_metrics, why);
-        check_balancing(*lb_policy, lb_config.as_ref(), load_balancing_policy.as_ref(), field);
-
         let discovery = discovery(cluster_discovery_type.as_ref(), field);
+        if discovery.is_some() {
+            check_balancing(*lb_policy, lb_config.as_ref(), load_balancing_policy.as_ref(), field);
+        }
         #[rustfmt::skip]
         let deprecated = DeprecatedOptions {
             common: common_http_protocol_options, upstream: upstream_http_protocol_options,
@@ -241,8 +242,12 @@ fn named_endpoints(
 ) -> Option<Vec<NamedEndpoint>> {
     let field = field.key("load_assignment");
     let Some(proto) = proto else {
-        field.error("is required by clusters of type STATIC, STRICT_DNS and LOGICAL_DNS");
-        return None;
+        if discovery == Discovery::LogicalDns {
+            field.error("is required by clusters of type LOGICAL_DNS");
+            return None;
+        }
+        field.warning("is missing: the cluster has no hosts");
+        return Some(Vec::new());
     };
     let endpoints = load_assignment::endpoints(proto, discovery, field);
     let single = matches!(proto.endpoints.as_slice(), [locality] if locality.lb_endpoints.len() == 1);

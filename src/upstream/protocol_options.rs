@@ -101,8 +101,9 @@ impl ProtocolOptions {
         field: Field<'_>,
     ) -> ProtocolOptions {
         let typed_field = field.key("typed_extension_protocol_options");
-        for key in typed.keys().filter(|key| *key != KEY) {
-            typed_field.entry(key).error("unknown extension");
+        for (key, any) in typed.iter().filter(|(key, _)| *key != KEY) {
+            let name = any.type_url.rsplit('/').next().unwrap_or_default();
+            typed_field.entry(key).error(format!("{name}: valid in Envoy, not implemented by Portreeve yet"));
         }
         let mut options = ProtocolOptions::default();
         if let Some(any) = typed.get(KEY) {
