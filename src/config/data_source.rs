@@ -7,6 +7,7 @@ use crate::proto::core::{DataSource, data_source::Specifier};
 use super::field::Field;
 
 /// What the source holds now; `None` when an error has been reported.
+#[must_use]
 pub fn read(source: &DataSource, field: Field<'_>) -> Option<Vec<u8>> {
     let DataSource { watched_directory, specifier } = source;
     field.ignored(

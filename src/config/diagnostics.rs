@@ -61,16 +61,19 @@ impl<'s> Diagnostics<'s> {
     }
 
     /// How many problems make the document unacceptable.
+    #[must_use]
     pub fn errors(&self) -> usize {
         self.diagnostics.iter().filter(|diagnostic| diagnostic.problem.severity == Severity::Error).count()
     }
 
     /// How many problems its author should know of.
+    #[must_use]
     pub fn warnings(&self) -> usize {
         self.diagnostics.len() - self.errors()
     }
 
     /// `file:line:column: error: path: reason`, below it the line with a caret under the place.
+    #[must_use]
     pub fn render(&self, colours: Colours) -> String {
         let mut out = String::new();
         for diagnostic in &self.diagnostics {

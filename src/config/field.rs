@@ -57,6 +57,7 @@ pub enum Segment {
 
 impl Report {
     /// A report without problems.
+    #[must_use]
     pub fn new() -> Report {
         Report::default()
     }
@@ -89,6 +90,7 @@ impl Report {
 
 impl Problem {
     /// The path alone, as [`fmt::Display`] shows it before the reason.
+    #[must_use]
     pub fn location(&self) -> String {
         PathDisplay(&self.path).to_string()
     }
@@ -155,16 +157,19 @@ impl<'a> Field<'a> {
     }
 
     /// A field of this message, by its proto name.
+    #[must_use]
     pub fn key(&'a self, name: &'a str) -> Field<'a> {
         self.child(Step::Key(name))
     }
 
     /// An element of this list.
+    #[must_use]
     pub fn index(&'a self, index: usize) -> Field<'a> {
         self.child(Step::Index(index))
     }
 
     /// An entry of this map.
+    #[must_use]
     pub fn entry(&'a self, key: &'a str) -> Field<'a> {
         self.child(Step::Entry(key))
     }
@@ -174,6 +179,7 @@ impl<'a> Field<'a> {
     }
 
     /// From the document's root to this place.
+    #[must_use]
     pub fn path(&self) -> Vec<Segment> {
         let mut path = Vec::new();
         let mut place = Some(self);
@@ -242,6 +248,7 @@ impl<'a> Field<'a> {
     }
 
     /// The duration if it is set and in range; an error if it is negative or too long.
+    #[expect(clippy::must_use_candidate, reason = "also called only for what it reports")]
     pub fn duration(&self, name: &'static str, value: &Option<proto::Duration>) -> Option<Duration> {
         let value = value.as_ref()?;
         let duration = proto::std_duration(value);
@@ -252,6 +259,7 @@ impl<'a> Field<'a> {
     }
 
     /// The message inside an `Any`; an error if it is of another type or damaged.
+    #[expect(clippy::must_use_candidate, reason = "also called only for what it reports")]
     pub fn unpack<M: prost::Message + prost::Name + Default>(&self, any: &proto::Any) -> Option<M> {
         let found = any.type_url.rsplit('/').next().unwrap_or_default();
         if found != M::full_name() {

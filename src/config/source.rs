@@ -35,11 +35,13 @@ impl Source {
     }
 
     /// What errors call the document: the path of its file as it was given.
+    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// The document.
+    #[must_use]
     pub fn text(&self) -> &str {
         &self.text
     }

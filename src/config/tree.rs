@@ -155,8 +155,8 @@ impl<'t> DeserializeSeed<'t> for Builder<'_, 't> {
 }
 
 /// A value that does not say where it stands.
-fn nowhere<E>(value: Value<'_>) -> Result<Node<'_>, E> {
-    Ok(Node { value, at: None })
+fn nowhere(value: Value<'_>) -> Node<'_> {
+    Node { value, at: None }
 }
 
 impl<'t> Visitor<'t> for Builder<'_, 't> {
@@ -167,39 +167,39 @@ impl<'t> Visitor<'t> for Builder<'_, 't> {
     }
 
     fn visit_unit<E: Error>(self) -> Result<Node<'t>, E> {
-        nowhere(Value::Null)
+        Ok(nowhere(Value::Null))
     }
 
     fn visit_none<E: Error>(self) -> Result<Node<'t>, E> {
-        nowhere(Value::Null)
+        Ok(nowhere(Value::Null))
     }
 
     fn visit_bool<E: Error>(self, value: bool) -> Result<Node<'t>, E> {
-        nowhere(Value::Bool(value))
+        Ok(nowhere(Value::Bool(value)))
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<Node<'t>, E> {
-        nowhere(Value::Integer(value.into()))
+        Ok(nowhere(Value::Integer(value.into())))
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<Node<'t>, E> {
-        nowhere(Value::Integer(value.into()))
+        Ok(nowhere(Value::Integer(value.into())))
     }
 
     fn visit_i128<E: Error>(self, value: i128) -> Result<Node<'t>, E> {
-        nowhere(Value::Integer(value))
+        Ok(nowhere(Value::Integer(value)))
     }
 
     fn visit_u128<E: Error>(self, value: u128) -> Result<Node<'t>, E> {
-        nowhere(i128::try_from(value).map_or(Value::Float(f64::INFINITY), Value::Integer))
+        Ok(nowhere(i128::try_from(value).map_or(Value::Float(f64::INFINITY), Value::Integer)))
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Node<'t>, E> {
-        nowhere(Value::Float(value))
+        Ok(nowhere(Value::Float(value)))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Node<'t>, E> {
-        nowhere(Value::Text(Text { text: Cow::Owned(value.to_owned()), plain: false }))
+        Ok(nowhere(Value::Text(Text { text: Cow::Owned(value.to_owned()), plain: false })))
     }
 
     fn visit_borrowed_str<E: Error>(self, value: &'t str) -> Result<Node<'t>, E> {
@@ -226,7 +226,7 @@ impl<'t> Visitor<'t> for Builder<'_, 't> {
                 node.at = key.end.map(|end| position::of_value_after(self.text, end));
             }
             if !key.ignored {
-                entries.push(Entry { key: key.key, key_at: key.at, node });
+                entries.push(Entry { key: key.name, key_at: key.at, node });
             }
         }
         let at = entries.first().and_then(|entry| entry.key_at);
@@ -242,7 +242,7 @@ impl<'t> Visitor<'t> for Builder<'_, 't> {
 
 /// A mapping's key, with the bytes where it starts and ends.
 struct Key<'t> {
-    key: Cow<'t, str>,
+    name: Cow<'t, str>,
     at: Option<usize>,
     end: Option<usize>,
     ignored: bool,
@@ -261,8 +261,8 @@ impl<'t> DeserializeSeed<'t> for KeyBuilder<'_, 't> {
 }
 
 impl KeyBuilder<'_, '_> {
-    fn nowhere<'t, E>(key: impl fmt::Display) -> Result<Key<'t>, E> {
-        Ok(Key { key: Cow::Owned(key.to_string()), at: None, end: None, ignored: false })
+    fn nowhere<'t>(key: impl fmt::Display) -> Key<'t> {
+        Key { name: Cow::Owned(key.to_string()), at: None, end: None, ignored: false }
     }
 }
 
@@ -274,32 +274,32 @@ impl<'t> Visitor<'t> for KeyBuilder<'_, 't> {
     }
 
     fn visit_unit<E: Error>(self) -> Result<Key<'t>, E> {
-        Self::nowhere("null")
+        Ok(Self::nowhere("null"))
     }
 
     fn visit_bool<E: Error>(self, value: bool) -> Result<Key<'t>, E> {
-        Self::nowhere(value)
+        Ok(Self::nowhere(value))
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<Key<'t>, E> {
-        Self::nowhere(value)
+        Ok(Self::nowhere(value))
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<Key<'t>, E> {
-        Self::nowhere(value)
+        Ok(Self::nowhere(value))
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Key<'t>, E> {
-        Self::nowhere(value)
+        Ok(Self::nowhere(value))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Key<'t>, E> {
-        Self::nowhere(value)
+        Ok(Self::nowhere(value))
     }
 
     fn visit_borrowed_str<E: Error>(self, value: &'t str) -> Result<Key<'t>, E> {
         let at = position::within(self.0.text, value);
-        Ok(Key { key: Cow::Borrowed(value), at: Some(at), end: Some(at + value.len()), ignored: false })
+        Ok(Key { name: Cow::Borrowed(value), at: Some(at), end: Some(at + value.len()), ignored: false })
     }
 
     /// A tagged key: Envoy drops the entry if the tag is `!ignore`, which is where files keep their anchors.
@@ -312,6 +312,8 @@ impl<'t> Visitor<'t> for KeyBuilder<'_, 't> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
 
     fn yaml(text: &str) -> Node<'_> {
@@ -386,8 +388,9 @@ mod tests {
         nested.push_str(&"]".repeat(2000));
         assert_eq!(parse("x.yaml", &nested).expect_err("deep").message, "is nested too deeply");
         let mut aliases = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
-        for (this, next) in ('a'..'z').zip('b'..='z') {
-            aliases.push_str(&format!("{next}: &{next} [*{this}, *{this}, *{this}, *{this}, *{this}, *{this}]\n"));
+        for (this, next) in ('a'..='y').zip('b'..='z') {
+            let six = format!("*{this}, ").repeat(6);
+            writeln!(aliases, "{next}: &{next} [{six}]").expect("a string grows");
         }
         assert!(parse("x.yaml", &aliases).is_err());
         let list = format!("a: &a [{}]\nb: [{}]\n", "x, ".repeat(5000), "*a, ".repeat(2000));

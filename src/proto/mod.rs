@@ -68,25 +68,29 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 });
 
 /// The descriptors of every message that a configuration can hold: Envoy's, xDS's and ours.
+#[must_use]
 pub fn pool() -> &'static DescriptorPool {
     &POOL
 }
 
 /// The wire form of a duration. Seconds beyond what the wire can say become the longest it can.
+#[must_use]
 pub fn duration(duration: StdDuration) -> Duration {
     Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(duration.subsec_nanos()).expect("invariant: below one thousand million"),
+        nanos: duration.subsec_nanos().cast_signed(),
     }
 }
 
 /// The wire form of a time; what lies before 1970 becomes its begin.
+#[must_use]
 pub fn timestamp(time: SystemTime) -> Timestamp {
     let Duration { seconds, nanos } = duration(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
     Timestamp { seconds, nanos }
 }
 
 /// `None` if the duration is negative or out of protobuf's range.
+#[must_use]
 pub fn std_duration(duration: &Duration) -> Option<StdDuration> {
     const LONGEST_SECONDS: u64 = 315_576_000_000;
     let seconds = u64::try_from(duration.seconds).ok().filter(|seconds| *seconds <= LONGEST_SECONDS)?;

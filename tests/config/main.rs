@@ -15,7 +15,8 @@ use std::process::{Command, Output};
 fn documents(folder: &str) -> Vec<String> {
     let entries = fs::read_dir(home().join(folder)).expect("a folder of documents");
     let names = entries.map(|entry| format!("{folder}/{}", entry.expect("an entry").file_name().to_string_lossy()));
-    let mut documents: Vec<_> = names.filter(|name| !name.ends_with(".out") && !name.ends_with(".pem")).collect();
+    let expectation = |name: &String| Path::new(name).extension().is_some_and(|extension| extension == "out");
+    let mut documents: Vec<_> = names.filter(|name| !expectation(name)).collect();
     documents.sort();
     documents
 }

@@ -116,11 +116,11 @@ struct Function {
 }
 
 fn functions(text: &str) -> Vec<Function> {
-    let head = Regex::new(r"(?m)^ *(?:pub(?:\([a-z]+\))? )?(?:const |async )?fn ").unwrap();
-    let pattern = Regex::new(r"\b([A-Z]\w*) \{([^{}]*)\}\)*\s*(?:=[^=>]|in\b)").unwrap();
-    let unsupported = Regex::new(r#"unsupported\(\s*"(\w+)""#).unwrap();
-    let ignored = Regex::new(r#"ignored\(\s*"(\w+)",\s*[^,;]+,\s*(?:"([^"]*)"|(\w+))"#).unwrap();
-    let constant = Regex::new(r#"\b(\w+)(?:: &(?:'static )?str)? = "([^"]*)""#).unwrap();
+    let head = Regex::new(r"(?m)^ *(?:pub(?:\([a-z]+\))? )?(?:const |async )?fn ").expect("an expression");
+    let pattern = Regex::new(r"\b([A-Z]\w*) \{([^{}]*)\}\)*\s*(?:=[^=>]|in\b)").expect("an expression");
+    let unsupported = Regex::new(r#"unsupported\(\s*"(\w+)""#).expect("an expression");
+    let ignored = Regex::new(r#"ignored\(\s*"(\w+)",\s*[^,;]+,\s*(?:"([^"]*)"|(\w+))"#).expect("an expression");
+    let constant = Regex::new(r#"\b(\w+)(?:: &(?:'static )?str)? = "([^"]*)""#).expect("an expression");
     let starts: Vec<_> = head.find_iter(text).map(|head| head.start()).collect();
     let ends = starts.iter().skip(1).copied().chain([text.len()]);
     let bodies = starts.iter().copied().zip(ends);
@@ -132,8 +132,8 @@ fn functions(text: &str) -> Vec<Function> {
                 let why = match (found.get(2), found.get(3)) {
                     (Some(literal), _) => literal.as_str().to_owned(),
                     (None, name) => {
-                        let name = name.unwrap().as_str();
-                        let before = &text[..start + found.get(0).unwrap().start()];
+                        let name = name.expect("one of the two").as_str();
+                        let before = &text[..start + found.get(0).expect("all of it").start()];
                         let nearest = |text| constant.captures_iter(text).filter(|found| &found[1] == name).last();
                         nearest(before).or_else(|| nearest(text)).map(|found| found[2].to_owned()).unwrap_or_default()
                     }

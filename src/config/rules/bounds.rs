@@ -56,7 +56,7 @@ impl fmt::Display for Span {
     }
 }
 
-/// What `validate` calls const, gt, gte, lt, lte, in and not_in.
+/// What `validate` calls `const`, `gt`, `gte`, `lt`, `lte`, `in` and `not_in`.
 pub(super) struct Bounds<T> {
     exactly: Option<T>,
     above: Option<T>,
@@ -118,7 +118,7 @@ fn list<T: fmt::Display>(values: &[T]) -> String {
     values.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// What `validate` calls len, min_len and max_len, or min_items and max_items.
+/// What `validate` calls `len`, `min_len` and `max_len`, or `min_items` and `max_items`.
 #[derive(Default)]
 pub(super) struct Length {
     pub exactly: Option<u64>,

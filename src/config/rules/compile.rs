@@ -5,7 +5,7 @@ use prost_reflect::{
     Value,
 };
 
-use super::bounds::{Bounds, Length, Number, Span};
+use super::bounds::{Bounds, Length, Number, Ordered, Span};
 use super::text::TextRules;
 use crate::config::field::Field;
 use crate::proto;
@@ -106,7 +106,6 @@ impl ValueRules {
             _ => None,
         };
         let value = wrapped.as_deref().unwrap_or(value);
-        use super::bounds::Ordered;
         match self {
             ValueRules::Anything | ValueRules::Opaque => None,
             ValueRules::Number(bounds) => bounds.violation(&Number::read(value)?),

@@ -150,18 +150,14 @@ impl Form {
 /// Loosely, whatever does not end a line. Whether there must be a name at all is a question of its length.
 fn is_header_name(text: &str, strict: bool) -> bool {
     let name = text.strip_prefix(':').filter(|_| strict).unwrap_or(text);
-    let fits = |byte| match strict {
-        true => matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z') || b"!#$%&'*+-.^_|~`".contains(&byte),
-        false => !matches!(byte, 0 | b'\r' | b'\n'),
-    };
+    let in_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_|~`".contains(&byte);
+    let fits = |byte| if strict { in_token(byte) } else { !matches!(byte, 0 | b'\r' | b'\n') };
     name.bytes().all(fits)
 }
 
 fn is_header_value(text: &str, strict: bool) -> bool {
-    text.bytes().all(|byte| match strict {
-        true => byte == b'\t' || !byte.is_ascii_control(),
-        false => !matches!(byte, 0 | b'\r' | b'\n'),
-    })
+    let visible = |byte: u8| byte == b'\t' || !byte.is_ascii_control();
+    text.bytes().all(|byte| if strict { visible(byte) } else { !matches!(byte, 0 | b'\r' | b'\n') })
 }
 
 fn is_hostname(text: &str) -> bool {
@@ -176,9 +172,8 @@ fn is_hostname(text: &str) -> bool {
 
 fn is_uuid(text: &str) -> bool {
     let hyphens = [8, 13, 18, 23];
-    let fits = |(position, byte): (usize, u8)| match hyphens.contains(&position) {
-        true => byte == b'-',
-        false => byte.is_ascii_hexdigit(),
+    let fits = |(position, byte): (usize, u8)| {
+        if hyphens.contains(&position) { byte == b'-' } else { byte.is_ascii_hexdigit() }
     };
     text.len() == 36 && text.bytes().enumerate().all(fits)
 }

@@ -14,10 +14,10 @@ use std::borrow::Cow;
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
-use self::scalar::{Presence, unexpected};
+use self::scalar::{Presence, Slot, unexpected};
 use self::wire::put_bytes;
 use super::field::Field;
-use super::tree::{Entry, Node, Value};
+use super::tree::{Entry, Node, Text, Value};
 
 /// Writes `root`, the tree of the document `text`, as a `message` and reports all that does not fit.
 pub(super) fn write(message: &MessageDescriptor, root: &Node<'_>, text: &str, field: Field<'_>) -> Vec<u8> {
@@ -30,11 +30,12 @@ struct Walker<'t> {
     text: &'t str,
 }
 
-/// Whether a mapping is the content of an `Any`, where `@type` names the message.
-#[derive(Clone, Copy, PartialEq)]
-enum Typed {
-    Yes,
-    No,
+/// The fields of a message as a mapping has them.
+#[derive(Clone, Copy)]
+struct Content<'n, 't> {
+    entries: &'n [Entry<'t>],
+    /// It is that of an `Any`, where `@type` names the message.
+    typed: bool,
 }
 
 impl Walker<'_> {
@@ -43,7 +44,7 @@ impl Walker<'_> {
             return;
         }
         match &node.value {
-            Value::Map(entries) => self.fields(descriptor, entries, Typed::No, field, out),
+            Value::Map(entries) => self.fields(descriptor, Content { entries, typed: false }, field, out),
             Value::Null => {}
             value => {
                 let expected = format!("a mapping ({})", descriptor.full_name());
@@ -52,17 +53,11 @@ impl Walker<'_> {
         }
     }
 
-    fn fields(
-        &self,
-        descriptor: &MessageDescriptor,
-        entries: &[Entry<'_>],
-        typed: Typed,
-        field: Field<'_>,
-        out: &mut Vec<u8>,
-    ) {
+    fn fields(&self, descriptor: &MessageDescriptor, content: Content<'_, '_>, field: Field<'_>, out: &mut Vec<u8>) {
+        let Content { entries, typed } = content;
         let mut seen: Vec<FieldDescriptor> = Vec::new();
         for entry in entries {
-            if typed == Typed::Yes && entry.key == "@type" {
+            if typed && entry.key == "@type" {
                 continue;
             }
             let Some(known) = find_or_report(descriptor, entries, entry, field) else { continue };
@@ -85,24 +80,22 @@ impl Walker<'_> {
         if known.is_map() {
             return self.map(known, node, field, out);
         }
+        let kind = &known.kind();
         if !known.is_list() {
             let presence = if known.supports_presence() { Presence::Explicit } else { Presence::Implicit };
-            return self.single(known, node, presence, field, out);
+            return self.single(Slot { number: known.number(), kind, presence }, node, field, out);
         }
-        match &node.value {
-            Value::List(items) => {
-                let items = items.iter().enumerate().filter(|(position, item)| {
-                    let empty = is_unset(known, &item.value);
-                    if empty {
-                        field.index(*position).warning("has no effect: an empty element of a list is left out");
-                    }
-                    !empty
-                });
-                for (position, item) in items {
-                    self.single(known, item, Presence::Explicit, field.index(position), out);
-                }
+        let slot = Slot { number: known.number(), kind, presence: Presence::Explicit };
+        let Value::List(items) = &node.value else {
+            return self.single(slot, node, field.index(0), out);
+        };
+        for (position, item) in items.iter().enumerate() {
+            let place = field.index(position);
+            if is_unset(known, &item.value) {
+                place.warning("has no effect: an empty element of a list is left out");
+            } else {
+                self.single(slot, item, place, out);
             }
-            _ => self.single(known, node, Presence::Explicit, field.index(0), out),
         }
     }
 
@@ -111,50 +104,34 @@ impl Walker<'_> {
             return refuse(field, &unexpected("a mapping", &node.value));
         };
         let Kind::Message(pair) = known.kind() else { unreachable!("invariant: a map's entries are messages") };
-        let (key_field, value_field) = (pair.map_entry_key_field(), pair.map_entry_value_field());
+        let (key_kind, value_kind) = (pair.map_entry_key_field().kind(), pair.map_entry_value_field().kind());
         for (position, entry) in entries.iter().enumerate() {
             let place = field.entry(&entry.key);
             if entries[..position].iter().any(|earlier| earlier.key == entry.key) {
                 place.error_on_key("is given twice".to_owned(), entry.key_at);
                 continue;
             }
+            let key = Value::Text(Text { text: Cow::Borrowed(&*entry.key), plain: false });
+            let key = Node { value: key, at: entry.key_at };
             let mut bytes = Vec::new();
-            let text = super::tree::Text { text: Cow::Borrowed(&*entry.key), plain: false };
-            let key = Node { value: Value::Text(text), at: entry.key_at };
-            self.single(&key_field, &key, Presence::Explicit, place, &mut bytes);
-            self.single(&value_field, &entry.node, Presence::Explicit, place, &mut bytes);
+            self.single(Slot { number: 1, kind: &key_kind, presence: Presence::Explicit }, &key, place, &mut bytes);
+            let slot = Slot { number: 2, kind: &value_kind, presence: Presence::Explicit };
+            self.single(slot, &entry.node, place, &mut bytes);
             put_bytes(known.number(), &bytes, out);
         }
     }
 
-    fn single(
-        &self,
-        known: &FieldDescriptor,
-        node: &Node<'_>,
-        presence: Presence,
-        field: Field<'_>,
-        out: &mut Vec<u8>,
-    ) {
-        match known.kind() {
-            Kind::Message(descriptor) => {
-                let mut bytes = Vec::new();
-                self.message(&descriptor, node, field, &mut bytes);
-                put_bytes(known.number(), &bytes, out);
-            }
-            kind => self.scalar(known.number(), &kind, presence, node, field, out),
-        }
+    fn single(&self, slot: Slot<'_>, node: &Node<'_>, field: Field<'_>, out: &mut Vec<u8>) {
+        let Kind::Message(descriptor) = slot.kind else {
+            return self.scalar(slot, node, field, out);
+        };
+        let mut bytes = Vec::new();
+        self.message(descriptor, node, field, &mut bytes);
+        put_bytes(slot.number, &bytes, out);
     }
 
-    fn scalar(
-        &self,
-        number: u32,
-        kind: &Kind,
-        presence: Presence,
-        node: &Node<'_>,
-        field: Field<'_>,
-        out: &mut Vec<u8>,
-    ) {
-        if let Err(reason) = scalar::write((number, kind, presence), node, self.text, out) {
+    fn scalar(&self, slot: Slot<'_>, node: &Node<'_>, field: Field<'_>, out: &mut Vec<u8>) {
+        if let Err(reason) = scalar::write(slot, node, self.text, out) {
             refuse(field, &reason);
         }
     }
@@ -243,12 +220,12 @@ fn default_extension(
     }
     let name = entries.iter().find(|entry| entry.key == "name").map(|entry| &entry.node.value);
     let Some(Value::Text(name)) = name else { return };
-    let Some(r#type) = legacy::type_of_bare_name(descriptor.full_name(), &name.text) else { return };
+    let Some(type_name) = legacy::type_of_bare_name(descriptor.full_name(), &name.text) else { return };
     field
         .key("name")
-        .warning(format!("has no typed_config, which Envoy requires since 1.22: taken for an empty {}", r#type));
+        .warning(format!("has no typed_config, which Envoy requires since 1.22: taken for an empty {type_name}"));
     let mut any = Vec::new();
-    well_known::put_any(&format!("type.googleapis.com/{}", r#type), &[], &mut any);
+    well_known::put_any(&format!("type.googleapis.com/{type_name}"), &[], &mut any);
     put_bytes(typed_config.number(), &any, out);
 }
 

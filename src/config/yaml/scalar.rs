@@ -19,13 +19,17 @@ pub(super) enum Presence {
     Implicit,
 }
 
-/// Writes the field `number` of scalar `kind`, or says why `node` is no such value. `text` is the document.
-pub(super) fn write(
-    (number, kind, presence): (u32, &Kind, Presence),
-    node: &Node<'_>,
-    text: &str,
-    out: &mut Vec<u8>,
-) -> Result<(), String> {
+/// Where a value goes.
+#[derive(Clone, Copy)]
+pub(super) struct Slot<'k> {
+    pub number: u32,
+    pub kind: &'k Kind,
+    pub presence: Presence,
+}
+
+/// Writes a scalar, or says why `node` is none of that kind. `text` is the document.
+pub(super) fn write(slot: Slot<'_>, node: &Node<'_>, text: &str, out: &mut Vec<u8>) -> Result<(), String> {
+    let Slot { number, kind, presence } = slot;
     let start = out.len();
     let is_default = match kind {
         Kind::Bool => {
@@ -252,7 +256,8 @@ mod tests {
         let node = tree::parse("test.yaml", &document).expect("valid YAML");
         let Value::Map(entries) = &node.value else { panic!("a mapping") };
         let mut out = Vec::new();
-        write((1, kind, Presence::Explicit), &entries[0].node, &document, &mut out).map(|()| out)
+        write(Slot { number: 1, kind, presence: Presence::Explicit }, &entries[0].node, &document, &mut out)
+            .map(|()| out)
     }
 
     fn varint(kind: &Kind, text: &str) -> Option<u64> {
@@ -324,9 +329,10 @@ mod tests {
         let document = "x: 0";
         let node = Node { value: Value::Integer(0), at: Some(3) };
         let mut out = Vec::new();
-        write((1, &Kind::Uint32, Presence::Implicit), &node, document, &mut out).expect("a number");
+        let slot = Slot { number: 1, kind: &Kind::Uint32, presence: Presence::Implicit };
+        write(slot, &node, document, &mut out).expect("a number");
         assert!(out.is_empty());
-        write((1, &Kind::Uint32, Presence::Explicit), &node, document, &mut out).expect("a number");
+        write(Slot { presence: Presence::Explicit, ..slot }, &node, document, &mut out).expect("a number");
         assert_eq!(out, [8, 0]);
     }
 }

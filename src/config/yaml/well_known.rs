@@ -2,9 +2,9 @@
 
 use prost_reflect::MessageDescriptor;
 
-use super::scalar::{self, Presence, unexpected};
+use super::scalar::{self, Presence, Slot, unexpected};
 use super::wire::{put_bytes, put_fixed64, put_varint};
-use super::{Typed, Walker, refuse, suggest};
+use super::{Content, Walker, refuse, suggest};
 use crate::config::field::Field;
 use crate::config::tree::{Entry, Node, Value};
 use crate::proto;
@@ -26,16 +26,20 @@ impl Walker<'_> {
             "ListValue" => self.list(node, field, out),
             "Timestamp" | "FieldMask" => field.error(format!("{} cannot be configured", descriptor.full_name())),
             "BoolValue" | "StringValue" | "BytesValue" | "Int32Value" | "UInt32Value" | "Int64Value"
-            | "UInt64Value" | "FloatValue" | "DoubleValue" => match &node.value {
-                Value::Map(entries) => self.fields(descriptor, entries, Typed::No, field, out),
-                _ => {
-                    let value = descriptor.get_field(1).expect("invariant: a wrapper's value is field 1");
-                    self.scalar(1, &value.kind(), Presence::Implicit, node, field, out);
-                }
-            },
+            | "UInt64Value" | "FloatValue" | "DoubleValue" => self.wrapper(descriptor, node, field, out),
             _ => return false,
         }
         true
+    }
+
+    /// A scalar that can be absent: written as what it wraps.
+    fn wrapper(&self, descriptor: &MessageDescriptor, node: &Node<'_>, field: Field<'_>, out: &mut Vec<u8>) {
+        if let Value::Map(entries) = &node.value {
+            return self.fields(descriptor, Content { entries, typed: false }, field, out);
+        }
+        let value = descriptor.get_field(1).expect("invariant: a wrapper's value is field 1");
+        let slot = Slot { number: 1, kind: &value.kind(), presence: Presence::Implicit };
+        self.scalar(slot, node, field, out);
     }
 
     fn any(&self, node: &Node<'_>, field: Field<'_>, out: &mut Vec<u8>) {
@@ -59,7 +63,7 @@ impl Walker<'_> {
         let Some(descriptor) = message_type(name, place) else { return };
         let mut bytes = Vec::new();
         if !name.starts_with("google.protobuf.") || name == "google.protobuf.Empty" {
-            self.fields(&descriptor, entries, Typed::Yes, field, &mut bytes);
+            self.fields(&descriptor, Content { entries, typed: true }, field, &mut bytes);
         } else if let Some(content) = entries.iter().find(|entry| entry.key == "value") {
             self.message(&descriptor, &content.node, field.key("value"), &mut bytes);
         }
@@ -85,7 +89,7 @@ impl Walker<'_> {
     fn duration(&self, descriptor: &MessageDescriptor, node: &Node<'_>, field: Field<'_>, out: &mut Vec<u8>) {
         const EXPECTED: &str = "a duration such as 5s or 0.25s";
         match &node.value {
-            Value::Map(entries) => self.fields(descriptor, entries, Typed::No, field, out),
+            Value::Map(entries) => self.fields(descriptor, Content { entries, typed: false }, field, out),
             Value::Text(text) => match parse_duration(&text.text) {
                 Some((seconds, nanos)) => {
                     put_varint(1, seconds.cast_unsigned(), out);
