@@ -49,7 +49,9 @@ pub(super) fn line(text: &str, start: usize, line: &str) -> String {
 
 /// Whether the line is part of a text over several lines that belongs to a secret name, or of a PEM key.
 fn in_secret_block(text: &str, start: usize, line: &str) -> bool {
-    let before = &text[..start];
+    /// Longer than any key.
+    const LOOK_BACK: usize = 1 << 16;
+    let before = &text[text.ceil_char_boundary(start.saturating_sub(LOOK_BACK))..start];
     let pem = before.rfind("-----BEGIN").filter(|begin| Some(*begin) > before.rfind("-----END"));
     let in_key =
         pem.is_some_and(|begin| before[begin..].lines().next().is_some_and(|first| first.contains("PRIVATE KEY")));
