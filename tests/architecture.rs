@@ -34,13 +34,13 @@ const LAYERS: &[&[&str]] = &[
 /// Crates that may be replaced one day, and the only places (a file, or a directory) that name them.
 const CONFINED: &[(&str, &[&str])] = &[
     ("hyper", &["src/http/body.rs", "src/http/http1.rs", "src/http/upgrade.rs", "src/upstream/conn_pool/http1.rs"]),
-    ("hyper_util", &["src/http/http1.rs", "src/http/upgrade.rs", "src/upstream/conn_pool/http1.rs"]),
+    ("hyper_util", &["src/http/http1.rs", "src/http/upgrade.rs", "src/upstream/conn_pool/http1.rs", "src/cli/workers"]),
     ("h2", &["src/http/body.rs", "src/http/http2", "src/upstream/conn_pool"]),
     ("rustls", &["src/tls"]),
     ("tokio_rustls", &["src/tls", "src/net/io.rs"]),
     ("rustls_pemfile", &["src/tls/pem.rs"]),
     ("serde_yaml", &["src/config/tree.rs"]),
-    ("tonic", &["src/registration", "src/cli/workers.rs", "src/cli/demo"]),
+    ("tonic", &["src/registration", "src/cli"]),
 ];
 
 const FILE_LINES: usize = 600;
@@ -255,9 +255,10 @@ impl Source {
         (name != "lib" && name != "main").then_some(name)
     }
 
-    /// The code without its trailing `#[cfg(test)] mod tests`; nothing in a file that is such a module itself.
+    /// The code without its trailing `#[cfg(test)] mod tests`; nothing in a file that is for tests altogether, by its name.
     fn production(&self) -> &str {
-        if self.path.ends_with("tests.rs") {
+        let is_test = |part: &str| part == "tests" || part == "tests.rs" || part.starts_with("test_");
+        if self.path.iter().any(|part| is_test(&part.to_string_lossy())) {
             return "";
         }
         &self.code[..self.code.find("#[cfg(test)]\nmod tests {").unwrap_or(self.code.len())]

@@ -19,6 +19,7 @@ use crate::{
     route::RouteConfiguration,
     router::Router,
     stats::Scope,
+    stream_info::HeaderCapture,
 };
 use hcm::http_connection_manager::{self as proto_manager, RouteSpecifier, StripPortMode};
 
@@ -169,10 +170,7 @@ impl HttpConnectionManager {
         let filters = http_filters_from_proto(http_filters, field.key("http_filters"), cx, &scope);
         let access_logs = access_logs(access_log, field.key("access_log"), cx);
         let upgrades = upgrades(upgrade_configs, field.key("upgrade_configs"));
-        let timeout = |name, value: &Option<proto::Duration>, default| match field.duration(name, value) {
-            None => default,
-            Some(duration) => (!duration.is_zero()).then_some(duration),
-        };
+        let timeout = |name, value, default| timeout(field, name, value).unwrap_or(default);
         let timeouts = Timeouts {
             connection_idle: common.idle_timeout,
             connection_duration: common.max_connection_duration,
@@ -182,13 +180,6 @@ impl HttpConnectionManager {
         };
         let max_header_bytes = max_request_headers_kb.as_ref().map_or(MAX_REQUEST_HEADERS_KB, |kb| kb.value) * 1024;
         let http2 = http2::Options::from_proto(http2_protocol_options.as_ref(), field.key("http2_protocol_options"));
-        let header_value = |name, text: &str| match HeaderValue::from_str(text) {
-            Ok(value) => Some(value),
-            Err(_) => {
-                field.key(name).error("has characters that a header may not have");
-                None
-            }
-        };
         let server_name = if server_name.is_empty() { SERVER_NAME } else { server_name };
         let headers = HeaderRules {
             use_remote_address: use_remote_address.as_ref().is_some_and(|value| value.value),
@@ -199,43 +190,22 @@ impl HttpConnectionManager {
                 internal_address_config.as_ref(),
                 field.key("internal_address_config"),
             ),
-            user_agent: match add_user_agent {
-                Some(add) if add.value => header_value("add_user_agent", cx.service_cluster),
-                _ => None,
-            },
-            via: if via.is_empty() { None } else { header_value("via", via) },
+            user_agent: (add_user_agent.as_ref().filter(|add| add.value))
+                .and_then(|_| header_value(cx.service_cluster, field.key("add_user_agent"))),
+            via: if via.is_empty() { None } else { header_value(via, field.key("via")) },
             generate_request_id: generate_request_id.as_ref().is_none_or(|value| value.value),
             preserve_external_request_id: *preserve_external_request_id,
             always_set_request_id_in_response: *always_set_request_id_in_response,
-            server_header: match proto_manager::ServerHeaderTransformation::try_from(*server_header_transformation) {
-                Ok(proto_manager::ServerHeaderTransformation::AppendIfAbsent) => ServerHeader::AppendIfAbsent,
-                Ok(proto_manager::ServerHeaderTransformation::PassThrough) => ServerHeader::PassThrough,
-                Ok(proto_manager::ServerHeaderTransformation::Overwrite) | Err(_) => ServerHeader::Overwrite,
-            },
-            server_name: header_value("server_name", server_name)?,
+            server_header: server_header(*server_header_transformation),
+            server_name: header_value(server_name, field.key("server_name"))?,
         };
         let path = PathRules {
             normalize_path: normalize_path.as_ref().is_some_and(|value| value.value),
             merge_slashes: *merge_slashes,
             escaped_slashes: escaped_slashes(*path_with_escaped_slashes_action),
         };
-        let strip_port = match (strip_matching_host_port, strip_port_mode) {
-            (true, Some(StripPortMode::StripAnyHostPort(true))) => {
-                field
-                    .key("strip_matching_host_port")
-                    .error("only one of strip_matching_host_port and strip_any_host_port may be set");
-                StripPort::Matching
-            }
-            (true, _) => StripPort::Matching,
-            (false, Some(StripPortMode::StripAnyHostPort(true))) => StripPort::Any,
-            (false, _) => StripPort::No,
-        };
         let (filters, router) = filters?;
         let routes = routes?;
-        let mut capture = routes.capture().clone();
-        for log in &access_logs {
-            capture.merge(log.capture());
-        }
         Some(HttpConnectionManager {
             codec: codec(*codec_type, field)?,
             http1: http1::Options {
@@ -247,20 +217,63 @@ impl HttpConnectionManager {
             default_host_for_http_10,
             http2,
             stats: ConnectionManagerStats::new(&scope),
+            capture: capture(&routes, &access_logs),
             routes,
             filters,
             router,
             access_logs,
-            capture,
             headers,
             path,
             max_header_bytes,
-            strip_port,
+            strip_port: strip_port(*strip_matching_host_port, strip_port_mode.as_ref(), field),
             strip_trailing_host_dot: *strip_trailing_host_dot,
             upgrades,
             timeouts,
         })
     }
+}
+
+/// A duration of which zero means none; `None` where nothing is set.
+fn timeout(field: Field<'_>, name: &'static str, value: &Option<proto::Duration>) -> Option<Option<Duration>> {
+    field.duration(name, value).map(|duration| (!duration.is_zero()).then_some(duration))
+}
+
+fn header_value(text: &str, field: Field<'_>) -> Option<HeaderValue> {
+    let value = HeaderValue::from_str(text).ok();
+    if value.is_none() {
+        field.error("has characters that a header may not have");
+    }
+    value
+}
+
+fn server_header(transformation: i32) -> ServerHeader {
+    match proto_manager::ServerHeaderTransformation::try_from(transformation) {
+        Ok(proto_manager::ServerHeaderTransformation::AppendIfAbsent) => ServerHeader::AppendIfAbsent,
+        Ok(proto_manager::ServerHeaderTransformation::PassThrough) => ServerHeader::PassThrough,
+        Ok(proto_manager::ServerHeaderTransformation::Overwrite) | Err(_) => ServerHeader::Overwrite,
+    }
+}
+
+fn strip_port(matching: bool, mode: Option<&StripPortMode>, field: Field<'_>) -> StripPort {
+    let any = matches!(mode, Some(StripPortMode::StripAnyHostPort(true)));
+    if matching && any {
+        let reason = "only one of strip_matching_host_port and strip_any_host_port may be set";
+        field.key("strip_matching_host_port").error(reason);
+    }
+    match (matching, any) {
+        (true, _) => StripPort::Matching,
+        (false, true) => StripPort::Any,
+        (false, false) => StripPort::No,
+    }
+}
+
+/// All that routes and access logs will want to know of a request's headers.
+fn capture(routes: &RouteConfiguration, access_logs: &[AccessLog]) -> HeaderCapture {
+    let mut capture = routes.capture().clone();
+    for log in access_logs {
+        capture.merge(log.capture());
+    }
+    capture
 }
 
 fn codec(codec_type: i32, field: Field<'_>) -> Option<Codec> {

@@ -1,3 +1,5 @@
+//! How pooled connections are used, kept and lost.
+
 use std::time::Duration;
 
 use http::StatusCode;

@@ -1,3 +1,5 @@
+//! How streams are shared out, refused, retried and given up.
+
 use std::{cell::Cell, rc::Rc, time::Duration};
 
 use bytes::Bytes;
