@@ -55,6 +55,9 @@ impl ClusterEntry {
         let cluster = Cluster::from_proto(proto, field, secrets, registry)?;
         let known = cluster.endpoints.iter().filter(|named| named.name.is_none());
         let hosts = HostSet::new(&cluster, known.map(|named| named.endpoint.clone()).collect(), &HostSet::default());
+        if !hosts.hosts().is_empty() {
+            cluster.stats.membership_change.inc();
+        }
         cluster.stats.record_membership(&hosts);
         Some(ClusterEntry { cluster: Arc::new(cluster), hosts })
     }
