@@ -199,7 +199,7 @@ impl WeightedCluster {
             host_rewrite_specifier,
         } = proto;
         field.unsupported("metadata_match", metadata_match);
-        super::check_filter_configs(typed_per_filter_config, field);
+        super::filter_configs_unsupported("typed_per_filter_config", typed_per_filter_config, field);
         let target = match (name.is_empty(), cluster_header.is_empty()) {
             (false, true) => Target::named(name, context, field.key("name")),
             (true, false) => Target::header(cluster_header, field.key("cluster_header")),

@@ -89,7 +89,7 @@ impl RouteConfiguration {
         field.unsupported("route_specifiers", route_specifiers);
         field.ignored("request_mirror_policies", request_mirror_policies, "requests are not mirrored yet");
         field.ignored("metadata", metadata, "nothing reads it");
-        check_filter_configs(typed_per_filter_config, field);
+        filter_configs_unsupported("typed_per_filter_config", typed_per_filter_config, field);
         let plugin_list = field.key("cluster_specifier_plugins");
         for (i, plugin) in cluster_specifier_plugins.iter().enumerate() {
             cluster_specifier::check_plugin(plugin, plugin_list.index(i));
@@ -151,9 +151,9 @@ impl RouteConfiguration {
 
 const DEFAULT_MAX_DIRECT_RESPONSE_BODY: usize = 4096;
 
-/// Reports `typed_per_filter_config`: no filter here has settings by route. To ignore those of a filter that decides who gets
-/// in would be dangerous even where the filter itself is not in the chain now.
-fn check_filter_configs(configs: &HashMap<String, proto::Any>, field: Field<'_>) {
+/// Reports settings of filters: no filter here has any by route. To ignore those of a filter that decides who gets in would be
+/// dangerous even where the filter itself is not in the chain now.
+fn filter_configs_unsupported(name: &'static str, configs: &HashMap<String, proto::Any>, field: Field<'_>) {
     const HARMLESS: [&str; 8] = [
         "envoy.extensions.filters.http.buffer.v3.BufferPerRoute",
         "envoy.extensions.filters.http.compressor.v3.CompressorPerRoute",
@@ -164,7 +164,7 @@ fn check_filter_configs(configs: &HashMap<String, proto::Any>, field: Field<'_>)
         "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
         "envoy.extensions.filters.http.tap.v3.Tap",
     ];
-    let map = field.key("typed_per_filter_config");
+    let map = field.key(name);
     let mut names: Vec<_> = configs.keys().collect();
     names.sort_unstable();
     for name in names {

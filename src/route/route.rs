@@ -3,7 +3,7 @@
 use super::{
     Context,
     action::{Action, Redirect},
-    check_filter_configs,
+    filter_configs_unsupported,
     cluster_specifier::ClusterSpecifier,
     mutations::{Lists, Mutations},
     rewrite::Matched,
@@ -49,7 +49,7 @@ impl Route {
         let why = "bodies are streamed, not buffered";
         field.ignored("per_request_buffer_limit_bytes", per_request_buffer_limit_bytes, why);
         field.ignored("request_body_buffer_limit", request_body_buffer_limit, why);
-        check_filter_configs(typed_per_filter_config, field);
+        filter_configs_unsupported("typed_per_filter_config", typed_per_filter_config, field);
         let lists = Lists {
             request_headers_to_add,
             request_headers_to_remove,

@@ -90,7 +90,7 @@ impl VirtualHost {
         field.ignored("request_body_buffer_limit", request_body_buffer_limit, why);
         field.ignored("request_mirror_policies", request_mirror_policies, "requests are not mirrored yet");
         field.ignored("metadata", metadata, "nothing reads it");
-        check_filter_configs(typed_per_filter_config, field);
+        filter_configs_unsupported("typed_per_filter_config", typed_per_filter_config, field);
         let lists = Lists {
             request_headers_to_add,
             request_headers_to_remove,
