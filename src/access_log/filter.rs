@@ -4,6 +4,7 @@
 //! author asked for, perhaps what must not be kept.
 
 use std::hash::{DefaultHasher, Hasher};
+use std::time::UNIX_EPOCH;
 
 use http::HeaderName;
 
@@ -184,13 +185,11 @@ fn sample(filter: &RuntimeFilter, field: Field<'_>) -> Option<Filter> {
 /// A number that is the same for all logs of one request.
 fn stable_random(info: &StreamInfo) -> u64 {
     let mut hasher = DefaultHasher::new();
-    match info.request_header(&REQUEST_ID) {
-        Some(id) => hasher.write(id.as_bytes()),
-        None => {
-            hasher.write_u64(info.connection.id);
-            let since = info.start_time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-            hasher.write_u128(since.as_nanos());
-        }
+    if let Some(id) = info.request_header(&REQUEST_ID) {
+        hasher.write(id.as_bytes());
+    } else {
+        hasher.write_u64(info.connection.id);
+        hasher.write_u128(info.start_time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos());
     }
     hasher.finish()
 }

@@ -140,12 +140,13 @@ fn push_literal(pieces: &mut Vec<Piece>, text: &str) {
     }
 }
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 /// Rewrites control bytes behind `start` as `\x0a`. They are rare, so only then is anything copied.
 fn escape_controls(out: &mut Vec<u8>, start: usize) {
     if !out[start..].iter().any(u8::is_ascii_control) {
         return;
     }
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in out.split_off(start) {
         if byte.is_ascii_control() {
             out.extend_from_slice(&[b'\\', b'x', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);

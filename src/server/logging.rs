@@ -180,11 +180,13 @@ fn layer<S>(form: Form, file: Option<LogFile>) -> BoxedLayer<S>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a> + Send + Sync,
 {
-    if form == Form::Automatic && file.is_none() && is_journal(io::stderr()) {
-        if let Ok(journal) = tracing_journald::layer() {
-            let journal = journal.with_field_prefix(Some("PORTREEVE".to_owned()));
-            return journal.with_syslog_identifier(env!("CARGO_PKG_NAME").to_owned()).boxed();
-        }
+    if form == Form::Automatic
+        && file.is_none()
+        && is_journal(io::stderr())
+        && let Ok(journal) = tracing_journald::layer()
+    {
+        let journal = journal.with_field_prefix(Some("PORTREEVE".to_owned()));
+        return journal.with_syslog_identifier(env!("CARGO_PKG_NAME").to_owned()).boxed();
     }
     let colours = file.is_none() && io::stderr().is_terminal();
     let writer = Writer(file);

@@ -22,7 +22,7 @@ use super::stats::ProcessStats;
 #[derive(Debug)]
 pub struct Process {
     stats: Arc<Registry>,
-    process_stats: ProcessStats,
+    gauges: ProcessStats,
     manager: RefCell<ConfigManager>,
     door: Door,
     log: Log,
@@ -45,7 +45,7 @@ impl Process {
     ) -> Process {
         let stats = Arc::clone(manager.stats());
         Process {
-            process_stats: ProcessStats::new(&stats),
+            gauges: ProcessStats::new(&stats),
             stats,
             manager: RefCell::new(manager),
             door,
@@ -97,7 +97,7 @@ impl Process {
     /// Brings the statistics up to date that are not counted where they arise.
     pub fn update_stats(&self) {
         self.stats.flush();
-        self.process_stats.update(self);
+        self.gauges.update(self);
         self.manager.borrow().access_logs().publish();
     }
 

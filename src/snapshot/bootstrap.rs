@@ -31,7 +31,8 @@ impl Bootstrap {
     /// Converts everything but `static_resources`, and reports what is wrong with it.
     #[expect(deprecated, reason = "configurations still use the older fields")]
     #[expect(clippy::too_many_lines, reason = "one line for each field of the message")]
-    pub fn from_proto(bootstrap: &proto::bootstrap::Bootstrap, field: Field<'_>) -> Option<Bootstrap> {
+    #[must_use]
+    pub fn from_proto(bootstrap: &proto::bootstrap::Bootstrap, field: Field<'_>) -> Bootstrap {
         let proto::bootstrap::Bootstrap {
             node,
             node_context_params,
@@ -110,9 +111,9 @@ impl Bootstrap {
         field.ignored("memory_allocator_manager", memory_allocator_manager, "memory is managed otherwise");
         field.ignored("enable_worker_cpu_affinity", enable_worker_cpu_affinity, NOT_YET);
 
-        accept_only(typed_dns_resolver_config, DNS_RESOLVERS, field.key("typed_dns_resolver_config"));
-        accept_only(default_regex_engine, REGEX_ENGINES, field.key("default_regex_engine"));
-        accept_only(listener_manager, LISTENER_MANAGERS, field.key("listener_manager"));
+        accept_only(typed_dns_resolver_config.as_ref(), DNS_RESOLVERS, field.key("typed_dns_resolver_config"));
+        accept_only(default_regex_engine.as_ref(), REGEX_ENGINES, field.key("default_regex_engine"));
+        accept_only(listener_manager.as_ref(), LISTENER_MANAGERS, field.key("listener_manager"));
         if let Some(manager) = cluster_manager {
             check_cluster_manager(manager, field.key("cluster_manager"));
         }
@@ -122,11 +123,11 @@ impl Bootstrap {
         if let Some(manager) = overload_manager {
             convert_overload_manager(manager, field.key("overload_manager"), &mut connection_limits);
         }
-        let admin = match admin {
-            Some(admin) => admin_address(admin, field.key("admin"))?,
-            None => None,
-        };
-        Some(Bootstrap { node: node.clone().unwrap_or_default(), admin, connection_limits })
+        Bootstrap {
+            node: node.clone().unwrap_or_default(),
+            admin: admin.as_ref().and_then(|admin| admin_address(admin, field.key("admin"))),
+            connection_limits,
+        }
     }
 }
 
@@ -141,7 +142,7 @@ const REGEX_ENGINES: &[&str] = &["envoy.extensions.regex_engines.v3.GoogleRE2"];
 const LISTENER_MANAGERS: &[&str] = &["envoy.config.bootstrap.v3.ListenerManager"];
 
 /// An extension of another type than these is an error.
-fn accept_only(extension: &Option<TypedExtensionConfig>, types: &[&str], field: Field<'_>) {
+fn accept_only(extension: Option<&TypedExtensionConfig>, types: &[&str], field: Field<'_>) {
     let Some(TypedExtensionConfig { name: _name, typed_config }) = extension else { return };
     let found = typed_config.as_ref().and_then(|config| config.type_url.rsplit('/').next()).unwrap_or_default();
     if !types.contains(&found) {
@@ -195,9 +196,9 @@ fn convert_overload_manager(manager: &OverloadManager, field: Field<'_>, limits:
     }
 }
 
-/// `Some(None)` if no address is configured, which means that there is no admin interface.
+/// `None` if no address is configured, which means that there is no admin interface.
 #[expect(deprecated, reason = "configurations still use the older field")]
-fn admin_address(admin: &proto::bootstrap::Admin, field: Field<'_>) -> Option<Option<ListenAddress>> {
+fn admin_address(admin: &proto::bootstrap::Admin, field: Field<'_>) -> Option<ListenAddress> {
     let proto::bootstrap::Admin {
         access_log,
         access_log_path,
@@ -213,10 +214,7 @@ fn admin_address(admin: &proto::bootstrap::Admin, field: Field<'_>) -> Option<Op
     field.ignored("socket_options", socket_options, NOT_YET);
     field.ignored("ignore_global_conn_limit", ignore_global_conn_limit, "the admin interface counts for no limit");
     field.unsupported("allow_paths", allow_paths);
-    match address {
-        Some(address) => ListenAddress::from_proto(address, field.key("address")).map(Some),
-        None => Some(None),
-    }
+    ListenAddress::from_proto(address.as_ref()?, field.key("address"))
 }
 
 #[cfg(test)]
@@ -225,7 +223,7 @@ mod tests {
 
     use super::*;
 
-    fn convert(yaml: &str) -> (Option<Bootstrap>, Vec<String>, bool) {
+    fn convert(yaml: &str) -> (Bootstrap, Vec<String>, bool) {
         let report = Report::new();
         let proto: proto::bootstrap::Bootstrap = config::load(&Source::new("test", yaml), &report).unwrap();
         let bootstrap = Bootstrap::from_proto(&proto, Field::root(&report));
@@ -239,11 +237,10 @@ mod tests {
             "node: { id: one, cluster: c }\n\
              admin: { address: { socket_address: { address: 127.0.0.1, port_value: 8001 } } }\n",
         );
-        let bootstrap = bootstrap.unwrap();
         assert_eq!(bootstrap.node.id, "one");
         assert_eq!(bootstrap.admin.unwrap().address.to_string(), "127.0.0.1:8001");
         assert!(problems.is_empty(), "{problems:?}");
-        assert!(convert("admin: {}\n").0.unwrap().admin.is_none(), "no address, no admin interface");
+        assert!(convert("admin: {}\n").0.admin.is_none(), "no address, no admin interface");
     }
 
     #[test]
@@ -272,7 +269,7 @@ mod tests {
             )
         };
         let (bootstrap, problems, _) = convert(&monitor(2));
-        let limit = bootstrap.unwrap().connection_limits.global.unwrap();
+        let limit = bootstrap.connection_limits.global.unwrap();
         let permits: Vec<_> = (0..3).map(|_| limit.acquire()).collect();
         assert_eq!(permits.iter().flatten().count(), 2);
         assert!(problems.is_empty(), "{problems:?}");

@@ -110,7 +110,6 @@ impl ConfigManager {
         let bootstrap = Bootstrap::from_proto(&proto, root);
         let secrets = Secrets::from_proto(&resources.secrets, field.key("secrets"));
         let clusters = self.clusters(&resources, before, field.key("clusters"), &secrets);
-        let limits = bootstrap.as_ref().map(|bootstrap| bootstrap.connection_limits.clone()).unwrap_or_default();
         let cx = FactoryContext {
             stats: &self.stats,
             network_filters: network_filters::FACTORIES,
@@ -118,12 +117,14 @@ impl ConfigManager {
             services: &self.services,
             secrets: &secrets,
             cluster_names: &resources.clusters.iter().map(|cluster| cluster.name.as_str().into()).collect(),
-            connection_limits: &limits,
+            connection_limits: &bootstrap.connection_limits,
             access_logs: &self.access_logs,
             service_cluster: proto.node.as_ref().map(|node| node.cluster.as_str()).unwrap_or_default(),
         };
         let listeners = self.listeners(&resources, before, field.key("listeners"), &cx);
-        let (Some(bootstrap), false) = (bootstrap, report.has_errors()) else { return Err(Rejected) };
+        if report.has_errors() {
+            return Err(Rejected);
+        }
 
         self.configured = clusters;
         next.clusters = Arc::new(self.configured.clone());
