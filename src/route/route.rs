@@ -3,8 +3,8 @@
 use super::{
     Context,
     action::{Action, Redirect},
-    filter_configs_unsupported,
     cluster_specifier::ClusterSpecifier,
+    filter_configs_unsupported,
     mutations::{Lists, Mutations},
     rewrite::Matched,
     route_match::RouteMatch,

@@ -3,7 +3,7 @@
 use http::{HeaderValue, Request};
 
 use super::{
-    Context, check_filter_configs,
+    Context, filter_configs_unsupported,
     mutations::{Lists, Mutations},
     path_index::{PathIndex, first_at_or_after},
     route::Route,

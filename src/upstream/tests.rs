@@ -96,9 +96,10 @@ fn what_cannot_work_is_refused_at_its_place() {
         problems(&cluster_of("LOGICAL_DNS", &[("a", 80, ""), ("b", 80, "")])),
         ["load_assignment.endpoints: a cluster of type LOGICAL_DNS has exactly one locality with one endpoint"]
     );
+    assert_eq!(problems("name: c\ntype: STRICT_DNS\n"), ["load_assignment: is missing: the cluster has no hosts"]);
     assert_eq!(
-        problems("name: c\ntype: STRICT_DNS\n"),
-        ["load_assignment: is required by clusters of type STATIC, STRICT_DNS and LOGICAL_DNS"]
+        problems("name: c\ntype: LOGICAL_DNS\n"),
+        ["load_assignment: is required by clusters of type LOGICAL_DNS"]
     );
     let cluster = cluster_of("STATIC", &[("127.0.0.1", 80, "")]);
     for (setting, problem) in [
