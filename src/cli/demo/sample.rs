@@ -135,12 +135,11 @@ async fn answer_grpc(request: Request, worker: &'static str) -> Response {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(SERVICE_DESCRIPTORS)
         .with_service_name("portreeve.demo.v1.Echo");
-    let invariant = "invariant: build.rs wrote these descriptors";
     let path = request.uri().path();
     let answered = if path.starts_with("/grpc.reflection.v1.") {
-        reflection.build_v1().expect(invariant).call(request).await
+        reflection.build_v1().expect("invariant: build.rs wrote these descriptors").call(request).await
     } else if path.starts_with("/grpc.reflection.v1alpha.") {
-        reflection.build_v1alpha().expect(invariant).call(request).await
+        reflection.build_v1alpha().expect("invariant: build.rs wrote these descriptors").call(request).await
     } else {
         EchoServer::new(EchoService { worker }).call(request).await
     };
