@@ -12,11 +12,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, SendStream, ext::Protocol, server::SendResponse};
+use h2::{Ping, PingPong, Reason, SendStream, ext::Protocol, server::SendResponse};
 use http_body::Body as _;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::spawn_local,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -62,6 +63,7 @@ where
     // A flush that fails says that the client has gone, which is no error here.
     let Ok(handshake) = cork.drive(builder.handshake::<_, Bytes>(io)).await else { return Ok(()) };
     let mut connection = handshake?;
+    let pings = options.keepalive.and_then(|keepalive| Some((connection.ping_pong()?, keepalive)));
     let mut graceful = pin!(graceful);
     let mut told = false;
     let streams = async {
@@ -84,7 +86,23 @@ where
         })
         .await
     };
-    cork.drive(streams).await.unwrap_or(Ok(()))
+    tokio::select! {
+        biased;
+        ended = cork.drive(streams) => ended.unwrap_or(Ok(())),
+        () = unanswered(pings) => Ok(()),
+    }
+}
+
+/// Asks the peer now and then whether it lives; resolves when it does not answer.
+pub async fn unanswered(pings: Option<(PingPong, Keepalive)>) {
+    let Some((mut pings, keepalive)) = pings else { return std::future::pending().await };
+    loop {
+        sleep(keepalive.interval).await;
+        match timeout(keepalive.timeout, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
 }
 
 /// Answers `Expect: 100-continue` (RFC 9110 section 10.1.1): the body is welcome, whatever the final answer.

@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{
-    Ping, PingPong, Reason, RecvStream, SendStream,
+    Reason, RecvStream, SendStream,
     client::{Builder, ResponseFuture, SendRequest},
 };
 use http::{HeaderValue, Method, Version, uri::Scheme};
@@ -26,7 +26,7 @@ use http_body::Body as _;
 use tokio::{
     sync::oneshot,
     task::{AbortHandle, spawn_local},
-    time::{Instant, sleep, timeout},
+    time::Instant,
 };
 
 use super::{
@@ -41,7 +41,7 @@ use crate::{
         body::BodyError,
         cork::{Cork, CorkedIo, cork},
         headers::X_FORWARDED_PROTO,
-        http2::{Keepalive, Pump, SEND_BUFFER},
+        http2::{Pump, SEND_BUFFER, unanswered},
         to_absolute_form,
     },
     net::Alpn,
@@ -370,18 +370,6 @@ async fn run(
     if let Some(pool) = pool.upgrade() {
         pool.retire(&record);
         pool.serve();
-    }
-}
-
-/// Asks the peer now and then whether it lives; resolves when it does not answer.
-async fn unanswered(pings: Option<(PingPong, Keepalive)>) {
-    let Some((mut pings, keepalive)) = pings else { return std::future::pending().await };
-    loop {
-        sleep(keepalive.interval).await;
-        match timeout(keepalive.timeout, pings.ping(Ping::opaque())).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) | Err(_) => return,
-        }
     }
 }
 
