@@ -34,14 +34,10 @@ stats::declare! {
         upstream_cx_destroy_local_with_active_rq: Counter,
         /// Connections closed by the host while requests were running.
         upstream_cx_destroy_remote_with_active_rq: Counter,
-        /// HTTP/2 connections closed for want of an answer to a PING.
-        upstream_cx_close_notify: Counter,
         /// Connections closed because they had no request for too long.
         upstream_cx_idle_timeout: Counter,
         /// Connections closed because they had served their number of requests.
         upstream_cx_max_requests: Counter,
-        /// Connections closed because the host broke the protocol.
-        upstream_cx_protocol_error: Counter,
         /// Bytes received.
         upstream_cx_rx_bytes_total: Counter,
         /// Bytes sent.
@@ -66,16 +62,10 @@ stats::declare! {
         upstream_rq_cancelled: Counter,
         /// Requests whose connection was closed for want of time.
         upstream_rq_timeout: Counter,
-        /// Attempts given up for want of time.
-        upstream_rq_per_try_timeout: Counter,
         /// Requests that the host reset.
         upstream_rq_rx_reset: Counter,
         /// Requests that we reset.
         upstream_rq_tx_reset: Counter,
-        /// Requests sent again.
-        upstream_rq_retry: Counter,
-        /// Requests sent again with success.
-        upstream_rq_retry_success: Counter,
         /// Responses of any status.
         upstream_rq_completed: Counter,
         /// Time from sending a request to the end of its response, in milliseconds.
