@@ -30,9 +30,9 @@ const MAX_REQUEST_HEADERS_KB: u32 = 60;
 /// Envoy's default for `common_http_protocol_options.max_headers_count`.
 const MAX_HEADERS: u32 = 100;
 /// Envoy's default for `stream_idle_timeout`.
-const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+const STREAM_IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 /// Envoy's default for `common_http_protocol_options.idle_timeout`.
-const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// The conversion that the factory names.
 pub(super) fn network_filter(

@@ -91,7 +91,7 @@ mod tests {
         for (value, expected) in [
             ("5S", Some(Duration::from_secs(5))),
             ("99999999m", Some(Duration::from_millis(99_999_999))),
-            ("1H", Some(Duration::from_secs(3600))),
+            ("1H", Some(Duration::from_hours(1))),
             ("100000000S", None),
             ("S", None),
             ("-1S", None),

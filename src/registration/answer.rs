@@ -85,7 +85,7 @@ mod tests {
         let settings = Settings {
             callers: Callers::default(),
             default_lease_time: Duration::from_secs(30),
-            max_lease_time: Duration::from_secs(60),
+            max_lease_time: Duration::from_mins(1),
             public_urls: public_urls.iter().map(ToString::to_string).collect(),
         };
         let origin = Some("https://asked.example:8443".to_owned());

@@ -27,7 +27,7 @@ use crate::{http_filters::registration::Caller, route::RouteKey};
 pub const CAPACITY: usize = 65_536;
 
 /// The shortest and the longest time for which the routes of an expired registration are answered 503.
-const GRACE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5 * 60));
+const GRACE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_mins(5));
 
 /// A worker process that announced itself.
 #[derive(Clone, Debug)]

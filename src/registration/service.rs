@@ -29,7 +29,7 @@ const MAX_RENEWALS: usize = 1000;
 const PAGE: (usize, usize) = (500, 1000);
 
 /// How long Deregister waits for requests: unless the caller says, and at most.
-const DRAIN: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(3600));
+const DRAIN: (Duration, Duration) = (Duration::from_secs(30), Duration::from_hours(1));
 
 /// The service behind the generated server.
 #[derive(Clone)]

@@ -193,7 +193,7 @@ async fn a_lease_ends_unless_it_is_renewed() {
     caller.register(RegisterRequest { lease_time: second, ..worker("kept", &upstream) }).await.unwrap();
     let renew = RenewRequest {
         worker_ids: vec!["kept".to_owned(), "unknown".to_owned()],
-        lease_time: lease(Duration::from_secs(60)),
+        lease_time: lease(Duration::from_mins(1)),
     };
     let request = caller.with_token(renew);
     let renewals = within("Renew", caller.client.renew(request)).await.unwrap().into_inner().renewals;

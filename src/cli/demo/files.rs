@@ -20,8 +20,8 @@ use time::OffsetDateTime;
 use crate::cli::workers::Server;
 
 /// How long certificates are valid, and from which age on new ones are made.
-const VALID: Duration = Duration::from_secs(365 * 86_400);
-const OLD: Duration = Duration::from_secs(300 * 86_400);
+const VALID: Duration = Duration::from_hours(365 * 24);
+const OLD: Duration = Duration::from_hours(300 * 24);
 
 /// The directory with the files.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ fn default_directory() -> PathBuf {
 
 fn validity(params: &mut CertificateParams) {
     let now = OffsetDateTime::now_utc();
-    params.not_before = now - Duration::from_secs(86_400);
+    params.not_before = now - Duration::from_hours(24);
     params.not_after = now + VALID;
 }
 

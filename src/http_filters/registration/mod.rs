@@ -37,7 +37,7 @@ pub const FACTORY: HttpFilterFactory = HttpFilterFactory {
 const MAX_REQUEST_BYTES: usize = 1 << 20;
 
 /// The longest call: a Deregister with the longest drain time, and some.
-const MAX_CALL: Duration = Duration::from_secs(3600 + 60);
+const MAX_CALL: Duration = Duration::from_mins(61);
 
 /// The filter's settings.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl Settings {
     fn from_proto(proto: &wire::RegistrationFilter, field: Field<'_>) -> Option<Settings> {
         let wire::RegistrationFilter { callers, default_lease_time, max_lease_time, public_urls } = proto;
         let callers = Callers::from_proto(callers, field.key("callers"));
-        let max_lease_time = field.duration("max_lease_time", max_lease_time).unwrap_or(Duration::from_secs(3600));
+        let max_lease_time = field.duration("max_lease_time", max_lease_time).unwrap_or(Duration::from_hours(1));
         if !(1..=7 * 86_400).contains(&max_lease_time.as_secs()) {
             field.key("max_lease_time").error("must be 1s to 604800s");
         }

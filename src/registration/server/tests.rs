@@ -82,7 +82,7 @@ impl World {
         let settings = Settings {
             callers: Callers::default(),
             default_lease_time: Duration::from_secs(30),
-            max_lease_time: Duration::from_secs(60),
+            max_lease_time: Duration::from_mins(1),
             public_urls: vec!["https://ingress.example".to_owned()],
         };
         let session =
