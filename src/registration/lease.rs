@@ -29,6 +29,17 @@ pub const CAPACITY: usize = 65_536;
 /// The shortest and the longest time for which the routes of an expired registration are answered 503.
 const GRACE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_mins(5));
 
+/// What a caller asks for: a worker, where its addresses lead, and for how long.
+#[derive(Debug)]
+pub struct Claim {
+    /// What is to be registered.
+    pub worker: Arc<Worker>,
+    /// Where its addresses lead; the caller may reach all of these.
+    pub targets: Vec<Target>,
+    /// How long the lease is to be.
+    pub lease_time: Duration,
+}
+
 /// A worker process that announced itself.
 #[derive(Clone, Debug)]
 pub struct Registration {
@@ -141,14 +152,8 @@ impl Store {
     }
 
     /// Makes a registration, or replaces one of the same worker id.
-    pub fn register(
-        &mut self,
-        worker: Arc<Worker>,
-        targets: Vec<Target>,
-        lease_time: Duration,
-        caller: &Arc<Caller>,
-        now: Instant,
-    ) -> Result<&Registration, Refusal> {
+    pub fn register(&mut self, claim: Claim, caller: &Arc<Caller>, now: Instant) -> Result<&Registration, Refusal> {
+        let Claim { worker, targets, lease_time } = claim;
         let (owner, registered_at) = match self.registrations.get(&worker.id) {
             Some(held) if held.owner == caller.name || caller.admin => (Arc::clone(&held.owner), held.registered_at),
             Some(held) if held.state == State::Expired => (Arc::clone(&caller.name), now),

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    lease::{Ended, Registration, State, Store},
+    lease::{Claim, Ended, Registration, State, Store},
     publish::{Publisher, cluster_names},
     refusal::Refusal,
     resolve::Target,
@@ -103,8 +103,8 @@ impl Handle {
 }
 
 impl Registrar {
-    /// A registrar without registrations, the way to it, and the task that runs it for as long as a way to it exists.
-    pub fn new(
+    /// A registrar without registrations: the way to it, and the task that runs it for as long as a way to it exists.
+    pub fn open(
         door: Door,
         snapshot: Arc<Snapshot>,
         registry: Arc<stats::Registry>,
@@ -195,16 +195,10 @@ impl Registrar {
     }
 
     /// Makes or changes a registration.
-    pub fn register(
-        &mut self,
-        worker: Worker,
-        targets: Vec<Target>,
-        lease_time: Duration,
-        caller: &Arc<Caller>,
-    ) -> Result<Registration, Refusal> {
-        self.check_names(&worker)?;
-        self.publisher.check(&worker, &self.snapshot)?;
-        let held = self.store.register(Arc::new(worker), targets, lease_time, caller, Instant::now())?;
+    pub fn register(&mut self, claim: Claim, caller: &Arc<Caller>) -> Result<Registration, Refusal> {
+        self.check_names(&claim.worker)?;
+        self.publisher.check(&claim.worker, &self.snapshot)?;
+        let held = self.store.register(claim, caller, Instant::now())?;
         self.stats.granted.inc();
         let (worker, service, lease) = (&held.worker.id, &held.worker.service, &held.lease.id);
         tracing::info!(caller = %caller.name, %worker, %service, %lease, "registered");

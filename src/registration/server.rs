@@ -26,7 +26,7 @@ pub async fn serve(
     snapshot: Arc<Snapshot>,
     registry: Arc<stats::Registry>,
 ) {
-    let (handle, registrar) = Registrar::new(door, snapshot, Arc::clone(&registry));
+    let (handle, registrar) = Registrar::open(door, snapshot, Arc::clone(&registry));
     let registry = WorkerRegistryServer::new(Service::new(handle, &registry));
     tokio::select! {
         () = answer_all(requests, registry) => {}

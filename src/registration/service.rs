@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     answer,
-    lease::Registration,
+    lease::{Claim, Registration},
     refusal::Refusal,
     registrar::{Handle, Registrar},
     resolve::{has_names, resolve},
@@ -71,9 +71,9 @@ impl Service {
         let worker = valid(|field| Worker::from_proto(request, field))?;
         let targets = resolve(&worker, &session.caller).await?;
         let lease_time = session.lease_time(worker.lease_time);
+        let claim = Claim { worker: Arc::new(worker), targets, lease_time };
         let caller = Arc::clone(&session.caller);
-        let held =
-            self.registrar.run(move |registrar| registrar.register(worker, targets, lease_time, &caller)).await??;
+        let held = self.registrar.run(move |registrar| registrar.register(claim, &caller)).await??;
         Ok(wire::RegisterResponse {
             lease: Some(answer::lease(&held.lease)),
             public_urls: answer::public_urls(session, &held.worker),

@@ -32,6 +32,10 @@ fn made(id: &str, routes: &[&str], change: impl FnOnce(&mut wire::RegisterReques
     Arc::new(Worker::from_proto(&request, Field::root(&Report::new())).unwrap())
 }
 
+fn claim(worker: Arc<Worker>, lease_time: Duration) -> Claim {
+    Claim { worker, targets: Vec::new(), lease_time }
+}
+
 struct World {
     store: Store,
     now: Instant,
@@ -43,7 +47,7 @@ impl World {
     }
 
     fn register(&mut self, worker: &Arc<Worker>, caller: &Arc<Caller>) -> Result<String, Refusal> {
-        let registration = self.store.register(Arc::clone(worker), Vec::new(), LEASE, caller, self.now)?;
+        let registration = self.store.register(claim(Arc::clone(worker), LEASE), caller, self.now)?;
         Ok(registration.lease.id.clone())
     }
 
@@ -97,7 +101,7 @@ fn the_time_of_grace_is_ten_seconds_to_five_minutes() {
     for (lease, grace) in [(1, 10), (60, 60), (3600, 300)] {
         let mut store = Store::new(String::new());
         let (start, lease) = (Instant::now(), Duration::from_secs(lease));
-        store.register(worker("a", &[]), Vec::new(), lease, &caller("x"), start).unwrap();
+        store.register(claim(worker("a", &[]), lease), &caller("x"), start).unwrap();
         store.advance(start + lease);
         assert_eq!(store.next_deadline(), Some(start + lease + Duration::from_secs(grace)));
     }
