@@ -55,11 +55,11 @@ async fn json_keeps_numbers_and_nesting() {
 async fn failures_have_their_flags_and_details() {
     let upstream = upstream::http1().route("/reset", Reply::Reset).route("/", Reply::Silence).start().await;
     let gone = upstream::http1().start().await.address;
-    let routes = r#"{ match: { prefix: /gone }, route: { cluster: gone } },
+    let routes = r"{ match: { prefix: /gone }, route: { cluster: gone } },
         { match: { prefix: /slow }, route: { cluster: upstream, timeout: 0.1s } },
         { match: { prefix: /reset }, route: { cluster: upstream } },
         { match: { path: /direct }, direct_response: { status: 418 } },
-        { match: { path: /unknown }, route: { cluster_header: x-cluster } }"#;
+        { match: { path: /unknown }, route: { cluster_header: x-cluster } }";
     let format = text("%REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%");
     let mut portreeve =
         Config::to(&upstream).routes(routes).cluster_with("gone", gone, "").manager(&format).start().await;

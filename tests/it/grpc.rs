@@ -153,8 +153,8 @@ async fn a_client_that_goes_away_resets_the_upstream_stream() {
 async fn failures_become_grpc_statuses() {
     let silent = upstream::http2().route("/", Reply::Silence).start().await;
     let gone = upstream::http2().start().await.address;
-    let routes = r#"{ match: { prefix: /gone }, route: { cluster: gone } },
-        { match: { prefix: /slow }, route: { cluster: silent, timeout: 0.1s } }"#;
+    let routes = r"{ match: { prefix: /gone }, route: { cluster: gone } },
+        { match: { prefix: /slow }, route: { cluster: silent, timeout: 0.1s } }";
     let config = Config::new().routes(routes).http2_cluster("silent", &silent);
     let portreeve = config.cluster_with("gone", gone, super::support::portreeve::HTTP2).start().await;
     let mut client = portreeve.http2().await;

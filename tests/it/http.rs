@@ -207,11 +207,12 @@ async fn a_reader_that_stops_stops_the_upstream() {
     let upstream = upstream::raw(move |mut stream, _| {
         let sent = counter.clone();
         async move {
+            let chunk = vec![b'x'; 65536];
             let mut request = [0; 4096];
             let _ = stream.read(&mut request).await;
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await;
-            while stream.write_all(&[b'x'; 65536]).await.is_ok() {
-                sent.fetch_add(65536, Ordering::SeqCst);
+            while stream.write_all(&chunk).await.is_ok() {
+                sent.fetch_add(chunk.len(), Ordering::SeqCst);
             }
         }
     })

@@ -93,11 +93,11 @@ async fn a_request_without_a_route_gets_404() {
 
 #[tokio::test]
 async fn redirects_say_where_to() {
-    let routes = r#"
+    let routes = r"
         { match: { path: /https }, redirect: { https_redirect: true } },
         { match: { path: /host }, redirect: { host_redirect: other.example, response_code: FOUND } },
         { match: { path: /path }, redirect: { path_redirect: /there, strip_query: true } },
-        { match: { prefix: /old }, redirect: { prefix_rewrite: /new } }"#;
+        { match: { prefix: /old }, redirect: { prefix_rewrite: /new } }";
     let portreeve = Config::new().routes(routes).start().await;
     let mut client = portreeve.http1().await;
     for (path, status, location) in [

@@ -33,9 +33,9 @@ async fn http1_switches_and_carries_bytes_both_ways() {
     assert_eq!(seen.uri, "/chat?room=1");
     assert_eq!(value(&seen.headers, "upgrade"), "websocket");
     assert_eq!(value(&seen.headers, "sec-websocket-protocol"), "chat");
-    for text in [&b"hello"[..], &[7; 100_000]] {
+    for text in [b"hello".to_vec(), vec![7; 100_000]] {
         let mut back = vec![0; text.len()];
-        stream.write_all(text).await.unwrap();
+        stream.write_all(&text).await.unwrap();
         within("the echo", stream.read_exact(&mut back)).await.unwrap();
         assert_eq!(back, text);
     }

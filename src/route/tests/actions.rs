@@ -1,6 +1,6 @@
 //! What routes do.
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use super::{find, get, request, routes, table};
 use crate::route::{Action, Forward, MaxStreamDuration, RouteConfiguration, RouteRef, UpgradeConfig};
@@ -99,7 +99,7 @@ fn clusters_by_weight() {
 ",
     );
     let request = request("GET", "/", &[("x-cluster", "third")]);
-    let registered = Default::default();
+    let registered = Rc::default();
     for (random, expected) in [(0, "up"), (1, "third"), (3, "third"), (4, "up"), (u64::MAX, "third")] {
         let route = RouteConfiguration::find(&table, &registered, &request, random).unwrap();
         assert_eq!(route.cluster(request.headers()), Some(expected), "{random}");

@@ -1,5 +1,7 @@
 //! Which route a request gets.
 
+use std::rc::Rc;
+
 use http::Request;
 
 use super::{find, get, name, request, routes, table};
@@ -128,7 +130,7 @@ fn fractions() {
 - {name: rest, match: {prefix: /}, direct_response: {status: 200}}
 ",
     );
-    let registered = Default::default();
+    let registered = Rc::default();
     for (random, expected) in [(0, "some"), (24, "some"), (25, "rest"), (99, "rest"), (124, "some")] {
         let route = RouteConfiguration::find(&table, &registered, &get("/"), random).unwrap();
         assert_eq!(route.name, expected, "{random}");

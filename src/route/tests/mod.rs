@@ -32,8 +32,8 @@ fn table(yaml: &str) -> Rc<Arc<RouteConfiguration>> {
 
 /// The table of one virtual host for all domains, from the YAML of its routes.
 fn routes(yaml: &str) -> Rc<Arc<RouteConfiguration>> {
-    let routes: String = yaml.trim_start_matches('\n').lines().map(|line| format!("  {line}\n")).collect();
-    table(&format!("virtual_hosts:\n- name: v\n  domains: ['*']\n  routes:\n{routes}"))
+    let routes = yaml.trim_start_matches('\n').replace('\n', "\n  ");
+    table(&format!("virtual_hosts:\n- name: v\n  domains: ['*']\n  routes:\n  {routes}"))
 }
 
 /// A GET of `path` at `example.com`.

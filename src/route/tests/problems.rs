@@ -8,8 +8,8 @@ fn problems(yaml: &str) -> Vec<String> {
 
 /// The problems of one virtual host's settings and routes, with paths from there.
 fn of_host(yaml: &str) -> Vec<String> {
-    let lines: String = yaml.trim_start_matches('\n').lines().map(|line| format!("  {line}\n")).collect();
-    let problems = problems(&format!("virtual_hosts:\n- name: v\n  domains: ['*']\n{lines}"));
+    let lines = yaml.trim_start_matches('\n').replace('\n', "\n  ");
+    let problems = problems(&format!("virtual_hosts:\n- name: v\n  domains: ['*']\n  {lines}"));
     problems.iter().map(|problem| problem.trim_start_matches("virtual_hosts[0].").to_owned()).collect()
 }
 

@@ -22,9 +22,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub fn within<F: Future>(what: &str, future: F) -> impl Future<Output = F::Output> {
     let caller = std::panic::Location::caller();
     async move {
-        match tokio::time::timeout(Duration::from_secs(10), future).await {
-            Ok(output) => output,
-            Err(_) => panic!("{what} took more than ten seconds, at {caller}"),
-        }
+        let outcome = tokio::time::timeout(Duration::from_secs(10), future).await;
+        outcome.unwrap_or_else(|_| panic!("{what} took more than ten seconds, at {caller}"))
     }
 }

@@ -35,7 +35,7 @@ use super::{
 /// What an upstream does with a request.
 #[derive(Clone)]
 pub enum Reply {
-    Answer(Answer),
+    Answer(Box<Answer>),
     /// Switches protocols, and sends back every byte that comes after.
     Echo,
     /// Never answers.
@@ -46,12 +46,12 @@ pub enum Reply {
 
 impl From<&str> for Reply {
     fn from(text: &str) -> Reply {
-        Reply::Answer(Answer {
+        Reply::Answer(Box::new(Answer {
             status: 200,
             headers: HeaderMap::new(),
             body: Bytes::copy_from_slice(text.as_bytes()),
             trailers: HeaderMap::new(),
-        })
+        }))
     }
 }
 
