@@ -88,7 +88,7 @@ enum Command {
 enum Answer {
     Listed(Vec<Registration>),
     Registered(RegisterResponse),
-    Drained(DrainResponse),
+    Drained(Box<DrainResponse>),
     Removed(DeregisterResponse),
 }
 
@@ -121,7 +121,7 @@ impl Command {
             Command::Register(args) => Answer::Registered(client.register(args.request()?).await?.into_inner()),
             Command::Drain { worker_id } => {
                 let request = DrainRequest { worker_id, lease_id: String::new() };
-                Answer::Drained(client.drain(request).await?.into_inner())
+                Answer::Drained(Box::new(client.drain(request).await?.into_inner()))
             }
             Command::Remove { worker_id, drain_time } => {
                 let drain_time = drain_time.map(proto::duration);

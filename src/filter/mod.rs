@@ -122,8 +122,8 @@ impl Random {
     pub fn next_u64(&self) -> u64 {
         let state = self.0.get().wrapping_add(0xa076_1d64_78bd_642f);
         self.0.set(state);
-        let product = u128::from(state) * u128::from(state ^ 0xe703_7ed1_a0b4_28db);
-        (product >> 64) as u64 ^ product as u64
+        let (low, high) = state.carrying_mul(state ^ 0xe703_7ed1_a0b4_28db, 0);
+        low ^ high
     }
 
     /// The next 128 bits.

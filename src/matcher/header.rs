@@ -44,13 +44,10 @@ impl HeaderMatcher {
     pub fn from_proto(proto: &proto::route::HeaderMatcher, field: Field<'_>) -> Option<HeaderMatcher> {
         let proto::route::HeaderMatcher { name, invert_match, treat_missing_header_as_empty, header_match_specifier } =
             proto;
-        let name = match Name::new(name) {
-            Ok(name) => Some(name),
-            Err(_) => {
-                field.key("name").error("not a valid header name");
-                None
-            }
-        };
+        let name = Name::new(name).ok();
+        if name.is_none() {
+            field.key("name").error("not a valid header name");
+        }
         let test =
             header_match_specifier.as_ref().map_or(Some(Test::Present(true)), |test| Test::from_proto(test, field));
         Some(HeaderMatcher {

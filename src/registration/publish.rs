@@ -137,19 +137,17 @@ impl Publisher {
     ) -> Option<Published> {
         let active = members.iter().find(|member| member.state == State::Active);
         let like = &active.or(members.first())?.worker;
-        let entry = match before.filter(|before| before.like.same_transport(like)) {
-            Some(before) => before.entry.clone(),
-            None => {
-                let proto = transport::cluster(name, like);
-                let report = Report::new();
-                let mut entry =
-                    ClusterEntry::from_proto(&proto, Field::root(&report), &Secrets::default(), &self.stats)?;
-                if let Some(borrowed) = transport::borrowed_cluster(like) {
-                    let tls = self.borrow(borrowed, snapshot)?;
-                    Arc::get_mut(&mut entry.cluster).expect("invariant: it was made just now").tls = Some(tls);
-                }
-                entry
+        let entry = if let Some(before) = before.filter(|before| before.like.same_transport(like)) {
+            before.entry.clone()
+        } else {
+            let proto = transport::cluster(name, like);
+            let report = Report::new();
+            let mut entry = ClusterEntry::from_proto(&proto, Field::root(&report), &Secrets::default(), &self.stats)?;
+            if let Some(borrowed) = transport::borrowed_cluster(like) {
+                let tls = self.borrow(borrowed, snapshot)?;
+                Arc::get_mut(&mut entry.cluster).expect("invariant: it was made just now").tls = Some(tls);
             }
+            entry
         };
         let members = members.iter().filter(|member| member.worker.same_transport(like));
         let hosts = HostSet::new(&entry.cluster, endpoints(members.copied()), &entry.hosts);

@@ -161,7 +161,7 @@ pub fn field_violations(status: &Status) -> Vec<FieldViolation> {
 
 const BAD_REQUEST: &str = "type.googleapis.com/google.rpc.BadRequest";
 
-/// `google.rpc.BadRequest` (googleapis, google/rpc/error_details.proto).
+/// `google.rpc.BadRequest` (googleapis, `google/rpc/error_details.proto`).
 #[derive(Clone, PartialEq, Message)]
 pub struct BadRequest {
     /// All that is wrong.

@@ -1,4 +1,4 @@
-//! What a worker asks for, validated: the model of a RegisterRequest.
+//! What a worker asks for, validated: the model of a `RegisterRequest`.
 //!
 //! Every wrong field is reported with its path, all at once. What can only be judged against the rest of the ingress (who
 //! holds a route, which names are taken, where a DNS name leads) is not decided here.

@@ -150,6 +150,6 @@ mod tests {
     fn lengths_have_three_forms() {
         assert_eq!(encode(0x82, &[0; 125])[..2], [0x82, 125]);
         assert_eq!(encode(0x82, &[0; 300])[..4], [0x82, 126, 1, 44]);
-        assert_eq!(encode(0x82, &[0; 65536])[..10], [0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+        assert_eq!(encode(0x82, &vec![0; 65536])[..10], [0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
     }
 }

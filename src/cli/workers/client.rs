@@ -131,13 +131,11 @@ fn upstream_tls(ca: Option<&Path>) -> anyhow::Result<UpstreamTls> {
     };
     let report = Report::new();
     let scope = stats::Registry::new(0).scope("");
-    match UpstreamTls::from_proto(&context, Field::root(&report), &Secrets::default(), &scope) {
-        Some(tls) => Ok(tls),
-        None => {
-            let problems: Vec<_> = report.into_problems().into_iter().map(|problem| problem.message).collect();
-            bail!("--ca: {}", problems.join("; "))
-        }
-    }
+    let Some(tls) = UpstreamTls::from_proto(&context, Field::root(&report), &Secrets::default(), &scope) else {
+        let problems: Vec<_> = report.into_problems().into_iter().map(|problem| problem.message).collect();
+        bail!("--ca: {}", problems.join("; "));
+    };
+    Ok(tls)
 }
 
 /// Puts the token into every call.

@@ -38,7 +38,7 @@ pub fn answer(out: &mut impl Write, answer: &Answer, format: Format) -> io::Resu
             let active = drained.registration.as_ref().map_or(0, |registration| registration.requests_active);
             writeln!(out, "draining, {active} requests active")
         }
-        (Answer::Drained(drained), Format::Json) => json(out, drained),
+        (Answer::Drained(drained), Format::Json) => json(out, &**drained),
         (Answer::Removed(removed), Format::Table) => match removed.requests_active {
             0 => writeln!(out, "removed"),
             active => writeln!(out, "removed, {active} requests were still active"),

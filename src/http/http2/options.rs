@@ -50,7 +50,6 @@ impl Options {
     pub fn from_proto(proto: Option<&core::Http2ProtocolOptions>, field: Field<'_>) -> Options {
         let mut options = Options::default();
         let Some(proto) = proto else { return options };
-        #[expect(deprecated, reason = "every field is looked at")]
         let core::Http2ProtocolOptions {
             hpack_table_size,
             max_concurrent_streams,
@@ -76,13 +75,13 @@ impl Options {
             stream_reset_rate,
         } = proto;
         options.header_table_size = hpack_table_size.map(|size| size.value);
-        if let Some(streams) = in_range("max_concurrent_streams", max_concurrent_streams, 1, field) {
+        if let Some(streams) = in_range("max_concurrent_streams", *max_concurrent_streams, 1, field) {
             options.max_concurrent_streams = streams;
         }
-        if let Some(window) = in_range("initial_stream_window_size", initial_stream_window_size, 65_535, field) {
+        if let Some(window) = in_range("initial_stream_window_size", *initial_stream_window_size, 65_535, field) {
             options.stream_window = window;
         }
-        if let Some(window) = in_range("initial_connection_window_size", initial_connection_window_size, 65_535, field)
+        if let Some(window) = in_range("initial_connection_window_size", *initial_connection_window_size, 65_535, field)
         {
             options.connection_window = window;
         }
@@ -139,9 +138,9 @@ impl Keepalive {
 }
 
 /// A number from `least` to what 31 bits hold, which is what HTTP/2 allows.
-fn in_range(name: &'static str, value: &Option<UInt32Value>, least: u32, field: Field<'_>) -> Option<u32> {
+fn in_range(name: &'static str, value: Option<UInt32Value>, least: u32, field: Field<'_>) -> Option<u32> {
     const MOST: u32 = (1 << 31) - 1;
-    let value = value.as_ref()?.value;
+    let value = value?.value;
     if !(least..=MOST).contains(&value) {
         field.key(name).error(format!("must be from {least} to {MOST}"));
         return None;

@@ -79,6 +79,9 @@ impl Callers {
     }
 
     /// Who sends a request with these headers over a connection from this peer.
+    ///
+    /// # Errors
+    /// Why it is no caller.
     pub fn authenticate(&self, headers: &HeaderMap, peer: Option<Peer>) -> Result<&Arc<Caller>, Unauthenticated> {
         let Some(authorization) = headers.get(header::AUTHORIZATION) else {
             let caller = self.0.iter().find(|(credential, _)| peer.is_some_and(|peer| credential.is_peer(peer)));
@@ -248,10 +251,10 @@ const METADATA_V6: [Ipv6Addr; 2] =
 
 /// The IPv4 address that a translator would take out of this one: NAT64 (RFC 6052), 6to4 (RFC 3056), IPv4-compatible.
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let from_words = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
     match address.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0, 0, 0, 0, 0, 0, high, low] => Some(from_words(high, low)),
-        [0x2002, high, low, ..] => Some(from_words(high, low)),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] | [0, 0, 0, 0, 0, 0, high, low] => {
+            Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)))
+        }
         _ => None,
     }
 }
