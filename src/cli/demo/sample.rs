@@ -97,6 +97,10 @@ async fn accept(listener: tokio::net::TcpListener, worker: &'static str) {
 
 /// One connection, of HTTP/2 if it begins as one.
 async fn serve(stream: TcpStream, worker: &'static str) {
+    // In a conversation no message waits for the acknowledgement of the one before.
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
     let mut preface = [0; 3];
     let http2 = loop {
         match stream.peek(&mut preface).await {
