@@ -10,7 +10,7 @@ import traceback
 
 from harness import Tally
 
-SUITES = ["conformance", "registration", "deephaven", "corpus"]
+SUITES = ["conformance", "registration", "demo", "deephaven", "corpus"]
 
 
 def main(portreeve, names):
