@@ -24,18 +24,18 @@ impl FilterChain {
     pub(super) async fn decode(
         &mut self,
         manager: &HttpConnectionManager,
-        mut request: Request,
+        request: &mut Request,
         stream: &mut Stream,
     ) -> Result<Response, LocalReply> {
         for filter in &mut self.0 {
-            match filter.decode_headers(&mut request, stream).await {
+            match filter.decode_headers(request, stream).await {
                 Decoded::Continue => {}
                 Decoded::Respond(response) => {
-                    stream.capture_request(&request);
+                    stream.capture_request(request);
                     return Ok(response);
                 }
                 Decoded::Reply(reply) => {
-                    stream.capture_request(&request);
+                    stream.capture_request(request);
                     return Err(reply);
                 }
             }

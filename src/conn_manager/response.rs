@@ -48,7 +48,7 @@ struct RequestMeter {
 
 impl Exchange {
     /// Counts the request and puts a watch on its body.
-    pub(super) fn begin(connection: Rc<Connection>, request: Request) -> (Exchange, Request) {
+    pub(super) fn begin(connection: Rc<Connection>, request: &mut Request) -> Exchange {
         let manager = &connection.manager;
         let stats = &manager.stats;
         stats.downstream_rq_total.inc();
@@ -84,20 +84,21 @@ impl Exchange {
             complete: false,
             close: false,
         };
-        let request = exchange.watch_request(request);
-        (exchange, request)
+        exchange.watch_request(request);
+        exchange
     }
 
-    fn watch_request(&mut self, request: Request) -> Request {
+    fn watch_request(&mut self, request: &mut Request) {
         if request.body().is_end_stream() {
             self.stream.timer.end_request(self.stream.info.start);
             self.stream.info.timing.last_downstream_rx = Some(std::time::Duration::ZERO);
-            return request;
+            return;
         }
         let meter = Rc::new(RequestMeter::default());
         self.request = Some(Rc::clone(&meter));
         let timer = Rc::clone(&self.stream.timer);
-        request.map(|body| Body::boxed(RequestBody { body, meter, timer }))
+        let body = std::mem::take(request.body_mut());
+        *request.body_mut() = Body::boxed(RequestBody { body, meter, timer });
     }
 
     pub(super) fn connection(&self) -> &Rc<Connection> {

@@ -14,15 +14,15 @@ use crate::{
 };
 
 /// Serves one request; the response's body runs on after this has returned.
-pub(super) async fn serve(connection: Rc<Connection>, request: Request) -> Response {
-    let (mut exchange, mut request) = Exchange::begin(connection, request);
+pub(super) async fn serve(connection: Rc<Connection>, mut request: Request) -> Response {
+    let mut exchange = Exchange::begin(connection, &mut request);
     let connection = Rc::clone(exchange.connection());
     let mut chain = FilterChain::new(&connection.manager, &request, &connection.worker);
     let admitted = admission::admit(&connection, &mut request, &mut exchange.stream)
         .and_then(|()| find_route(&connection, &request, &mut exchange));
     exchange.keep_request_id(&request);
     let answer = match admitted {
-        Ok(()) => chain.decode(&connection.manager, request, &mut exchange.stream).await,
+        Ok(()) => chain.decode(&connection.manager, &mut request, &mut exchange.stream).await,
         Err(refusal) => {
             exchange.stream.capture_request(&request);
             Err(refusal)

@@ -89,25 +89,25 @@ impl Router {
     ///
     /// # Errors
     /// The reply that stands for the failure.
-    pub async fn route(&self, request: Request, stream: &mut Stream) -> Result<Response, LocalReply> {
+    pub async fn route(&self, request: &mut Request, stream: &mut Stream) -> Result<Response, LocalReply> {
         let Some(route) = stream.route.clone() else {
             self.stats.no_route.inc();
-            stream.capture_request(&request);
+            stream.capture_request(request);
             return Err(LocalReply::route_not_found());
         };
         self.stats.rq_total.inc();
         match &route.action {
             Action::Redirect(redirect) => {
                 self.stats.rq_redirect.inc();
-                stream.capture_request(&request);
-                let mut response = redirect_response(redirect, &request)?;
+                stream.capture_request(request);
+                let mut response = redirect_response(redirect, request)?;
                 stream.info.response_code_details = "direct_response".into();
                 route.finalize_response(&mut response, &stream.info);
                 Ok(response)
             }
             Action::DirectResponse(direct) => {
                 self.stats.rq_direct_response.inc();
-                stream.capture_request(&request);
+                stream.capture_request(request);
                 let reply = LocalReply::direct_response(direct.status, direct.body.clone());
                 let mut response = reply.into_response(stream.is_grpc);
                 stream.info.response_code_details = "direct_response".into();
@@ -122,24 +122,21 @@ impl Router {
         &self,
         route: &RouteRef,
         forward: &Forward,
-        mut request: Request,
+        request: &mut Request,
         stream: &mut Stream,
     ) -> Result<Response, LocalReply> {
-        let cluster = match self.choose_cluster(route, forward, &request, stream) {
+        let cluster = match self.choose_cluster(route, forward, request, stream) {
             Ok(cluster) => cluster,
             Err(reply) => {
-                stream.capture_request(&request);
+                stream.capture_request(request);
                 return Err(reply);
             }
         };
         stream.cluster = Some(Rc::clone(&cluster));
-        self.set_timeouts(forward, &mut request, stream);
-        route.finalize_request(&mut request, &mut stream.info, self.originals());
+        self.set_timeouts(forward, request, stream);
+        route.finalize_request(request, &mut stream.info, self.originals());
         let started = Instant::now();
-        let mut response = match self.attempts(&cluster, route, request, stream).await {
-            Ok(response) => response,
-            Err(reply) => return Err(reply),
-        };
+        let mut response = self.attempts(&cluster, route, request, stream).await?;
         if !self.suppress_envoy_headers {
             let elapsed = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             response.headers_mut().insert(SERVICE_TIME, HeaderValue::from(elapsed));
@@ -201,26 +198,23 @@ impl Router {
         &self,
         cluster: &Rc<ClusterState>,
         route: &RouteRef,
-        mut request: Request,
+        request: &mut Request,
         stream: &mut Stream,
     ) -> Result<Response, LocalReply> {
         loop {
             let Some(host) = cluster.choose_host() else {
                 stream.info.upstream_cluster = Some(Arc::clone(&cluster.cluster().name));
-                stream.capture_request(&request);
+                stream.capture_request(request);
                 return Err(charged(cluster, LocalReply::no_healthy_upstream()));
             };
             stream.info.attempt_count += 1;
             stream.info.upstream = Some(Rc::clone(host.info()));
-            route.finalize_host(&mut request, &host.endpoint.hostname, self.originals());
-            stream.capture_request(&request);
+            route.finalize_host(request, &host.endpoint.hostname, self.originals());
+            stream.capture_request(request);
             match attempt(cluster, &host, request, stream).await? {
                 Ok(response) => return Ok(response),
-                Err(UpstreamFailure { kind, request: Some(unprocessed), .. })
-                    if failure::is_race(kind) && stream.info.attempt_count < MAX_ATTEMPTS =>
-                {
-                    request = *unprocessed;
-                }
+                Err(UpstreamFailure { kind, unprocessed: true, .. })
+                    if failure::is_race(kind) && stream.info.attempt_count < MAX_ATTEMPTS => {}
                 Err(failure) => return Err(charged(cluster, failure::reply(failure, &mut stream.info))),
             }
         }
@@ -239,7 +233,7 @@ fn charged(cluster: &ClusterState, reply: LocalReply) -> LocalReply {
 async fn attempt(
     cluster: &Rc<ClusterState>,
     host: &HostRef,
-    request: Request,
+    request: &mut Request,
     stream: &mut Stream,
 ) -> Result<Result<Response, UpstreamFailure>, LocalReply> {
     let mut timing = UpstreamTiming::default();

@@ -119,11 +119,11 @@ impl ClusterState {
     /// upgrade ([`Upgrade`](crate::http::upgrade::Upgrade) in its extensions) has a connection of its own.
     ///
     /// # Errors
-    /// Why there is no response, and the request itself if the host cannot have begun to process it.
+    /// Why there is no response, and whether `request` is whole again because the host cannot have begun to process it.
     pub async fn send(
         &self,
         host: &HostRef,
-        request: Request,
+        request: &mut Request,
         timing: &mut UpstreamTiming,
     ) -> Result<Response, UpstreamFailure> {
         host.0.pools.send(host, request, timing).await

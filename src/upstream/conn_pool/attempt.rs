@@ -2,15 +2,14 @@
 
 use tokio::time::Instant;
 
-use crate::http::Request;
-
 /// An attempt that brought no response headers.
 #[derive(Debug)]
 pub struct UpstreamFailure {
     /// What went wrong.
     pub kind: FailureKind,
-    /// The request, whole, if the host cannot have begun to process it: then any method may be sent again.
-    pub request: Option<Box<Request>>,
+    /// The host cannot have begun to process the request, which is whole again where it was given: any method may be sent
+    /// once more. Else nothing of use is left of it.
+    pub unprocessed: bool,
     /// The reason in words, for logs and `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
     pub cause: String,
 }

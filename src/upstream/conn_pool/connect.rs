@@ -22,7 +22,6 @@ use tokio::{
 
 use super::{FailureKind, UpstreamFailure};
 use crate::{
-    http::Request,
     net::{Address, Alpn, Io},
     stats::Gauge,
     upstream::{Cluster, Host, HostRef},
@@ -49,8 +48,8 @@ impl ConnectError {
     }
 
     /// The failure of a request that waited for the connection, and was never sent.
-    pub(super) fn into_failure(self, request: Request) -> UpstreamFailure {
-        UpstreamFailure { kind: self.kind, request: Some(Box::new(request)), cause: self.cause }
+    pub(super) fn into_failure(self) -> UpstreamFailure {
+        UpstreamFailure { kind: self.kind, unprocessed: true, cause: self.cause }
     }
 }
 

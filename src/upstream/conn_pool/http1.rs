@@ -62,24 +62,22 @@ impl Pool {
     pub(super) async fn send(
         self: &Rc<Pool>,
         host: &HostRef,
-        mut request: Request,
+        request: &mut Request,
         timing: &mut UpstreamTiming,
     ) -> Result<Response, UpstreamFailure> {
         let connection = match self.take_idle() {
             Some(connection) => connection,
-            None => match self.connect(host, timing).await {
-                Ok(connection) => connection,
-                Err(error) => return Err(error.into_failure(request)),
-            },
+            // Boxed, so that the many requests that find one do not carry its state.
+            None => Box::pin(self.connect(host, timing)).await.map_err(ConnectError::into_failure)?,
         };
-        prepare(&mut request);
-        let spare = spare(&request, &connection.record);
+        prepare(request);
+        let spare = spare(request, &connection.record);
         let received = connection.record.received();
         connection.record.begin();
         let active = ActiveRequest::begin(host);
         timing.first_byte_sent = Some(active.started());
         let mut lease = Lease { pool: Rc::downgrade(self), connection, active };
-        match lease.connection.sender.try_send_request(request).await {
+        match lease.connection.sender.try_send_request(std::mem::take(request)).await {
             Ok(response) => {
                 timing.headers_received = Some(Instant::now());
                 lease.active.answered(response.status());
@@ -88,7 +86,7 @@ impl Pool {
             Err(error) => {
                 let untouched = lease.connection.record.received() == received;
                 lease.active.unanswered(false);
-                Err(failure(error, spare.filter(|_| untouched)))
+                Err(failure(error, spare.filter(|_| untouched), request))
             }
         }
     }
@@ -98,35 +96,31 @@ impl Pool {
     pub(super) async fn upgrade(
         &self,
         host: &HostRef,
-        mut request: Request,
+        request: &mut Request,
         timing: &mut UpstreamTiming,
     ) -> Result<Response, UpstreamFailure> {
         timing.connect_started = Some(Instant::now());
-        let established = match connect(host, self.server_name.as_deref(), &[Alpn::Http11]).await {
-            Ok(established) => established,
-            Err(error) => return Err(error.into_failure(request)),
-        };
+        let established = connect(host, self.server_name.as_deref(), &[Alpn::Http11]).await;
+        let established = established.map_err(ConnectError::into_failure)?;
         timing.connected = Some(Instant::now());
         let Established { io, record, .. } = established;
         let (mut sender, connection) = match builder(&record.cluster().protocol).handshake(TokioIo::new(io)).await {
             Ok(started) => started,
-            Err(error) => return Err(ConnectError::new(FailureKind::Connect, &error).into_failure(request)),
+            Err(error) => return Err(ConnectError::new(FailureKind::Connect, &error).into_failure()),
         };
         record.cluster().stats.upstream_cx_http1_total.inc();
         spawn_local(connection.with_upgrades());
 
         let outgoing = std::mem::take(request.body_mut());
-        prepare(&mut request);
+        prepare(request);
         let active = ActiveRequest::begin(host);
         timing.first_byte_sent = Some(active.started());
-        let mut response = match sender.try_send_request(request).await {
+        let mut response = match sender.try_send_request(std::mem::take(request)).await {
             Ok(response) => response,
             Err(error) => {
                 active.unanswered(false);
-                let mut failure = failure(error, None);
-                if let Some(request) = &mut failure.request {
-                    *request.body_mut() = outgoing;
-                }
+                let failure = failure(error, None, request);
+                *request.body_mut() = outgoing;
                 return Err(failure);
             }
         };
@@ -271,8 +265,8 @@ fn spare(request: &Request, record: &ConnectionRecord) -> Option<Request> {
     Some(spare)
 }
 
-/// What came of a request without a response; `spare` if it may be sent once more.
-fn failure(mut error: TrySendError<Request>, spare: Option<Request>) -> UpstreamFailure {
+/// What came of a request without a response; `spare` if it may be sent once more. What can be sent again goes to `request`.
+fn failure(mut error: TrySendError<Request>, spare: Option<Request>, request: &mut Request) -> UpstreamFailure {
     let unsent = error.take_message();
     let error = error.into_error();
     let kind = if error.is_parse() {
@@ -282,11 +276,13 @@ fn failure(mut error: TrySendError<Request>, spare: Option<Request>) -> Upstream
     } else {
         FailureKind::Disconnect
     };
-    let request = match kind {
+    let again = match kind {
         FailureKind::Disconnect => unsent.or(spare),
         _ => unsent,
     };
-    UpstreamFailure { kind, request: request.map(Box::new), cause: describe(&error) }
+    let unprocessed = again.is_some();
+    *request = again.unwrap_or_default();
+    UpstreamFailure { kind, unprocessed, cause: describe(&error) }
 }
 
 /// The error and what caused it, in one line.

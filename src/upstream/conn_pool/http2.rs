@@ -32,7 +32,7 @@ use tokio::{
 use super::{
     FailureKind, UpstreamFailure, UpstreamTiming,
     connect::{ConnectError, ConnectionRecord, Established, MeteredIo, Side, connect},
-    replay::{Recorder, replay},
+    replay::Recorder,
     response::{ActiveRequest, Exchange, guarded},
 };
 use crate::{
@@ -90,15 +90,13 @@ impl Pool {
     pub(super) async fn send(
         self: &Rc<Pool>,
         host: &HostRef,
-        request: Request,
+        request: &mut Request,
         timing: &mut UpstreamTiming,
     ) -> Result<Response, UpstreamFailure> {
         let slot = match self.take_slot() {
             Some(slot) => slot,
-            None => match self.wait(host, timing).await {
-                Ok(slot) => slot,
-                Err(error) => return Err(error.into_failure(request)),
-            },
+            // Boxed, so that the many requests that need not wait do not carry its state.
+            None => Box::pin(self.wait(host, timing)).await.map_err(ConnectError::into_failure)?,
         };
         exchange(slot, host, request, timing).await
     }
@@ -378,19 +376,19 @@ async fn run(
 async fn exchange(
     slot: Slot,
     host: &HostRef,
-    mut request: Request,
+    request: &mut Request,
     timing: &mut UpstreamTiming,
 ) -> Result<Response, UpstreamFailure> {
-    prepare(&mut request, host);
-    let (head, body) = request.into_parts();
+    prepare(request, host);
     let mut sent = http::Request::new(());
-    sent.method_mut().clone_from(&head.method);
-    sent.uri_mut().clone_from(&head.uri);
-    sent.headers_mut().clone_from(&head.headers);
+    sent.method_mut().clone_from(request.method());
+    sent.uri_mut().clone_from(request.uri());
+    sent.headers_mut().clone_from(request.headers());
     *sent.version_mut() = Version::HTTP_2;
 
+    let body = std::mem::take(request.body_mut());
     let ended = body.is_end_stream();
-    let safe = ended && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let safe = ended && matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let recorder = Recorder::new(body);
     let before = Traffic::of(&slot.0.record);
     let active = ActiveRequest::begin(host);
@@ -399,7 +397,7 @@ async fn exchange(
         Ok((response, stream)) => Attempt { response, pump: Pump::new(recorder, stream), uploaded: ended },
         Err(error) => {
             active.unanswered(false);
-            return Err(failure(&error, true, || replay(head, recorder)));
+            return Err(failure(&error, true, recorder, request));
         }
     };
     match poll_fn(|cx| attempt.poll(cx)).await {
@@ -416,10 +414,10 @@ async fn exchange(
             let recorder = attempt.pump.into_body();
             if recorder.is_broken() {
                 let cause = "the request's body broke off".to_owned();
-                return Err(UpstreamFailure { kind: FailureKind::RequestBody, request: None, cause });
+                return Err(UpstreamFailure { kind: FailureKind::RequestBody, unprocessed: false, cause });
             }
             let unprocessed = before.is_unsent(&slot.0.record) || safe && before.is_unanswered(&slot.0.record);
-            Err(failure(&error, unprocessed, || replay(head, recorder)))
+            Err(failure(&error, unprocessed, recorder, request))
         }
     }
 }
@@ -524,8 +522,9 @@ impl Traffic {
     }
 }
 
-/// What came of a request without a response. `unprocessed`: it may be sent again if the connection broke.
-fn failure(error: &h2::Error, unprocessed: bool, replay: impl FnOnce() -> Option<Request>) -> UpstreamFailure {
+/// What came of a request without a response. `unprocessed`: it may be sent again if the connection broke; then `request` gets
+/// its body back.
+fn failure(error: &h2::Error, unprocessed: bool, recorder: Recorder, request: &mut Request) -> UpstreamFailure {
     let (kind, unprocessed) = match error.reason() {
         Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => (FailureKind::RefusedStream, true),
         Some(reason) if error.is_reset() && error.is_remote() => (FailureKind::Reset(reason), false),
@@ -534,8 +533,10 @@ fn failure(error: &h2::Error, unprocessed: bool, replay: impl FnOnce() -> Option
         _ if error.is_io() => (FailureKind::Disconnect, unprocessed),
         _ => (FailureKind::Protocol, false),
     };
-    let request = if unprocessed { replay() } else { None };
-    UpstreamFailure { kind, request: request.map(Box::new), cause: error.to_string() }
+    let body = if unprocessed { recorder.replay() } else { None };
+    let unprocessed = body.is_some();
+    *request.body_mut() = body.unwrap_or_default();
+    UpstreamFailure { kind, unprocessed, cause: error.to_string() }
 }
 
 #[cfg(test)]

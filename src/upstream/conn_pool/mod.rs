@@ -51,13 +51,13 @@ impl Pools {
     pub(super) async fn send(
         &self,
         host: &HostRef,
-        request: Request,
+        request: &mut Request,
         timing: &mut UpstreamTiming,
     ) -> Result<Response, UpstreamFailure> {
         let cluster = host.cluster();
         if cluster.protocol.auto_sni
             && cluster.tls.is_some()
-            && let Some(authority) = authority(&request)
+            && let Some(authority) = authority(request)
         {
             let pool = self.by_name(host_of(authority));
             return pool.send(host, request, timing).await;
@@ -104,7 +104,7 @@ impl Pool {
     async fn send(
         &self,
         host: &HostRef,
-        request: Request,
+        request: &mut Request,
         timing: &mut UpstreamTiming,
     ) -> Result<Response, UpstreamFailure> {
         if request.extensions().get::<Upgrade>().is_some() {
@@ -123,14 +123,11 @@ impl Pool {
     async fn send_by_alpn(
         &self,
         host: &HostRef,
-        request: Request,
+        request: &mut Request,
         timing: &mut UpstreamTiming,
     ) -> Result<Response, UpstreamFailure> {
         let chosen = Rc::clone(&self.chosen.borrow());
-        let alpn = match chosen.get_or_try_init(|| self.negotiate(host, timing)).await {
-            Ok(alpn) => *alpn,
-            Err(error) => return Err(error.into_failure(request)),
-        };
+        let alpn = chosen.get_or_try_init(|| self.negotiate(host, timing)).await.map_err(ConnectError::into_failure)?;
         let outcome = match alpn {
             Alpn::H2 => self.http2.send(host, request, timing).await,
             Alpn::Http11 => self.http1.send(host, request, timing).await,

@@ -1,4 +1,4 @@
-//! A request that can be sent once more: its head, and what has been read of its body.
+//! A request's body that can be sent once more.
 
 use std::{
     pin::Pin,
@@ -7,21 +7,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, request};
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
-use crate::http::{
-    Request,
-    body::{Body, BodyError, TimedBody},
-};
+use crate::http::body::{Body, BodyError, TimedBody};
 
 /// So much of a body is kept for another attempt; a longer one has one attempt.
 const LIMIT: usize = 64 * 1024;
-
-/// The request again: `head` with all of the body that `recorder` read.
-pub(super) fn replay(head: request::Parts, recorder: Recorder) -> Option<Request> {
-    Some(Request::from_parts(head, recorder.replay()?))
-}
 
 /// A request's body that remembers what has been read of it, until that is known to be needless or too much.
 pub(super) struct Recorder {
@@ -64,7 +56,7 @@ impl Recorder {
     }
 
     /// The whole body once more, if it is still known.
-    fn replay(self) -> Option<Body> {
+    pub(super) fn replay(self) -> Option<Body> {
         let record = self.record?;
         let rest = match self.end {
             End::Open => self.body,

@@ -60,17 +60,22 @@ pub(super) const HTTP2: &str = "typed_extension_protocol_options:
     explicit_http_config: {http2_protocol_options: {}}
 ";
 
-pub(super) async fn send(cluster: &ClusterState, request: Request) -> Result<Response, UpstreamFailure> {
+pub(super) async fn send(cluster: &ClusterState, mut request: Request) -> Result<Response, UpstreamFailure> {
+    try_send(cluster, &mut request).await
+}
+
+/// Leaves the request where it was if the host has not processed it.
+pub(super) async fn try_send(cluster: &ClusterState, request: &mut Request) -> Result<Response, UpstreamFailure> {
     let host = cluster.choose_host().unwrap();
-    send_to(cluster, &host, request).await
+    cluster.send(&host, request, &mut UpstreamTiming::default()).await
 }
 
 pub(super) async fn send_to(
     cluster: &ClusterState,
     host: &HostRef,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, UpstreamFailure> {
-    cluster.send(host, request, &mut UpstreamTiming::default()).await
+    cluster.send(host, &mut request, &mut UpstreamTiming::default()).await
 }
 
 pub(super) fn get(path: &str) -> Request {
@@ -250,7 +255,7 @@ fn a_host_that_does_not_answer_the_handshake_is_given_up_in_time() {
         let started = Instant::now();
         let failure = send(&cluster, get("/")).await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::ConnectTimeout);
-        assert!(failure.request.is_some());
+        assert!(failure.unprocessed);
         assert_eq!(started.elapsed().as_secs(), 2);
         assert_eq!(cluster.cluster().stats.upstream_cx_connect_timeout.value(), 1);
     });
@@ -262,9 +267,11 @@ fn a_host_that_refuses_connections_hands_the_request_back() {
         let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         for settings in ["", HTTP2] {
             let cluster = cluster(address, settings);
-            let failure = send(&cluster, get("/")).await.unwrap_err();
-            assert_eq!(failure.kind, FailureKind::Connect);
-            assert_eq!(failure.request.unwrap().uri(), "/");
+            let mut request = post(Body::full("whole"));
+            let failure = try_send(&cluster, &mut request).await.unwrap_err();
+            assert_eq!((failure.kind, failure.unprocessed), (FailureKind::Connect, true));
+            assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/"));
+            assert_eq!(request.into_body().collect().await.unwrap().to_bytes(), "whole");
             assert!(failure.cause.contains("refused"), "{}", failure.cause);
             assert_eq!(cluster.cluster().stats.upstream_cx_connect_fail.value(), 1);
         }

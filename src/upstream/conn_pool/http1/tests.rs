@@ -81,10 +81,10 @@ fn a_request_that_meets_an_idle_close_is_handed_back_if_it_is_safe_to_repeat() {
             tokio::time::sleep(Duration::from_millis(110)).await;
             let failure = send(&cluster, close(method)).await.unwrap_err();
             assert_eq!(failure.kind, FailureKind::Disconnect);
-            assert_eq!(failure.request.is_some(), handed_back, "{method}");
+            assert_eq!(failure.unprocessed, handed_back, "{method}");
         }
         let failure = send(&cluster, close("GET")).await.unwrap_err();
-        assert!(failure.request.is_none(), "a new connection has not idled");
+        assert!(!failure.unprocessed, "a new connection has not idled");
     });
 }
 
@@ -190,7 +190,7 @@ fn a_broken_response_is_a_protocol_error() {
         let cluster = cluster(peer.address, "");
         let failure = send(&cluster, get("/")).await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::Protocol);
-        assert!(failure.request.is_none());
+        assert!(!failure.unprocessed);
     });
 }
 

@@ -10,7 +10,7 @@ use tokio::task::{spawn_local, yield_now};
 
 use super::super::tests::{
     DATA, END_STREAM, Frames, GOAWAY, HEADERS, HTTP2, Peer, channel, cluster, eventually, get, post, run, run_paused,
-    send, send_to, text,
+    send, send_to, text, try_send,
 };
 use crate::{
     http::body::{Body, BodyError},
@@ -107,9 +107,9 @@ fn a_request_that_meets_a_goaway_is_handed_back_whole() {
         let cluster = cluster(peer.address, HTTP2);
         let (sender, body) = channel();
         sender.try_send("first ".into()).unwrap();
-        let failure = send(&cluster, post(body)).await.unwrap_err();
-        assert_eq!(failure.kind, FailureKind::GoAway);
-        let mut request = *failure.request.unwrap();
+        let mut request = post(body);
+        let failure = try_send(&cluster, &mut request).await.unwrap_err();
+        assert_eq!((failure.kind, failure.unprocessed), (FailureKind::GoAway, true));
         assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/"));
         sender.try_send("second".into()).unwrap();
         drop(sender);
@@ -152,9 +152,9 @@ fn a_refused_stream_is_handed_back_and_a_reset_one_is_not() {
         .await;
         let cluster = cluster(peer.address, HTTP2);
         let failure = send(&cluster, get("/refuse")).await.unwrap_err();
-        assert_eq!((failure.kind, failure.request.is_some()), (FailureKind::RefusedStream, true));
+        assert_eq!((failure.kind, failure.unprocessed), (FailureKind::RefusedStream, true));
         let failure = send(&cluster, get("/")).await.unwrap_err();
-        assert_eq!((failure.kind, failure.request.is_some()), (FailureKind::Reset(Reason::INTERNAL_ERROR), false));
+        assert_eq!((failure.kind, failure.unprocessed), (FailureKind::Reset(Reason::INTERNAL_ERROR), false));
         assert_eq!(cluster.cluster().stats.upstream_rq_rx_reset.value(), 2);
     });
 }
@@ -354,7 +354,7 @@ fn a_request_whose_own_body_breaks_off_is_reset() {
         let peer = Peer::http2(100, |_request, _respond| std::future::pending()).await;
         let cluster = cluster(peer.address, HTTP2);
         let failure = send(&cluster, post(Body::boxed(Broken))).await.unwrap_err();
-        assert_eq!((failure.kind, failure.request.is_some()), (FailureKind::RequestBody, false));
+        assert_eq!((failure.kind, failure.unprocessed), (FailureKind::RequestBody, false));
     });
 }
 
@@ -415,7 +415,7 @@ fn a_request_that_was_never_sent_is_handed_back_whatever_its_method() {
         send(&cluster, get("/")).await.unwrap();
         // The peer has closed, which the connection has had no time to see.
         match send(&cluster, post(Body::full("x"))).await {
-            Err(failure) => assert!(failure.request.is_some(), "{failure:?}"),
+            Err(failure) => assert!(failure.unprocessed, "{failure:?}"),
             Ok(response) => assert_eq!(response.status(), 200),
         }
     });
