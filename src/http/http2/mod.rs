@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use h2::{Ping, PingPong, Reason, SendStream, ext::Protocol, server::SendResponse};
 use http_body::Body as _;
+use pin_project_lite::pin_project;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::spawn_local,
@@ -24,6 +25,7 @@ use super::{
     Request, Response,
     body::{Body, BodyError, TimedBody},
     cork,
+    headers::is_hop_by_hop_free,
     upgrade::Upgrade,
 };
 
@@ -76,7 +78,8 @@ where
                 match next {
                     Some(Ok((request, mut respond))) => {
                         continue_if_expected(&request, &mut respond);
-                        spawn_local(exchange(service(admit(request)), respond));
+                        let step = Step::Serving { response: service(admit(request)) };
+                        spawn_local(Exchange { respond, step });
                     }
                     Some(Err(error)) => return Poll::Ready(Err(error)),
                     None => return Poll::Ready(Ok(())),
@@ -125,45 +128,68 @@ fn admit(request: http::Request<h2::RecvStream>) -> Request {
     request
 }
 
-/// One stream: the answer, then its body. A reset by the client drops the service's future, and so cancels all behind it.
-async fn exchange(response: impl Future<Output = Response>, mut respond: SendResponse<Bytes>) {
-    let mut response = pin!(response);
-    let answered = poll_fn(|cx| {
-        if let Poll::Ready(response) = response.as_mut().poll(cx) {
-            return Poll::Ready(Some(response));
+pin_project! {
+    /// One stream: the answer, then its body. A reset by the client drops the service's future, and so cancels all behind it.
+    /// By hand, because each stream is a task, and the state of an async function would hold the service's future twice.
+    struct Exchange<R> {
+        respond: SendResponse<Bytes>,
+        #[pin]
+        step: Step<R>,
+    }
+}
+
+pin_project! {
+    #[project = StepProjection]
+    enum Step<R> {
+        Serving { #[pin] response: R },
+        Sending { pump: Pump<Body> },
+    }
+}
+
+impl<R: Future<Output = Response>> Future for Exchange<R> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        loop {
+            match this.step.as_mut().project() {
+                StepProjection::Serving { response } => {
+                    let Poll::Ready(response) = response.poll(cx) else {
+                        return this.respond.poll_reset(cx).map(|_| ());
+                    };
+                    match begin_response(response, this.respond) {
+                        Some(pump) => this.step.set(Step::Sending { pump }),
+                        None => return Poll::Ready(()),
+                    }
+                }
+                // Whoever owns the body has been told of its end.
+                StepProjection::Sending { pump } => return pump.poll(cx).map(|_| ()),
+            }
         }
-        respond.poll_reset(cx).map(|_| None)
-    });
-    let Some(mut response) = answered.await else { return };
+    }
+}
+
+/// Sends the headers; what remains is the body, if there is one.
+fn begin_response(mut response: Response, respond: &mut SendResponse<Bytes>) -> Option<Pump<Body>> {
     Upgrade::normalize_switching(&mut response);
     remove_connection_headers(response.headers_mut());
     let (parts, body) = response.into_parts();
     let ended = body.is_end_stream();
     // Refused only when the client has gone: dropping the body ends the stream behind it.
-    if let Ok(stream) = respond.send_response(http::Response::from_parts(parts, ()), ended)
-        && !ended
-    {
-        let _ = pump(body, stream).await;
-    }
+    let stream = respond.send_response(http::Response::from_parts(parts, ()), ended).ok()?;
+    (!ended).then(|| Pump::new(body, stream))
 }
 
 /// HTTP/2 has no connection headers (RFC 9113 section 8.2.2).
 fn remove_connection_headers(headers: &mut http::HeaderMap) {
-    for name in [http::header::CONNECTION, http::header::TRANSFER_ENCODING, http::header::UPGRADE] {
-        headers.remove(name);
+    if !is_hop_by_hop_free(headers) {
+        for name in [http::header::CONNECTION, http::header::TRANSFER_ENCODING, http::header::UPGRADE] {
+            headers.remove(name);
+        }
     }
 }
 
-/// Sends a body into a stream, trailers and end of stream included, no faster than the peer's window opens.
-///
-/// # Errors
-/// The peer reset the stream, or the body broke off (then we have reset the stream by the reason that tells why).
-pub async fn pump(body: Body, stream: SendStream<Bytes>) -> Result<(), BodyError> {
-    let mut pump = Pump::new(body, stream);
-    poll_fn(|cx| pump.poll(cx)).await
-}
-
-/// A body on its way into a stream: [`pump`] for those who poll more than this.
+/// A body on its way into a stream, trailers and end of stream included, no faster than the peer's window opens.
 pub struct Pump<B> {
     body: B,
     stream: SendStream<Bytes>,
@@ -188,7 +214,7 @@ impl<B: TimedBody + Unpin> Pump<B> {
     /// Sends what can be sent now; ready when all has been.
     ///
     /// # Errors
-    /// As those of [`pump`].
+    /// The peer reset the stream, or the body broke off (then we have reset the stream by the reason that tells why).
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         loop {
             if let Err(error) = ready!(self.poll_writable(cx)) {
