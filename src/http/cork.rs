@@ -27,7 +27,7 @@ const SMALLEST: usize = 1024;
 
 /// Splits `io` into what the connection reads and writes, and what its owner flushes by.
 pub fn cork<S>(io: S) -> (CorkedIo<S>, Cork<S>) {
-    let shared = Rc::new(RefCell::new(Corked { io, buffer: Vec::new(), written: 0 }));
+    let shared = Rc::new(RefCell::new(Corked { io, buffer: Vec::new(), written: 0, usual: SMALLEST }));
     (CorkedIo(Rc::clone(&shared)), Cork(shared))
 }
 
@@ -104,6 +104,8 @@ struct Corked<S> {
     buffer: Vec<u8>,
     /// How much of the buffer has been written.
     written: usize,
+    /// How much the last turn wrote: the next one begins with room for as much.
+    usual: usize,
 }
 
 impl<S: AsyncWrite + Unpin> Corked<S> {
@@ -116,7 +118,7 @@ impl<S: AsyncWrite + Unpin> Corked<S> {
             return Pin::new(&mut self.io).poll_write_vectored(cx, slices);
         }
         if self.buffer.capacity() == 0 {
-            self.buffer.reserve(total.max(SMALLEST));
+            self.buffer.reserve(total.max(self.usual));
         }
         for slice in slices {
             self.buffer.extend_from_slice(slice);
@@ -136,8 +138,11 @@ impl<S: AsyncWrite + Unpin> Corked<S> {
                 count => self.written += count,
             }
         }
-        self.written = 0;
-        self.buffer = Vec::new();
+        if self.written > 0 {
+            self.usual = self.written.max(SMALLEST);
+            self.written = 0;
+            self.buffer = Vec::new();
+        }
         Poll::Ready(Ok(()))
     }
 }
