@@ -116,7 +116,6 @@ impl AccessLog {
 }
 
 /// The extension that `config` holds: what it prints, and where to.
-#[expect(deprecated, reason = "configurations still use the older ways to give a format")]
 fn logger(config: &proto::Any, field: Field<'_>) -> Option<(Option<Line>, Destination)> {
     match config.type_url.rsplit('.').next().unwrap_or_default() {
         "FileAccessLog" => {
@@ -156,7 +155,6 @@ fn logger(config: &proto::Any, field: Field<'_>) -> Option<(Option<Line>, Destin
 }
 
 impl Line {
-    #[expect(deprecated, reason = "configurations still use the older way to give a format")]
     fn from_proto(format: &SubstitutionFormatString, field: Field<'_>) -> Option<Line> {
         let SubstitutionFormatString { omit_empty_values, content_type, formatters, json_format_options, format } =
             format;

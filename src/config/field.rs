@@ -248,7 +248,6 @@ impl<'a> Field<'a> {
     }
 
     /// The duration if it is set and in range; an error if it is negative or too long.
-    #[expect(clippy::must_use_candidate, reason = "also called only for what it reports")]
     pub fn duration(&self, name: &'static str, value: &Option<proto::Duration>) -> Option<Duration> {
         let value = value.as_ref()?;
         let duration = proto::std_duration(value);
@@ -259,7 +258,6 @@ impl<'a> Field<'a> {
     }
 
     /// The message inside an `Any`; an error if it is of another type or damaged.
-    #[expect(clippy::must_use_candidate, reason = "also called only for what it reports")]
     pub fn unpack<M: prost::Message + prost::Name + Default>(&self, any: &proto::Any) -> Option<M> {
         let found = any.type_url.rsplit('/').next().unwrap_or_default();
         if found != M::full_name() {

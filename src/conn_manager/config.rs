@@ -46,7 +46,6 @@ pub(super) fn network_filter(
 
 impl HttpConnectionManager {
     /// Converts and checks.
-    #[expect(clippy::too_many_lines, reason = "one line for each of the sixty fields")]
     pub(super) fn from_proto(
         manager: &hcm::HttpConnectionManager,
         field: Field<'_>,

@@ -29,8 +29,6 @@ const NOT_YET: &str = "not implemented by Portreeve yet";
 
 impl Bootstrap {
     /// Converts everything but `static_resources`, and reports what is wrong with it.
-    #[expect(deprecated, reason = "configurations still use the older fields")]
-    #[expect(clippy::too_many_lines, reason = "one line for each field of the message")]
     #[must_use]
     pub fn from_proto(bootstrap: &proto::bootstrap::Bootstrap, field: Field<'_>) -> Bootstrap {
         let proto::bootstrap::Bootstrap {
@@ -197,7 +195,6 @@ fn convert_overload_manager(manager: &OverloadManager, field: Field<'_>, limits:
 }
 
 /// `None` if no address is configured, which means that there is no admin interface.
-#[expect(deprecated, reason = "configurations still use the older field")]
 fn admin_address(admin: &proto::bootstrap::Admin, field: Field<'_>) -> Option<ListenAddress> {
     let proto::bootstrap::Admin {
         access_log,

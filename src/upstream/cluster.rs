@@ -112,7 +112,6 @@ pub enum Discovery {
 
 impl Cluster {
     /// Reports all that is wrong, each at its place; `None` if no cluster can be made of the rest.
-    #[expect(deprecated, reason = "every field is looked at")]
     fn from_proto(
         proto: &cluster::Cluster,
         field: Field<'_>,

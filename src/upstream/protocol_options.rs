@@ -257,7 +257,6 @@ impl Http1Options {
     fn from_proto(proto: Option<&core::Http1ProtocolOptions>, field: Field<'_>) -> Http1Options {
         let mut options = Http1Options::default();
         let Some(proto) = proto else { return options };
-        #[expect(deprecated, reason = "every field is looked at")]
         let core::Http1ProtocolOptions {
             allow_absolute_url,
             accept_http_10,
