@@ -42,6 +42,7 @@ pub(super) struct Connection {
 }
 
 /// Why a connection is to take no more requests.
+#[derive(Clone, Copy)]
 enum Ending {
     Drain,
     Idle,

@@ -133,7 +133,7 @@ impl Exchange {
         }
         let info = &mut self.stream.info;
         info.flags.set(reply.flags);
-        info.response_code_details = reply.details.clone();
+        info.response_code_details.clone_from(&reply.details);
         self.close = reply.close;
         reply.into_response(self.stream.is_grpc)
     }
