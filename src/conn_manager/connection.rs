@@ -16,7 +16,7 @@ use crate::{
     http::{Request, headers::Downstream, http1, http2},
     net::{Alpn, Io, Metered},
     route::RouteConfiguration,
-    stats::{Counter, Gauge},
+    stats::Gauge,
     stream_info::{ConnectionInfo, HeaderCapture},
 };
 
@@ -37,6 +37,8 @@ pub(super) struct Connection {
     writing: RefCell<Option<Rc<StreamTimer>>>,
     /// The connection is no more: what its streams still do, nobody sees.
     closed: Cell<bool>,
+    /// The client is to go, because of a drain.
+    told: Cell<bool>,
     active_streams: Cell<u32>,
     last_active: Cell<Instant>,
 }
@@ -69,6 +71,7 @@ impl Connection {
             downstream,
             writing: RefCell::new(None),
             closed: Cell::new(false),
+            told: Cell::new(false),
             active_streams: Cell::new(0),
             last_active: Cell::new(start),
         }
@@ -109,7 +112,7 @@ impl Connection {
             (Codec::Auto, None) => {
                 let first = tokio::select! {
                     first = io.peek(HTTP2_PREFACE.len()) => first.ok()?,
-                    _ = self.ending(drain) => return None,
+                    _ = self.ending(Codec::Http1, drain) => return None,
                 };
                 Some(if first.starts_with(HTTP2_PREFACE) { Codec::Http2 } else { Codec::Http1 })
             }
@@ -124,8 +127,11 @@ impl Connection {
         let connection = Rc::clone(self);
         let service = move |request: Request| stream::serve(Rc::clone(&connection), request);
         let graceful = async {
-            let cause = self.ending(drain).await;
-            self.cause_of_end(cause).inc();
+            match self.ending(codec, drain).await {
+                Ending::Drain => {}
+                Ending::Idle => stats.downstream_cx_idle_timeout.inc(),
+                Ending::MaxDuration => stats.downstream_cx_max_duration_reached.inc(),
+            }
         };
         let failed = if codec == Codec::Http2 {
             stats.downstream_cx_http2_total.inc();
@@ -148,9 +154,19 @@ impl Connection {
         }
     }
 
-    /// Resolves when the connection is to take no more requests.
-    async fn ending(&self, mut drain: Watcher) -> Ending {
+    /// Resolves when the connection is to take no more requests. In a hand-off that moment never comes for HTTP/1, where it would close the
+    /// connection under a request on its way: the next response says that it is the last (see [`Self::is_told`]).
+    async fn ending(&self, codec: Codec, mut drain: Watcher) -> Ending {
         let timeouts = &self.manager.timeouts;
+        let drained = async {
+            drain.moment().await;
+            if !self.told.replace(true) {
+                self.manager.stats.downstream_cx_drain_close.inc();
+            }
+            if codec != Codec::Http2 {
+                drain.stopping().await;
+            }
+        };
         let idle = async {
             match timeouts.connection_idle {
                 None => std::future::pending().await,
@@ -165,7 +181,7 @@ impl Connection {
         };
         tokio::select! {
             biased;
-            () = drain.draining() => Ending::Drain,
+            () = drained => Ending::Drain,
             () = life => Ending::MaxDuration,
             () = idle => Ending::Idle,
         }
@@ -201,12 +217,9 @@ impl Connection {
         *self.writing.borrow_mut() = Some(Rc::clone(timer));
     }
 
-    fn cause_of_end(&self, cause: Ending) -> &Counter {
-        match cause {
-            Ending::Drain => &self.manager.stats.downstream_cx_drain_close,
-            Ending::Idle => &self.manager.stats.downstream_cx_idle_timeout,
-            Ending::MaxDuration => &self.manager.stats.downstream_cx_max_duration_reached,
-        }
+    /// Whether the client is to go: responses that begin from now on tell it so.
+    pub(super) fn is_told(&self) -> bool {
+        self.told.get()
     }
 
     /// Whether it has ended, streams in progress or not.

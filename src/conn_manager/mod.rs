@@ -10,6 +10,8 @@ mod filter_chain;
 mod response;
 mod stats;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 

@@ -90,7 +90,7 @@ fn finish_headers(connection: &Connection, response: &mut Response, exchange: &m
     if !response.headers().contains_key(header::DATE) {
         response.headers_mut().insert(header::DATE, connection.worker.date.now());
     }
-    if exchange.is_last() {
+    if exchange.is_last() || connection.is_told() && !upgraded {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 }

@@ -109,7 +109,7 @@ impl ActiveListener {
             self.listener.stats.downstream_cx_overflow.inc();
             return;
         };
-        let (active, drain) = (Rc::clone(self), drain.clone());
+        let (active, drain) = (Rc::clone(self), drain.of_connection());
         connections.spawn_local(async move {
             active.serve(io, drain).await;
             drop((global, own));

@@ -13,7 +13,7 @@ use super::{Listener, run};
 use crate::{
     access_log,
     config::{self, Field, Report, Source},
-    drain::{Drain, Watcher},
+    drain::{Drain, DrainMode, Watcher},
     filter::{
         FactoryContext, LocalFuture, Random, Services, WorkerContext,
         network::{NetworkFilter, NetworkFilterFactory},
@@ -213,7 +213,7 @@ async fn draining_stops_accepting_and_asks_connections_to_end() {
             let (_, addresses) = bench.start(&yaml);
             let mut connection = connect(&addresses[0]).await;
             assert_eq!(line(&mut connection).await, "127.0.0.1:0  plain");
-            bench.drain.start();
+            bench.drain.start(DrainMode::Stop);
             assert_eq!(line(&mut connection).await, "bye");
             bench.drain.finished().await;
             assert!(TcpStream::connect(addresses[0].socket_addr().unwrap()).await.is_err());
@@ -235,7 +235,7 @@ async fn the_deadline_cuts_what_is_left() {
             while listener.stats.downstream_pre_cx_active.value() == 0 {
                 tokio::task::yield_now().await;
             }
-            bench.drain.start();
+            bench.drain.start(DrainMode::Stop);
             assert!(timeout(Duration::from_millis(20), silent.read_u8()).await.is_err(), "it may still speak");
             bench.drain.deadline();
             assert!(is_closed(&mut silent).await);

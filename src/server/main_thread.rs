@@ -13,6 +13,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::admin::Process as _;
+use crate::drain::DrainMode;
 use crate::snapshot::{Change, Knock, Snapshot};
 use crate::sys::systemd;
 use crate::upstream::{Discovery, dns};
@@ -118,7 +119,7 @@ impl MainThread {
             Event::Reload => self.check_reload(),
             Event::DrainListeners => {
                 tracing::info!("drain_listeners: no new connections, running requests may finish");
-                self.workers.drain(self.options.drain_time).await;
+                self.workers.drain(DrainMode::Stop, Some(self.options.drain_time)).await;
             }
             Event::Terminate => {}
         }
@@ -138,7 +139,7 @@ impl MainThread {
         let limit = options.drain_time;
         systemd::stopping("draining");
         process.drain();
-        workers.drain(limit).await;
+        workers.drain(DrainMode::Stop, Some(limit)).await;
         tracing::info!(limit_s = limit.as_secs(), "draining: no new connections, running requests may finish");
         let ended = workers.ended();
         tokio::pin!(ended);

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::drain::Drain;
+use crate::drain::{Drain, DrainMode};
 use crate::filter::{Random, WorkerContext};
 use crate::listener::{self, Listener};
 use crate::snapshot::Snapshot;
@@ -37,8 +37,9 @@ pub enum WorkerCommand {
     Listen(Arc<Listener>, Vec<ListenSocket>),
     /// Hand over the lines of access logs.
     FlushLogs(Done),
-    /// Accept no more connections; end when those that there are have ended, at the latest after this time.
-    Drain(Duration, Done),
+    /// Accept no more connections; end when those that there are have ended, at the latest after this time, if there is one. May be said
+    /// again.
+    Drain(DrainMode, Option<Duration>, Done),
 }
 
 /// The worker threads.
@@ -95,9 +96,10 @@ impl Workers {
         all_done(self.send_all(WorkerCommand::FlushLogs))
     }
 
-    /// Lets every worker drain; resolves when all have begun to.
-    pub fn drain(&self, limit: Duration) -> impl Future<Output = ()> + use<> {
-        all_done(self.send_all(|done| WorkerCommand::Drain(limit, done)))
+    /// Lets every worker drain; resolves when all have begun to. Without a limit, all requests run to their end; connections without
+    /// requests are closed once the time of a hand-off, twice its spread, is over. The last call sets the limit.
+    pub fn drain(&self, mode: DrainMode, limit: Option<Duration>) -> impl Future<Output = ()> + use<> {
+        all_done(self.send_all(|done| WorkerCommand::Drain(mode, limit, done)))
     }
 
     /// Resolves when every worker has ended after a drain.
@@ -146,20 +148,22 @@ fn entropy() -> u64 {
 /// The inside of a worker thread.
 struct Worker {
     context: Rc<WorkerContext>,
-    drain: Drain,
+    drain: Rc<Drain>,
     listeners: JoinSet<()>,
+    /// Sees the drain to its end.
+    draining: JoinSet<()>,
 }
 
 impl Worker {
     fn new(index: usize, seed: u64) -> Worker {
         let context = WorkerContext::new(index, ClusterManager::new(seed), Random::new(seed));
-        Worker { context: Rc::new(context), drain: Drain::new(), listeners: JoinSet::new() }
+        let (listeners, draining) = (JoinSet::new(), JoinSet::new());
+        Worker { context: Rc::new(context), drain: Rc::default(), listeners, draining }
     }
 
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<WorkerCommand>, flush_interval: Duration) {
         let mut flush = interval(flush_interval);
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (drained, mut ended) = mpsc::channel(1);
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
@@ -177,17 +181,18 @@ impl Worker {
                         self.context.access_logs.flush();
                         let _ = done.send(());
                     }
-                    Some(WorkerCommand::Drain(limit, done)) => {
-                        let drain = std::mem::take(&mut self.drain);
-                        drain.start();
-                        tokio::task::spawn_local(finish(drain, limit, drained.clone()));
+                    Some(WorkerCommand::Drain(mode, limit, done)) => {
+                        self.drain.start(mode);
+                        self.draining.abort_all();
+                        self.draining.spawn_local(finish(Rc::clone(&self.drain), mode, limit));
                         let _ = done.send(());
                     }
                     // The main thread is gone.
                     None => break,
                 },
                 _ = flush.tick() => self.context.access_logs.flush(),
-                Some(()) = ended.recv() => break,
+                // One that was cut short is followed by another.
+                Some(ended) = self.draining.join_next() => if ended.is_ok() { break },
             }
         }
         self.context.access_logs.flush();
@@ -204,13 +209,23 @@ impl Worker {
     }
 }
 
-/// Sees a drain to its end, and says so when the last connection has ended.
-async fn finish(drain: Drain, limit: Duration, ended: mpsc::Sender<()>) {
-    if timeout(limit, drain.finished()).await.is_err() {
-        drain.deadline();
-        if timeout(GRACE, drain.finished()).await.is_err() {
-            tracing::warn!("connections are cut although they did not end");
+/// Sees a drain to its end, which is that of the last connection.
+async fn finish(drain: Rc<Drain>, mode: DrainMode, limit: Option<Duration>) {
+    match (mode, limit) {
+        (_, Some(limit)) => {
+            if timeout(limit, drain.finished()).await.is_err() {
+                drain.deadline();
+                if timeout(GRACE, drain.finished()).await.is_err() {
+                    tracing::warn!("connections are cut although they did not end");
+                }
+            }
         }
+        (DrainMode::HandOff { spread }, None) => {
+            if timeout(spread * 2, drain.finished()).await.is_err() {
+                drain.start(DrainMode::Stop);
+                drain.finished().await;
+            }
+        }
+        (DrainMode::Stop, None) => drain.finished().await,
     }
-    let _ = ended.send(()).await;
 }
