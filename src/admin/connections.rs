@@ -1,11 +1,12 @@
 //! The admin listener: accepts connections on the main thread and serves HTTP/1.1 on them.
 
-use std::{future, io, rc::Rc, time::Duration};
+use std::{io, rc::Rc, time::Duration};
 
 use tokio::{task::JoinSet, time::sleep};
 
 use super::Admin;
 use crate::{
+    drain::Watcher,
     http::http1::{self, Options},
     net::{Acceptor, Io},
     stats,
@@ -39,19 +40,20 @@ const OPTIONS: Options =
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl Admin {
-    /// Serves connections for as long as the future is polled; dropping it ends them.
+    /// Serves connections until the drain begins and requests in progress have been answered; dropping the future ends them.
     ///
     /// # Errors
     ///
     /// If the socket cannot be used in the runtime.
-    pub async fn serve(self: Rc<Self>, socket: ListenSocket) -> io::Result<()> {
+    pub async fn serve(self: Rc<Self>, socket: ListenSocket, mut drain: Watcher) -> io::Result<()> {
         let acceptor = Acceptor::new(socket)?;
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
+                () = drain.draining() => break,
                 accepted = acceptor.accept() => match accepted {
                     Ok(io) => {
-                        connections.spawn_local(Rc::clone(&self).serve_connection(io));
+                        connections.spawn_local(Rc::clone(&self).serve_connection(io, drain.clone()));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "admin connection not accepted");
@@ -61,9 +63,12 @@ impl Admin {
                 Some(_) = connections.join_next() => {}
             }
         }
+        drop(acceptor);
+        connections.join_all().await;
+        Ok(())
     }
 
-    async fn serve_connection(self: Rc<Self>, io: Io) {
+    async fn serve_connection(self: Rc<Self>, io: Io, mut drain: Watcher) {
         self.stats.downstream_cx_total.inc();
         self.stats.downstream_cx_active.inc();
         let admin = Rc::clone(&self);
@@ -82,7 +87,7 @@ impl Admin {
                 response
             }
         };
-        if let Err(error) = http1::serve(io, &OPTIONS, service, future::pending()).await {
+        if let Err(error) = http1::serve(io, &OPTIONS, service, drain.draining()).await {
             tracing::debug!(%error, "admin connection ended early");
         }
         self.stats.downstream_cx_active.dec();

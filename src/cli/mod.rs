@@ -4,9 +4,12 @@
 //! as `anyhow::Error` and is printed here, once.
 
 mod check;
+mod control;
 mod demo;
 mod envoy_options;
+mod reload;
 mod run;
+mod status;
 mod version;
 mod workers;
 
@@ -28,6 +31,7 @@ pub const EXIT_FAILURE: u8 = 1;
     after_long_help = "Examples:\n  \
         portreeve check /etc/portreeve/envoy3.yaml      every error and warning, with its line\n  \
         portreeve run -c /etc/portreeve/envoy3.yaml     serve until SIGTERM\n  \
+        portreeve reload --wait                         take the configuration over as it is now\n  \
         portreeve demo                                  a complete set-up that needs no file\n  \
         portreeve workers list                          what has registered itself\n\n\
         Exit status:\n  0  success\n  1  a configuration or start-up error\n  2  wrong usage",
@@ -48,6 +52,10 @@ enum Command {
     Check(check::Args),
     /// Serve a built-in example that needs no file
     Demo(demo::Args),
+    /// Have the next process take over from the running one, with the configuration as it is now
+    Reload(reload::Args),
+    /// Show which processes serve, and which still finish what they have begun
+    Status(status::Args),
     /// See and change the workers registered with a running Portreeve
     Workers(workers::Args),
     /// Print the version
@@ -61,6 +69,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => args.run(),
         Command::Check(args) => args.run(),
         Command::Demo(args) => args.run(),
+        Command::Reload(args) => args.run(),
+        Command::Status(args) => args.run(),
         Command::Workers(args) => args.run(),
         Command::Version(args) => args.run(),
     };

@@ -13,14 +13,14 @@ use crate::admin::LogLevel;
 use crate::proto;
 use crate::proto::admin::{CommandLineOptions, command_line_options};
 use crate::server::logging::{self, Log};
-use crate::server::{self, ConfigSource, NodeOverrides, Options};
+use crate::server::{self, ConfigSource, NodeOverrides, Options, control};
 
 use super::envoy_options::EnvoyOptions;
 
 /// The options of `portreeve run`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Signals: SIGTERM and SIGINT drain and end, a second one ends at once; SIGUSR1 reopens log files.",
+    after_help = "Signals: SIGTERM and SIGINT drain and end, a second one ends at once; SIGHUP reloads; SIGUSR1 reopens log files.",
     after_long_help = "Examples:\n  \
         portreeve run -c /etc/portreeve/envoy3.yaml\n  \
         portreeve run -c envoy3.yaml --config-yaml 'admin: {address: {socket_address: {address: 127.0.0.1, port_value: 8001}}}'\n  \
@@ -28,7 +28,8 @@ use super::envoy_options::EnvoyOptions;
         Signals:\n  \
         SIGTERM, SIGINT  stop accepting, let requests finish, end with status 0; a second one ends at once\n  \
         SIGUSR1          reopen access logs and the log file\n  \
-        SIGHUP           check the configuration file and report; it takes effect with a restart"
+        SIGHUP           start the next process with the configuration as it is now, and leave the sockets to it; if it does\n  \
+                         not come to serve, this one serves on"
 )]
 pub struct Args {
     /// The configuration: Envoy's bootstrap, as YAML or JSON
@@ -44,9 +45,15 @@ pub struct Args {
     /// Threads that serve connections; the default is one for each processor that the process may use
     #[arg(long, value_name = "N", help_heading = "Process")]
     concurrency: Option<NonZeroUsize>,
-    /// How long requests may take to finish when the process ends
+    /// How long connections may go on after a reload, in the process before; `unlimited`: until the last one ends
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = drain_time, help_heading = "Process")]
+    drain_time_s: DrainTime,
+    /// How long requests may take to finish when the process is told to end; never longer than the drain time
     #[arg(long, value_name = "SECONDS", default_value_t = 60, help_heading = "Process")]
-    drain_time_s: u64,
+    stop_time_s: u64,
+    /// The socket for `portreeve reload` and `portreeve status`; under systemd `control.sock` in the runtime directory, else none
+    #[arg(long, value_name = "PATH", help_heading = "Process")]
+    control_path: Option<PathBuf>,
     /// A file for the address of the admin interface, which tells the port when 0 is configured
     #[arg(long, value_name = "FILE", help_heading = "Process")]
     admin_address_path: Option<PathBuf>,
@@ -127,7 +134,9 @@ impl Args {
             config: ConfigSource { path: self.config_path, yaml: self.config_yaml },
             node: NodeOverrides { id: self.service_node, cluster: self.service_cluster, zone: self.service_zone },
             concurrency,
-            drain_time: Duration::from_secs(self.drain_time_s),
+            drain_time: self.drain_time_s.0,
+            stop_time: Duration::from_secs(self.stop_time_s),
+            control_path: self.control_path.or_else(control_path),
             flush_interval: Duration::from_millis(self.file_flush_interval_msec),
             admin_address_path: self.admin_address_path,
             command_line,
@@ -143,7 +152,7 @@ impl Args {
             config_path: path(&self.config_path),
             config_yaml: self.config_yaml.clone().unwrap_or_default(),
             concurrency: u32::try_from(concurrency.get()).unwrap_or(u32::MAX),
-            drain_time: Some(proto::duration(Duration::from_secs(self.drain_time_s))),
+            drain_time: self.drain_time_s.0.map(proto::duration),
             file_flush_interval: Some(proto::duration(Duration::from_millis(self.file_flush_interval_msec))),
             admin_address_path: path(&self.admin_address_path),
             service_node: self.service_node.clone().unwrap_or_default(),
@@ -161,6 +170,24 @@ impl Args {
             ..CommandLineOptions::default()
         }
     }
+}
+
+/// `None` is without limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct DrainTime(Option<Duration>);
+
+fn drain_time(text: &str) -> Result<DrainTime, String> {
+    if text == "unlimited" {
+        return Ok(DrainTime(None));
+    }
+    let seconds = text.parse().map_err(|_| "expected seconds, or unlimited")?;
+    Ok(DrainTime(Some(Duration::from_secs(seconds))))
+}
+
+/// In the directory that systemd gives the service for such things (`RuntimeDirectory=`).
+fn control_path() -> Option<PathBuf> {
+    let directories = std::env::var_os("RUNTIME_DIRECTORY")?;
+    Some(std::env::split_paths(&directories).next()?.join(control::FILE))
 }
 
 fn log_level(name: &str) -> Result<LogLevel, String> {
@@ -231,7 +258,7 @@ mod tests {
         assert_eq!(args.envoy.judge().unwrap().len(), 1);
         let options = args.options().unwrap();
         assert_eq!(options.concurrency.get(), 2);
-        assert_eq!(options.drain_time, Duration::from_secs(5));
+        assert_eq!(options.drain_time, Some(Duration::from_secs(5)));
         assert_eq!(options.command_line.component_log_level, "upstream:debug,router:trace");
         assert_eq!(options.command_line.log_level, "warning");
     }

@@ -95,12 +95,15 @@ impl ListenAddress {
     }
 
     /// Binds one socket for each worker, listening already; or several workers' handles of one socket, where the kernel cannot
-    /// spread connections or must not.
+    /// spread connections or must not. Sockets that another process has bound to this address are gone on with: there may be
+    /// more of them than workers.
     ///
     /// # Errors
     /// If the address is taken, foreign, or not allowed.
-    pub fn bind(&self, workers: NonZeroUsize) -> Result<Vec<ListenSocket>, BindError> {
+    pub fn bind(&self, inherited: Vec<ListenSocket>, workers: NonZeroUsize) -> Result<Vec<ListenSocket>, BindError> {
         match &self.address {
+            Address::Ip(_) if !inherited.is_empty() => socket::resume_tcp(inherited, &self.tcp, workers),
+            Address::Pipe(_) if !inherited.is_empty() => socket::resume_unix(inherited, self.tcp.backlog, workers),
             Address::Ip(address) => socket::listen_tcp(*address, &self.tcp, workers),
             Address::Pipe(path) => socket::listen_unix(path, self.mode, self.tcp.backlog, workers),
         }

@@ -11,7 +11,7 @@ mod listen_address;
 #[cfg(test)]
 mod tests;
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::sync::Arc;
 
 pub use accept::run;
 pub use filter_chain::{FilterChain, FilterChains};
@@ -24,7 +24,6 @@ use crate::{
     net::ConnectionLimit,
     proto::{BoolValue, core, listener},
     stats::{self, Scope},
-    sys::socket::ListenSocket,
 };
 
 stats::declare! {
@@ -147,20 +146,6 @@ impl Listener {
             stats: ListenerStats::new(&scope),
             scope,
         })
-    }
-
-    /// Binds all addresses: a row of sockets for each worker.
-    ///
-    /// # Errors
-    /// If one of the addresses cannot be had; the sockets of the others are closed again.
-    pub fn bind(&self, workers: NonZeroUsize) -> Result<Vec<Vec<ListenSocket>>, BindError> {
-        let mut rows: Vec<Vec<ListenSocket>> = (0..workers.get()).map(|_| Vec::new()).collect();
-        for address in &self.addresses {
-            for (row, socket) in rows.iter_mut().zip(address.bind(workers)?) {
-                row.push(socket);
-            }
-        }
-        Ok(rows)
     }
 }
 

@@ -96,7 +96,7 @@ impl Bench {
         let (listener, problems) = self.convert(yaml);
         assert_eq!(problems, Vec::<String>::new());
         let listener = Arc::new(listener.expect("no problem was reported"));
-        let sockets = listener.bind(ONE).unwrap().remove(0);
+        let sockets = listener.addresses.iter().flat_map(|address| address.bind(Vec::new(), ONE).unwrap()).collect::<Vec<_>>();
         let addresses = sockets.iter().map(|socket| Address::of(socket).unwrap()).collect();
         let worker = Rc::new(WorkerContext::new(1, ClusterManager::new(1), Random::new(1)));
         for socket in sockets {
@@ -291,7 +291,7 @@ fn addresses_that_cannot_be_had_are_named() {
     let yaml = format!(
         "{{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}, filter_chains: [{{{FILTERS}}}]}}"
     );
-    let error = bench.convert(&yaml).0.unwrap().bind(ONE).unwrap_err();
+    let error = bench.convert(&yaml).0.unwrap().addresses[0].bind(Vec::new(), ONE).unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("cannot listen on 127.0.0.1:{port}: the address is in use by another process")

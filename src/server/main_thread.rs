@@ -8,20 +8,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::task::spawn_local;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::admin::Process as _;
-use crate::drain::DrainMode;
+use crate::drain::{Drain, DrainMode};
 use crate::snapshot::{Change, Knock, Snapshot};
 use crate::sys::systemd;
 use crate::upstream::{Discovery, dns};
 
-use super::Options;
-use super::document::Document;
+use super::control::{Answer, ControlSocket, Question};
+use super::handoff::{self, Program, Successor};
 use super::process::Process;
+use super::sockets::{Listening, Sockets};
 use super::worker::Workers;
+use super::{Options, StartError};
 
 /// How often statistics of the process are brought up to date.
 const STATS_INTERVAL: Duration = Duration::from_secs(5);
@@ -29,16 +31,23 @@ const STATS_INTERVAL: Duration = Duration::from_secs(5);
 /// How long clusters may take to find their hosts before the process serves without them.
 const INITIAL_DNS_LIMIT: Duration = Duration::from_secs(10);
 
+/// Over what time clients are asked to go where their streams have no limit.
+const UNLIMITED_SPREAD: Duration = Duration::from_mins(10);
+
 /// How long an end at once waits for the lines of access logs.
 const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
-/// What the process is told by signals and through the admin interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the process is told, and what its tasks tell it.
+#[derive(Debug)]
 pub enum Event {
     /// End.
     Terminate,
-    /// Take over a changed configuration file.
+    /// Have the next process take over, for SIGHUP.
     Reload,
+    /// A question by the control socket.
+    Asked(Question, oneshot::Sender<Answer>),
+    /// The next process is ready, or there is none.
+    Succession(Result<Successor, String>, Option<oneshot::Sender<Answer>>),
     /// Open log files again.
     ReopenLogs,
     /// Stop listening.
@@ -47,14 +56,67 @@ pub enum Event {
 
 /// Owns what the control loop needs.
 pub struct MainThread {
-    pub(super) process: Rc<Process>,
-    pub(super) workers: Workers,
-    pub(super) knocks: mpsc::UnboundedReceiver<Knock>,
-    pub(super) events: mpsc::UnboundedReceiver<Event>,
-    pub(super) options: Options,
+    process: Rc<Process>,
+    workers: Workers,
+    knocks: mpsc::UnboundedReceiver<Knock>,
+    sender: mpsc::UnboundedSender<Event>,
+    events: mpsc::UnboundedReceiver<Event>,
+    options: Options,
+    program: Program,
+    listening: Rc<Listening>,
+    /// Of the admin interface and the control socket.
+    drain: Drain,
+    /// The next process, while it starts.
+    succession: Option<AbortHandle>,
+}
+
+/// Why the control loop ends.
+enum End {
+    /// The process was told to.
+    Stop,
+    /// Another one serves.
+    HandedOver(Successor),
 }
 
 impl MainThread {
+    /// A main thread that serves nothing yet.
+    pub fn new(
+        process: Rc<Process>,
+        workers: Workers,
+        knocks: mpsc::UnboundedReceiver<Knock>,
+        (sender, events): (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
+        program: Program,
+        options: Options,
+    ) -> MainThread {
+        MainThread {
+            process,
+            workers,
+            knocks,
+            sender,
+            events,
+            options,
+            program,
+            listening: Rc::default(),
+            drain: Drain::new(),
+            succession: None,
+        }
+    }
+
+    /// Accepts connections, and questions by the control socket.
+    ///
+    /// # Errors
+    /// A file that others are to read cannot be written.
+    pub fn serve(&mut self, sockets: Sockets, control: Option<ControlSocket>) -> Result<(), StartError> {
+        let address_path = self.options.admin_address_path.as_deref();
+        let listening = sockets.serve(&self.workers, &self.process, &self.drain.watch(), address_path)?;
+        listening.store();
+        self.listening = Rc::new(listening);
+        if let Some(control) = control {
+            spawn_local(control.open(self.sender.clone(), self.drain.watch())?);
+        }
+        Ok(())
+    }
+
     /// Finds the hosts of clusters that are known by name, and gives the first snapshot to the workers. From then on DNS is followed.
     pub async fn initialize_clusters(&mut self) -> Arc<Snapshot> {
         let snapshot = self.process.snapshot();
@@ -92,55 +154,138 @@ impl MainThread {
         snapshot
     }
 
-    /// Serves until told to end, and until the workers have ended.
+    /// Serves until told to end or until another process does, and then until the workers have ended.
     pub async fn run(mut self) {
         let mut tick = interval(STATS_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        let end = loop {
             tokio::select! {
                 Some(knock) = self.knocks.recv() => publish(&self.process, &self.workers, knock, &mut self.knocks),
-                Some(event) = self.events.recv() => match event {
-                    Event::Terminate => break,
-                    event => self.obey(event).await,
-                },
+                Some(event) = self.events.recv() => {
+                    if let Some(end) = self.obey(event).await {
+                        break end;
+                    }
+                }
                 _ = tick.tick() => self.process.update_stats(),
             }
-        }
-        self.end().await;
+        };
+        self.end(end).await;
     }
 
-    async fn obey(&mut self, event: Event) {
+    async fn obey(&mut self, event: Event) -> Option<End> {
         match event {
+            Event::Terminate => return Some(End::Stop),
             Event::ReopenLogs => {
                 tracing::info!("reopening log files");
                 self.workers.flush_logs().await;
                 self.process.reopen();
             }
-            Event::Reload => self.check_reload(),
             Event::DrainListeners => {
                 tracing::info!("drain_listeners: no new connections, running requests may finish");
-                self.workers.drain(DrainMode::Stop, Some(self.options.drain_time)).await;
+                self.workers.drain(DrainMode::Stop, self.options.drain_time).await;
             }
-            Event::Terminate => {}
+            Event::Reload => self.begin_succession(None),
+            Event::Asked(Question::Status, answer) => {
+                // Whoever has hung up needs no answer, here and below.
+                let _ = answer.send(Answer::Status(self.process.status()));
+            }
+            Event::Asked(Question::Reload { wait: true }, answer) => self.begin_succession(Some(answer)),
+            Event::Asked(Question::Reload { wait: false }, answer) => {
+                let _ = answer.send(Answer::Begun);
+                self.begin_succession(None);
+            }
+            Event::Succession(outcome, answer) => return self.end_succession(outcome, answer).await,
         }
+        None
     }
 
-    /// The file is read and converted as at the start, and nothing is changed.
-    fn check_reload(&self) {
-        match Document::load(&self.options).and_then(Document::validate) {
-            Ok(()) => tracing::warn!("SIGHUP: the configuration is valid; it takes effect with a restart"),
-            Err(error) => tracing::error!("SIGHUP: the configuration would be refused at a restart: {error}"),
+    /// Starts the next process. It is given up when whoever asked for it hangs up.
+    fn begin_succession(&mut self, mut answer: Option<oneshot::Sender<Answer>>) {
+        if self.succession.is_some() {
+            tracing::warn!("reload: one is going on already");
+            refuse(answer, "a reload is going on already".to_owned());
+            return;
         }
+        tracing::info!("reload: starting the next process");
+        let (program, listening, sender) = (self.program.clone(), Rc::clone(&self.listening), self.sender.clone());
+        let task = spawn_local(async move {
+            let given_up = async {
+                match &mut answer {
+                    Some(answer) => answer.closed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let outcome = tokio::select! {
+                outcome = handoff::start(&program, &listening) => outcome.map_err(|error| handoff::describe(&error)),
+                () = given_up => Err("whoever asked for it has gone".to_owned()),
+            };
+            // Nobody listens only when the process is at its end.
+            let _ = sender.send(Event::Succession(outcome, answer));
+        });
+        self.succession = Some(task.abort_handle());
     }
 
-    /// Lets requests finish. A second order to end ends at once.
-    async fn end(self) {
-        let MainThread { process, workers, mut knocks, mut events, options } = self;
-        let limit = options.drain_time;
-        systemd::stopping("draining");
+    /// Lets the next process serve, or says why there is none.
+    async fn end_succession(
+        &mut self,
+        outcome: Result<Successor, String>,
+        answer: Option<oneshot::Sender<Answer>>,
+    ) -> Option<End> {
+        self.succession = None;
+        let successor = match outcome {
+            Ok(successor) => successor,
+            Err(reason) => {
+                self.keep_on(&reason, answer);
+                return None;
+            }
+        };
+        let pid = successor.pid;
+        // The manager hears only the main process: this has to come before the other one may speak.
+        systemd::hand_over(pid, "taking over").await;
+        if let Err(error) = successor.commit(Vec::new()).await {
+            self.keep_on(&handoff::describe(&error), answer);
+            return None;
+        }
+        tracing::info!(pid, software = successor.software, "reload: the next process serves");
+        if let Some(answer) = answer {
+            let _ = answer.send(Answer::Reloaded { pid });
+        }
+        Some(End::HandedOver(successor))
+    }
+
+    /// This process serves on, for there is no other.
+    fn keep_on(&self, reason: &str, answer: Option<oneshot::Sender<Answer>>) {
+        tracing::error!("reload failed, this process serves on: {reason}");
+        let first = reason.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        systemd::ready(&format!("reload failed: {first}"));
+        refuse(answer, reason.to_owned());
+    }
+
+    /// Lets requests finish. An order to end that comes meanwhile shortens that; a second one ends at once.
+    async fn end(self, end: End) {
+        let MainThread { process, workers, mut knocks, mut events, options, listening, drain, succession, .. } = self;
+        drop(listening);
+        if let Some(succession) = succession {
+            succession.abort();
+        }
+        let stop_limit = options.drain_time.map_or(options.stop_time, |limit| limit.min(options.stop_time));
+        let (mode, limit) = match end {
+            End::Stop => (DrainMode::Stop, Some(stop_limit)),
+            // In the first half clients are asked to go, the second is for what they have begun.
+            End::HandedOver(_) => {
+                let spread = options.drain_time.unwrap_or(UNLIMITED_SPREAD) / 2;
+                (DrainMode::HandOff { spread }, options.drain_time)
+            }
+        };
+        let mut stopping = mode == DrainMode::Stop;
+        if stopping {
+            systemd::stopping("draining");
+        }
         process.drain();
-        workers.drain(DrainMode::Stop, Some(limit)).await;
-        tracing::info!(limit_s = limit.as_secs(), "draining: no new connections, running requests may finish");
+        drain.start(DrainMode::Stop);
+        workers.drain(mode, limit).await;
+        let limit_s = limit.map(|limit| limit.as_secs());
+        tracing::info!(limit_s, "draining: no new connections, running requests may finish");
         let ended = workers.ended();
         tokio::pin!(ended);
         loop {
@@ -148,19 +293,34 @@ impl MainThread {
                 () = &mut ended => break,
                 Some(knock) = knocks.recv() => publish(&process, &workers, knock, &mut knocks),
                 Some(event) = events.recv() => match event {
-                    Event::Terminate => {
+                    Event::Terminate if stopping => {
                         tracing::warn!("told to end again: running requests are cut");
                         // Lines that do not come in time are lost.
                         let _ = timeout(FLUSH_LIMIT, workers.flush_logs()).await;
                         break;
                     }
+                    Event::Terminate => {
+                        tracing::info!(limit_s = stop_limit.as_secs(), "told to end: the drain is shortened");
+                        stopping = true;
+                        workers.drain(DrainMode::Stop, Some(stop_limit)).await;
+                    }
                     Event::ReopenLogs => process.reopen(),
-                    Event::Reload | Event::DrainListeners => {}
+                    Event::Asked(_, answer) | Event::Succession(_, Some(answer)) => {
+                        refuse(Some(answer), "the process is draining".to_owned());
+                    }
+                    Event::Reload | Event::DrainListeners | Event::Succession(_, None) => {}
                 },
             }
         }
         process.finish_logs();
         tracing::info!("ended");
+    }
+}
+
+/// Whoever has hung up needs no answer.
+fn refuse(answer: Option<oneshot::Sender<Answer>>, reason: String) {
+    if let Some(answer) = answer {
+        let _ = answer.send(Answer::Failed { reason });
     }
 }
 

@@ -14,6 +14,7 @@ use crate::proto::admin::server_info::State;
 use crate::snapshot::{Change, ConfigManager, Door, Snapshot};
 use crate::stats::Registry;
 
+use super::control::Status;
 use super::logging::Log;
 use super::main_thread::Event;
 use super::stats::ProcessStats;
@@ -76,6 +77,18 @@ impl Process {
     pub fn live(&self, listening: Vec<(String, Address)>) {
         self.listening.get_or_init(|| listening);
         self.state.set(State::Live);
+    }
+
+    /// How things stand, for the control socket.
+    pub fn status(&self) -> Status {
+        Status {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            generation: 0,
+            uptime_s: self.started.elapsed().as_secs(),
+            state: self.state.get().as_str_name().to_lowercase(),
+            draining: Vec::new(),
+        }
     }
 
     /// No more requests are wanted.

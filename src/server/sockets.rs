@@ -1,7 +1,13 @@
 //! Listening sockets: all are bound before anything is served, so that a start either succeeds or leaves nothing behind.
+//!
+//! A socket may come from outside: from the process that is taken over from, or from the service manager. It is gone on with
+//! where the configuration names its address, with all connections in its queue.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,42 +16,105 @@ use rustix::system::uname;
 use tokio::task::spawn_local;
 
 use crate::admin::Admin;
-use crate::listener::Listener;
+use crate::drain::Watcher;
+use crate::listener::{BindError, ListenAddress, Listener};
 use crate::net::Address;
 use crate::snapshot::Snapshot;
 use crate::sys::socket::ListenSocket;
+use crate::sys::systemd;
 
 use super::StartError;
 use super::process::Process;
 use super::worker::Workers;
 
+/// Who listens on a socket, and where by the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// The listener; `None` is the admin interface.
+    pub listener: Option<String>,
+    /// As configured: the port may be 0, for any.
+    pub address: String,
+}
+
+impl Label {
+    fn new(listener: Option<&Listener>, address: &ListenAddress) -> Label {
+        Label { listener: listener.map(|listener| listener.name.to_string()), address: address.address.to_string() }
+    }
+}
+
+/// Sockets from outside for which there has been no use yet.
+#[derive(Debug, Default)]
+pub struct Inherited(Vec<(Option<Label>, Address, ListenSocket)>);
+
+impl Inherited {
+    /// Takes in one more socket. `label`: whose it was, if that is known.
+    ///
+    /// # Errors
+    /// The kernel does not say its address.
+    pub fn push(&mut self, label: Option<Label>, socket: ListenSocket) -> io::Result<()> {
+        self.0.push((label, Address::of(&socket)?, socket));
+        Ok(())
+    }
+
+    /// The sockets on the configured address; with port 0, those that had the same label.
+    fn take(&mut self, listener: Option<&Listener>, wanted: &ListenAddress) -> Vec<ListenSocket> {
+        let label = Label::new(listener, wanted);
+        let found = self.0.extract_if(.., |(labelled, address, _)| match wanted.address.port() {
+            Some(0) => labelled.as_ref() == Some(&label),
+            _ => serves(address, &wanted.address),
+        });
+        found.map(|(_, _, socket)| socket).collect()
+    }
+
+    /// The addresses that nobody wanted. Their sockets are closed.
+    pub fn discard(self) -> Vec<Address> {
+        let mut addresses: Vec<Address> = self.0.into_iter().map(|(_, address, _)| address).collect();
+        addresses.dedup();
+        addresses
+    }
+}
+
+/// Whether a socket on `bound` is one on `wanted`. What systemd binds by port alone takes IPv4, too.
+fn serves(bound: &Address, wanted: &Address) -> bool {
+    let any = |address: &SocketAddr| address.ip().is_unspecified();
+    match (bound, wanted) {
+        (Address::Ip(bound), Address::Ip(wanted)) if any(bound) && any(wanted) => {
+            bound.port() == wanted.port() && (bound.is_ipv6() || wanted.is_ipv4())
+        }
+        _ => bound == wanted,
+    }
+}
+
 /// The sockets of a configuration, bound but not served.
 #[derive(Debug)]
 pub struct Sockets {
-    /// For every listener a row of sockets for each worker.
-    listeners: Vec<(Arc<Listener>, Vec<Vec<ListenSocket>>)>,
-    admin: Option<ListenSocket>,
+    listeners: Vec<(Arc<Listener>, Vec<(Label, ListenSocket)>)>,
+    admin: Option<(Label, ListenSocket)>,
 }
 
 impl Sockets {
-    /// Binds all addresses.
+    /// Binds all addresses, but for those that came from outside.
     ///
     /// # Errors
     /// One of them cannot be had; the others are given back.
-    pub fn bind(snapshot: &Snapshot, workers: NonZeroUsize) -> Result<Sockets, StartError> {
+    pub fn bind(snapshot: &Snapshot, workers: NonZeroUsize, inherited: &mut Inherited) -> Result<Sockets, StartError> {
         let mut listeners = Vec::with_capacity(snapshot.listeners.len());
         for listener in snapshot.listeners.values() {
-            let rows = listener
-                .bind(workers)
-                .map_err(|source| StartError::Listener { name: listener.name.to_string(), source })?;
-            listeners.push((Arc::clone(listener), rows));
+            let mut sockets = Vec::new();
+            for address in &listener.addresses {
+                let bound = address.bind(inherited.take(Some(listener), address), workers);
+                let bound =
+                    bound.map_err(|source| StartError::Listener { name: listener.name.to_string(), source })?;
+                let label = Label::new(Some(listener), address);
+                sockets.extend(bound.into_iter().map(|socket| (label.clone(), socket)));
+            }
+            listeners.push((Arc::clone(listener), sockets));
         }
-        let admin = snapshot.bootstrap.admin.as_ref().map(|address| address.bind(NonZeroUsize::MIN)).transpose();
-        let admin = admin.map_err(StartError::Admin)?.and_then(|mut sockets| sockets.pop());
-        Ok(Sockets { listeners, admin })
+        let admin = snapshot.bootstrap.admin.as_ref().map(|address| bind_admin(address, inherited)).transpose();
+        Ok(Sockets { listeners, admin: admin.map_err(StartError::Admin)?.flatten() })
     }
 
-    /// Lets workers and admin interface accept, and says where.
+    /// Lets workers and admin interface accept, says where, and keeps a handle of each socket for the next process.
     ///
     /// # Errors
     /// The address of the admin interface cannot be written to the file that was asked for.
@@ -53,20 +122,29 @@ impl Sockets {
         self,
         workers: &Workers,
         process: &Rc<Process>,
+        drain: &Watcher,
         admin_address_path: Option<&Path>,
-    ) -> Result<(), StartError> {
-        let mut listening = Vec::new();
-        for (listener, rows) in self.listeners {
-            for socket in rows.first().into_iter().flatten() {
-                let address = Address::of(socket)?;
-                tracing::info!(name = %listener.name, %address, "listener started");
-                listening.push((listener.name.to_string(), address));
+    ) -> Result<Listening, StartError> {
+        let mut kept = Vec::new();
+        let mut listening: Vec<(String, Address)> = Vec::new();
+        for (listener, sockets) in self.listeners {
+            let mut rows: Vec<Vec<ListenSocket>> = (0..workers.count()).map(|_| Vec::new()).collect();
+            for (index, (label, socket)) in sockets.into_iter().enumerate() {
+                let address = Address::of(&socket)?;
+                let entry = (listener.name.to_string(), address.clone());
+                if !listening.contains(&entry) {
+                    tracing::info!(name = %listener.name, %address, "listener started");
+                    listening.push(entry);
+                }
+                kept.push((label, address, socket.try_clone()?));
+                rows[index % workers.count()].push(socket);
             }
             workers.listen(&listener, rows);
         }
         process.live(listening);
-        let Some(socket) = self.admin else { return Ok(()) };
+        let Some((label, socket)) = self.admin else { return Ok(Listening(kept)) };
         let address = Address::of(&socket)?;
+        kept.push((label, address.clone(), socket.try_clone()?));
         if let Some(path) = admin_address_path {
             std::fs::write(path, address.to_string())
                 .map_err(|source| StartError::AdminAddressPath { path: path.to_owned(), source })?;
@@ -74,15 +152,71 @@ impl Sockets {
         let machine = uname().nodename().to_string_lossy().into_owned();
         let process: Rc<Process> = Rc::clone(process);
         let admin = Rc::new(Admin::new(process, machine));
-        spawn_local(serve_admin(admin, socket));
+        spawn_local(serve_admin(admin, socket, drain.clone()));
         tracing::info!(%address, "admin interface available");
-        Ok(())
+        Ok(Listening(kept))
     }
 }
 
-async fn serve_admin(admin: Rc<Admin>, socket: ListenSocket) {
-    let outcome: io::Result<()> = admin.serve(socket).await;
+fn bind_admin(
+    address: &ListenAddress,
+    inherited: &mut Inherited,
+) -> Result<Option<(Label, ListenSocket)>, BindError> {
+    let bound = address.bind(inherited.take(None, address), NonZeroUsize::MIN)?;
+    Ok(bound.into_iter().next().map(|socket| (Label::new(None, address), socket)))
+}
+
+async fn serve_admin(admin: Rc<Admin>, socket: ListenSocket, drain: Watcher) {
+    let outcome: io::Result<()> = admin.serve(socket, drain).await;
     if let Err(error) = outcome {
         tracing::error!(%error, "the admin interface has failed");
+    }
+}
+
+/// A handle of every socket that is listened on.
+#[derive(Debug, Default)]
+pub struct Listening(Vec<(Label, Address, ListenSocket)>);
+
+impl Listening {
+    /// All sockets, those of one listener and address in the order of the workers.
+    pub fn sockets(&self) -> impl Iterator<Item = &(Label, Address, ListenSocket)> {
+        self.0.iter()
+    }
+
+    /// Has the service manager keep them all, so that connections wait for the next process if this one crashes.
+    pub fn store(&self) {
+        let mut by_address: BTreeMap<&Address, Vec<BorrowedFd<'_>>> = BTreeMap::new();
+        for (_, address, socket) in &self.0 {
+            by_address.entry(address).or_default().push(socket.as_fd());
+        }
+        for (address, sockets) in by_address {
+            systemd::store(&stored_name(address), &sockets);
+        }
+    }
+}
+
+/// What the service manager is to call the sockets of an address; it takes no colons.
+pub fn stored_name(address: &Address) -> String {
+    let mut name = address.to_string().replace(|byte: char| !byte.is_ascii_graphic() || byte == ':', "_");
+    name.truncate(255);
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Address {
+        Address::Ip(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_socket_for_both_protocols_serves_either() {
+        assert!(serves(&address("127.0.0.1:80"), &address("127.0.0.1:80")));
+        assert!(serves(&address("[::]:80"), &address("0.0.0.0:80")));
+        assert!(!serves(&address("0.0.0.0:80"), &address("[::]:80")));
+        assert!(!serves(&address("127.0.0.1:80"), &address("0.0.0.0:80")));
+        assert!(!serves(&address("127.0.0.1:80"), &address("127.0.0.1:81")));
+        assert!(serves(&Address::Pipe("/run/a".into()), &Address::Pipe("/run/a".into())));
     }
 }

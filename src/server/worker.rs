@@ -79,6 +79,11 @@ impl Workers {
         Ok(workers)
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.commands.len()
+    }
+
     /// Gives every worker its row of the sockets of a listener.
     pub fn listen(&self, listener: &Arc<Listener>, rows: Vec<Vec<ListenSocket>>) {
         for (worker, sockets) in self.commands.iter().zip(rows) {

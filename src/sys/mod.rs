@@ -1,5 +1,7 @@
 //! The operating system, and the only unsafe code.
 
+pub mod channel;
 pub mod memory;
 pub mod socket;
+pub mod spawn;
 pub mod systemd;

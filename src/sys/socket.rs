@@ -1,11 +1,12 @@
 //! Listening sockets: one for each worker where the kernel can share a port, else one that all workers accept from.
 //!
 //! Sockets are made on the main thread, all of them before the first worker starts, so that an address that cannot be had
-//! leaves nothing half-started. A socket that a hand-off brings is the same `ListenSocket`.
+//! leaves nothing half-started. A socket that comes from another process is the same `ListenSocket`: it is adopted.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::Mode;
-use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 /// One worker's socket of a listener: bound, listening, non-blocking.
 #[derive(Debug)]
@@ -22,6 +23,45 @@ pub enum ListenSocket {
     Tcp(TcpListener),
     /// A Unix stream socket.
     Unix(UnixListener),
+}
+
+impl ListenSocket {
+    /// Takes over a socket that another process has made.
+    ///
+    /// # Errors
+    /// It is not a TCP or Unix socket that listens.
+    pub fn adopt(descriptor: OwnedFd) -> io::Result<ListenSocket> {
+        let socket = Socket::from(descriptor);
+        if !socket.is_listener()? || socket.r#type()? != Type::STREAM {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the descriptor is not a listening stream socket"));
+        }
+        socket.set_cloexec(true)?;
+        socket.set_nonblocking(true)?;
+        match socket.domain()? {
+            Domain::UNIX => Ok(ListenSocket::Unix(socket.into())),
+            _ => Ok(ListenSocket::Tcp(socket.into())),
+        }
+    }
+
+    /// Another handle of the same socket, with the same queue.
+    ///
+    /// # Errors
+    /// The system gives no more descriptors.
+    pub fn try_clone(&self) -> io::Result<ListenSocket> {
+        match self {
+            ListenSocket::Tcp(listener) => Ok(ListenSocket::Tcp(listener.try_clone()?)),
+            ListenSocket::Unix(listener) => Ok(ListenSocket::Unix(listener.try_clone()?)),
+        }
+    }
+}
+
+impl AsFd for ListenSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            ListenSocket::Tcp(listener) => listener.as_fd(),
+            ListenSocket::Unix(listener) => listener.as_fd(),
+        }
+    }
 }
 
 /// How a TCP socket listens.
@@ -67,6 +107,53 @@ pub fn listen_tcp(address: SocketAddr, options: &TcpOptions, workers: NonZeroUsi
     }
     sockets.push(first);
     Ok(sockets.into_iter().map(ListenSocket::Tcp).collect())
+}
+
+/// Goes on with sockets of an earlier process on this address: what is set after binding is set anew, and workers for whom
+/// there is none get one more. There may be more sockets than workers: each has a queue of its own, and must be accepted from.
+///
+/// # Errors
+/// As those of [`listen_tcp`].
+pub fn resume_tcp(
+    mut sockets: Vec<ListenSocket>,
+    options: &TcpOptions,
+    workers: NonZeroUsize,
+) -> io::Result<Vec<ListenSocket>> {
+    let mut address = None;
+    for socket in &sockets {
+        let ListenSocket::Tcp(listener) = socket else { continue };
+        SockRef::from(listener).listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+        address = Some(listener.local_addr()?);
+    }
+    let Some(address) = address else { return Ok(sockets) };
+    let shared = sockets.len();
+    for index in sockets.len()..workers.get() {
+        sockets.push(if options.reuse_port {
+            ListenSocket::Tcp(bound_tcp(address, options)?)
+        } else {
+            sockets[index % shared].try_clone()?
+        });
+    }
+    Ok(sockets)
+}
+
+/// The same for a Unix socket, which all workers share.
+///
+/// # Errors
+/// The system gives no more descriptors.
+pub fn resume_unix(
+    mut sockets: Vec<ListenSocket>,
+    backlog: u32,
+    workers: NonZeroUsize,
+) -> io::Result<Vec<ListenSocket>> {
+    // However many handles came, they are one queue.
+    sockets.truncate(1);
+    let Some(ListenSocket::Unix(first)) = sockets.first() else { return Ok(sockets) };
+    SockRef::from(first).listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    for _ in 1..workers.get() {
+        sockets.push(sockets[0].try_clone()?);
+    }
+    Ok(sockets)
 }
 
 fn bound_tcp(address: SocketAddr, options: &TcpOptions) -> io::Result<TcpListener> {
@@ -130,7 +217,7 @@ pub fn listen_unix(
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?; // what the umask took away
     }
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    let first = UnixListener::from(std::os::fd::OwnedFd::from(socket));
+    let first = UnixListener::from(OwnedFd::from(socket));
     let mut sockets = Vec::with_capacity(workers.get());
     for _ in 1..workers.get() {
         sockets.push(ListenSocket::Unix(first.try_clone()?));

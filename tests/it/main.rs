@@ -12,6 +12,7 @@ mod drain;
 mod grpc;
 mod http;
 mod registration;
+mod reload;
 mod routing;
 mod signals;
 mod start_up;

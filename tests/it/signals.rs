@@ -53,18 +53,6 @@ async fn a_second_sigterm_ends_at_once() {
 }
 
 #[tokio::test]
-async fn sighup_judges_the_file_and_changes_nothing() {
-    let upstream = upstream::http1().route("/", "hello").start().await;
-    let mut portreeve = Config::to(&upstream).start().await;
-    portreeve.signal(Signal::HUP);
-    portreeve.log("takes effect with a restart").await;
-    std::fs::write(portreeve.file("envoy3.yaml"), "static_resource: {}\n").unwrap();
-    portreeve.signal(Signal::HUP);
-    portreeve.log("would be refused").await;
-    assert_eq!(portreeve.get("/").await.text(), "hello");
-}
-
-#[tokio::test]
 async fn the_service_manager_hears_of_start_and_end() {
     let upstream = upstream::http1().route("/", "hello").start().await;
     let directory = tempfile::tempdir().unwrap();

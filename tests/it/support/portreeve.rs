@@ -165,7 +165,8 @@ impl Config {
             }
             report.push(line);
         }
-        Portreeve { process, listeners, admin: admin.expect("an admin address in the start-up report") }
+        let admin = admin.expect("an admin address in the start-up report");
+        Portreeve { process, listeners, admin, successors: Vec::new() }
     }
 
     /// Starts Portreeve where it cannot: how it ended, and what it said.
@@ -261,6 +262,8 @@ impl Process {
         let mut child = Command::new(env!("CARGO_BIN_EXE_portreeve"))
             .args(["run", "--concurrency", "2", "-c"])
             .arg(file)
+            .arg("--control-path")
+            .arg(directory.path().join("control.sock"))
             .args(&config.arguments)
             .envs(config.environment.iter().cloned())
             .stdin(Stdio::null())
@@ -301,6 +304,17 @@ pub struct Portreeve {
     listeners: HashMap<String, SocketAddr>,
     /// Where the admin interface listens.
     pub admin: SocketAddr,
+    /// The processes that have taken over, the serving one last.
+    successors: Vec<Pid>,
+}
+
+impl Drop for Portreeve {
+    fn drop(&mut self) {
+        for successor in &self.successors {
+            // It may have ended by itself.
+            let _ = kill_process(*successor, Signal::KILL);
+        }
+    }
 }
 
 impl Portreeve {
@@ -373,6 +387,36 @@ impl Portreeve {
         }
     }
 
+    /// Runs `portreeve reload --wait`: its exit status and what it said on standard error.
+    pub async fn reload(&mut self) -> (ExitStatus, String) {
+        let command = self.command(&["reload", "--wait"]);
+        let output = tokio::task::spawn_blocking(move || { command }.output()).await.unwrap().unwrap();
+        if output.status.success() {
+            let pid = self.serving_pid().await;
+            self.successors.push(pid);
+        }
+        (output.status, String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// The process that answers by the control socket.
+    pub async fn serving_pid(&self) -> Pid {
+        let command = self.command(&["status", "--format", "json"]);
+        let output = tokio::task::spawn_blocking(move || { command }.output()).await.unwrap().unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        Pid::from_raw(i32::try_from(status["pid"].as_i64().unwrap()).unwrap()).unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portreeve"));
+        command.args(arguments).env("PORTREEVE_CONTROL", self.file("control.sock"));
+        command
+    }
+
+    /// Changes the configuration file.
+    pub fn configure(&self, config: &Config) {
+        std::fs::write(self.file("envoy3.yaml"), config.yaml()).unwrap();
+    }
+
     /// A file name in a directory that goes with the process.
     pub fn file(&self, name: &str) -> PathBuf {
         self.process.directory.path().join(name)
@@ -383,14 +427,15 @@ impl Portreeve {
         self.signal(Signal::TERM);
     }
 
-    /// Sends a signal.
+    /// Sends a signal to the process that serves.
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.process.child), signal).unwrap();
+        let pid = self.successors.last().copied().unwrap_or(Pid::from_child(&self.process.child));
+        kill_process(pid, signal).unwrap();
     }
 
-    /// Waits for the process to end by itself.
+    /// Waits for the process, and all that took over from it, to end; how the first one did.
     pub async fn ended(mut self) -> ExitStatus {
-        while within("the end of the process", self.process.log.recv()).await.is_some() {}
+        while within("the end of all processes", self.process.log.recv()).await.is_some() {}
         self.process.child.wait().unwrap()
     }
 }

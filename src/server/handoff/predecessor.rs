@@ -1,0 +1,108 @@
+//! The new process's half: take the sockets, say when all is ready, begin when told to.
+
+use std::{env, fs::File, io, os::fd::AsFd};
+
+use prost::Message;
+use rustix::stdio::dup2_stdin;
+use tokio::time::timeout;
+
+use super::{HandOffError, MARK, READY_LIMIT, STEP_LIMIT, VERSION, receive};
+use crate::{
+    proto::handoff::{
+        Commit, Counted, Failed, Hello, PredecessorMessage, Ready, Refused, Serving, Sockets, SuccessorMessage,
+        predecessor_message::Message as Theirs, successor_message::Message as Ours,
+    },
+    server::sockets::{Inherited, Label},
+    sys::{channel::Channel, socket::ListenSocket},
+};
+
+/// The process that is taken over from.
+#[derive(Debug)]
+pub struct Predecessor {
+    channel: Channel,
+}
+
+impl Predecessor {
+    /// Greets the process that has started this one, and takes its sockets; `None` if this is an ordinary start. To be called
+    /// once, within a runtime.
+    ///
+    /// # Errors
+    /// It is gone, or speaks another language.
+    pub async fn greet(inherited: &mut Inherited) -> Result<Option<Predecessor>, HandOffError> {
+        if env::var_os(MARK).is_none() {
+            return Ok(None);
+        }
+        let channel = Channel::adopt(io::stdin().as_fd().try_clone_to_owned()?)?;
+        dup2_stdin(File::open("/dev/null")?).map_err(io::Error::from)?;
+        let predecessor = Predecessor { channel };
+        let pid = i32::try_from(std::process::id()).unwrap_or_default();
+        let software = env!("CARGO_PKG_VERSION").to_owned();
+        predecessor.say(Ours::Hello(Hello { version: VERSION, software, pid })).await?;
+        let received = timeout(STEP_LIMIT, predecessor.take_sockets(inherited)).await;
+        received.unwrap_or(Err(HandOffError::TooSlow(STEP_LIMIT)))?;
+        Ok(Some(predecessor))
+    }
+
+    async fn take_sockets(&self, inherited: &mut Inherited) -> Result<(), HandOffError> {
+        loop {
+            let (message, packet) = receive::<PredecessorMessage>(&self.channel).await?;
+            let Sockets { labels, more } = match message.message {
+                Some(Theirs::Sockets(sockets)) => sockets,
+                Some(Theirs::Refused(Refused { reason })) => return Err(HandOffError::Failed(reason)),
+                _ => return Err(HandOffError::Unexpected),
+            };
+            for (label, descriptor) in labels.into_iter().zip(packet.descriptors) {
+                let listener = (!label.listener.is_empty()).then_some(label.listener);
+                let label = Label { listener, address: label.address };
+                inherited.push(Some(label), ListenSocket::adopt(descriptor)?)?;
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Says that everything that can fail has succeeded, and waits for the order to begin. Answers the state to begin with.
+    ///
+    /// # Errors
+    /// The other process is gone, or has given this one up.
+    pub async fn ready(&self) -> Result<Vec<u8>, HandOffError> {
+        self.say(Ours::Ready(Ready {})).await?;
+        let order = timeout(READY_LIMIT, receive::<PredecessorMessage>(&self.channel)).await;
+        match order.unwrap_or(Err(HandOffError::TooSlow(READY_LIMIT)))?.0.message {
+            Some(Theirs::Commit(Commit { state })) => Ok(state),
+            _ => Err(HandOffError::Unexpected),
+        }
+    }
+
+    /// Says that connections are accepted.
+    ///
+    /// # Errors
+    /// The other process is gone.
+    pub async fn serving(&self) -> Result<(), HandOffError> {
+        self.say(Ours::Serving(Serving {})).await
+    }
+
+    /// Says that this process does not take over.
+    pub async fn fail(&self, reason: String) {
+        // Whoever is gone needs no reason.
+        let _ = self.say(Ours::Failed(Failed { reason })).await;
+    }
+
+    /// What the other process has counted since it committed, as an encoded `State`; `None` when it has ended.
+    pub async fn counted(&self) -> Option<Vec<u8>> {
+        loop {
+            match receive::<PredecessorMessage>(&self.channel).await {
+                Ok((PredecessorMessage { message: Some(Theirs::Counted(Counted { state })) }, _)) => return Some(state),
+                // Something that a later version has to say.
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    async fn say(&self, message: Ours) -> Result<(), HandOffError> {
+        let message = SuccessorMessage { message: Some(message) };
+        Ok(self.channel.send(&message.encode_to_vec(), &[]).await?)
+    }
+}

@@ -1,0 +1,143 @@
+//! The old process's half: start the next one, give it the sockets, and let it begin.
+
+use std::{
+    env,
+    ffi::OsString,
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use prost::Message;
+use tokio::time::timeout;
+
+use super::{HandOffError, MARK, READY_LIMIT, STEP_LIMIT, VERSION, receive};
+use crate::{
+    proto::handoff::{
+        Commit, Counted, Failed, Hello, Label, PredecessorMessage, Refused, Sockets, SuccessorMessage,
+        predecessor_message::Message as Ours, successor_message::Message as Theirs,
+    },
+    server::sockets::Listening,
+    sys::{
+        channel::{Channel, MAX_DESCRIPTORS},
+        spawn::spawn_detached,
+    },
+};
+
+/// The program to start: where this one was found at its start, which after an upgrade is the new one, and its arguments.
+#[derive(Clone, Debug)]
+pub struct Program {
+    path: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+impl Program {
+    /// The program of this process. To be called at its start, before the file is replaced.
+    ///
+    /// # Errors
+    /// `/proc` is not there.
+    pub fn current() -> std::io::Result<Program> {
+        Ok(Program { path: env::current_exe()?, arguments: env::args_os().skip(1).collect() })
+    }
+}
+
+/// The process that is to take over.
+#[derive(Debug)]
+pub struct Successor {
+    channel: Channel,
+    /// Its process id.
+    pub pid: u32,
+    /// Its version.
+    pub software: String,
+}
+
+/// Starts the next process and waits until it is ready to serve. Dropping the future gives it up: it ends by itself.
+///
+/// # Errors
+/// There will be no successor, and why.
+pub async fn start(program: &Program, listening: &Listening) -> Result<Successor, HandOffError> {
+    let starting = async {
+        let successor = launch(program).await?;
+        successor.give(listening).await?;
+        match receive(&successor.channel).await?.0 {
+            SuccessorMessage { message: Some(Theirs::Ready(_)) } => Ok(successor),
+            SuccessorMessage { message: Some(Theirs::Failed(Failed { reason })) } => Err(HandOffError::Failed(reason)),
+            SuccessorMessage { .. } => Err(HandOffError::Unexpected),
+        }
+    };
+    timeout(READY_LIMIT, starting).await.unwrap_or(Err(HandOffError::TooSlow(READY_LIMIT)))
+}
+
+async fn launch(program: &Program) -> Result<Successor, HandOffError> {
+    let (channel, theirs) = Channel::pair()?;
+    let mut command = Command::new(&program.path);
+    command.args(&program.arguments).env(MARK, "1").stdin(Stdio::from(theirs));
+    // These were for this process.
+    for name in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"] {
+        command.env_remove(name);
+    }
+    spawn_detached(&mut command)
+        .map_err(|source| HandOffError::Start { program: program.path.display().to_string(), source })?;
+    // It would keep the other end open here, too.
+    drop(command);
+    let Some(Theirs::Hello(Hello { version, software, pid })) = receive::<SuccessorMessage>(&channel).await?.0.message
+    else {
+        return Err(HandOffError::Unexpected);
+    };
+    let successor = Successor { channel, pid: pid.unsigned_abs(), software };
+    if version != VERSION {
+        let error = HandOffError::Version { version, software: successor.software.clone() };
+        successor.say(Ours::Refused(Refused { reason: error.to_string() }), &[]).await?;
+        return Err(error);
+    }
+    Ok(successor)
+}
+
+impl Successor {
+    /// Gives it a handle of every socket.
+    async fn give(&self, listening: &Listening) -> Result<(), HandOffError> {
+        let sockets: Vec<_> = listening.sockets().collect();
+        let mut rest = sockets.as_slice();
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(MAX_DESCRIPTORS));
+            let labels = now.iter().map(|(label, ..)| Label {
+                listener: label.listener.clone().unwrap_or_default(),
+                address: label.address.clone(),
+            });
+            let descriptors: Vec<BorrowedFd<'_>> = now.iter().map(|(_, _, socket)| socket.as_fd()).collect();
+            let message = Sockets { labels: labels.collect(), more: !later.is_empty() };
+            self.say(Ours::Sockets(message), &descriptors).await?;
+            if later.is_empty() {
+                return Ok(());
+            }
+            rest = later;
+        }
+    }
+
+    /// From now on it serves: there is no way back. Resolves when it accepts connections.
+    ///
+    /// # Errors
+    /// It has ended meanwhile.
+    pub async fn commit(&self, state: Vec<u8>) -> Result<(), HandOffError> {
+        self.say(Ours::Commit(Commit { state }), &[]).await?;
+        match timeout(STEP_LIMIT, receive::<SuccessorMessage>(&self.channel)).await {
+            Ok(Ok((SuccessorMessage { message: Some(Theirs::Serving(_)) }, _))) => Ok(()),
+            Ok(Ok(_)) => Err(HandOffError::Unexpected),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(HandOffError::TooSlow(STEP_LIMIT)),
+        }
+    }
+
+    /// Tells what has been counted here since.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub async fn tell_counted(&self, state: Vec<u8>) -> Result<(), HandOffError> {
+        self.say(Ours::Counted(Counted { state }), &[]).await
+    }
+
+    async fn say(&self, message: Ours, descriptors: &[BorrowedFd<'_>]) -> Result<(), HandOffError> {
+        let message = PredecessorMessage { message: Some(message) };
+        Ok(self.channel.send(&message.encode_to_vec(), descriptors).await?)
+    }
+}
