@@ -35,7 +35,11 @@ impl Args {
                 Ok(ExitCode::SUCCESS)
             }
             Answer::Failed { reason } => {
-                writeln!(io::stderr(), "portreeve: reload failed, the running process serves on:\n{}", reason.trim_end())?;
+                writeln!(
+                    io::stderr(),
+                    "portreeve: reload failed, the running process serves on:\n{}",
+                    reason.trim_end()
+                )?;
                 Ok(ExitCode::from(EXIT_FAILURE))
             }
             Answer::Status(_) => bail!("the process answers another question"),

@@ -3,6 +3,7 @@
 use std::{io, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
+    sync::mpsc,
     task::JoinSet,
     time::{Instant, error::Elapsed, sleep, timeout},
 };
@@ -31,7 +32,8 @@ stats::declare! {
     }
 }
 
-/// Accepts and serves connections until the drain is over and none is left, or the drain's deadline.
+/// Accepts and serves connections until the drain is over and none is left, or the drain's deadline. `accepting` is held for as
+/// long as connections are accepted.
 ///
 /// # Errors
 /// If the socket cannot be used in this runtime.
@@ -40,6 +42,7 @@ pub async fn run(
     socket: ListenSocket,
     worker: Rc<WorkerContext>,
     mut drain: Watcher,
+    accepting: mpsc::Sender<()>,
 ) -> io::Result<()> {
     let acceptor = Acceptor::new(socket)?;
     let scope = listener.scope.scope(&format!("worker_{}", worker.index.saturating_sub(1)));
@@ -70,7 +73,7 @@ pub async fn run(
     while let Some(Ok(io)) = now_or_never(acceptor.accept()).await {
         active.begin(io, &drain, &mut connections);
     }
-    drop(acceptor);
+    drop((acceptor, accepting));
     tokio::select! {
         () = drain.deadline() => connections.shutdown().await,
         () = async { while connections.join_next().await.is_some() {} } => {}

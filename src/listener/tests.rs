@@ -96,12 +96,15 @@ impl Bench {
         let (listener, problems) = self.convert(yaml);
         assert_eq!(problems, Vec::<String>::new());
         let listener = Arc::new(listener.expect("no problem was reported"));
-        let sockets = listener.addresses.iter().flat_map(|address| address.bind(Vec::new(), ONE).unwrap()).collect::<Vec<_>>();
+        let sockets =
+            listener.addresses.iter().flat_map(|address| address.bind(Vec::new(), ONE).unwrap()).collect::<Vec<_>>();
         let addresses = sockets.iter().map(|socket| Address::of(socket).unwrap()).collect();
         let worker = Rc::new(WorkerContext::new(1, ClusterManager::new(1), Random::new(1)));
         for socket in sockets {
             let (listener, worker, drain) = (Arc::clone(&listener), Rc::clone(&worker), self.drain.watch());
-            tokio::task::spawn_local(async move { run(listener, socket, worker, drain).await.unwrap() });
+            tokio::task::spawn_local(async move {
+                run(listener, socket, worker, drain, tokio::sync::mpsc::channel(1).0).await.unwrap()
+            });
         }
         (listener, addresses)
     }

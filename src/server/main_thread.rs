@@ -31,8 +31,8 @@ const STATS_INTERVAL: Duration = Duration::from_secs(5);
 /// How long clusters may take to find their hosts before the process serves without them.
 const INITIAL_DNS_LIMIT: Duration = Duration::from_secs(10);
 
-/// Over what time clients are asked to go where their streams have no limit.
-const UNLIMITED_SPREAD: Duration = Duration::from_mins(10);
+/// Over twice what time clients are asked to go where their streams have no limit.
+const UNLIMITED_DRAIN: Duration = Duration::from_mins(10);
 
 /// How long an end at once waits for the lines of access logs.
 const FLUSH_LIMIT: Duration = Duration::from_millis(500);
@@ -246,11 +246,18 @@ impl MainThread {
             self.keep_on(&handoff::describe(&error), answer);
             return None;
         }
+        // Whoever connects from now on reaches the next process.
+        self.workers.drain(self.drain_mode(), self.options.drain_time).await;
         tracing::info!(pid, software = successor.software, "reload: the next process serves");
         if let Some(answer) = answer {
             let _ = answer.send(Answer::Reloaded { pid });
         }
         Some(End::HandedOver(successor))
+    }
+
+    /// In the first half clients are asked to go, the second is for what they have begun.
+    fn drain_mode(&self) -> DrainMode {
+        DrainMode::HandOff { spread: self.options.drain_time.unwrap_or(UNLIMITED_DRAIN) / 2 }
     }
 
     /// This process serves on, for there is no other.
@@ -269,21 +276,14 @@ impl MainThread {
             succession.abort();
         }
         let stop_limit = options.drain_time.map_or(options.stop_time, |limit| limit.min(options.stop_time));
-        let (mode, limit) = match end {
-            End::Stop => (DrainMode::Stop, Some(stop_limit)),
-            // In the first half clients are asked to go, the second is for what they have begun.
-            End::HandedOver(_) => {
-                let spread = options.drain_time.unwrap_or(UNLIMITED_SPREAD) / 2;
-                (DrainMode::HandOff { spread }, options.drain_time)
-            }
-        };
-        let mut stopping = mode == DrainMode::Stop;
-        if stopping {
-            systemd::stopping("draining");
-        }
+        let mut stopping = matches!(end, End::Stop);
         process.drain();
         drain.start(DrainMode::Stop);
-        workers.drain(mode, limit).await;
+        if stopping {
+            systemd::stopping("draining");
+            workers.drain(DrainMode::Stop, Some(stop_limit)).await;
+        }
+        let limit = if stopping { Some(stop_limit) } else { options.drain_time };
         let limit_s = limit.map(|limit| limit.as_secs());
         tracing::info!(limit_s, "draining: no new connections, running requests may finish");
         let ended = workers.ended();
@@ -313,6 +313,9 @@ impl MainThread {
             }
         }
         process.finish_logs();
+        // Answers by the control socket and the admin interface that are still on their way.
+        drop(events);
+        let _ = timeout(FLUSH_LIMIT, drain.finished()).await;
         tracing::info!("ended");
     }
 }

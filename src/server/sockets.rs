@@ -103,8 +103,7 @@ impl Sockets {
             let mut sockets = Vec::new();
             for address in &listener.addresses {
                 let bound = address.bind(inherited.take(Some(listener), address), workers);
-                let bound =
-                    bound.map_err(|source| StartError::Listener { name: listener.name.to_string(), source })?;
+                let bound = bound.map_err(|source| StartError::Listener { name: listener.name.to_string(), source })?;
                 let label = Label::new(Some(listener), address);
                 sockets.extend(bound.into_iter().map(|socket| (label.clone(), socket)));
             }
@@ -158,10 +157,7 @@ impl Sockets {
     }
 }
 
-fn bind_admin(
-    address: &ListenAddress,
-    inherited: &mut Inherited,
-) -> Result<Option<(Label, ListenSocket)>, BindError> {
+fn bind_admin(address: &ListenAddress, inherited: &mut Inherited) -> Result<Option<(Label, ListenSocket)>, BindError> {
     let bound = address.bind(inherited.take(None, address), NonZeroUsize::MIN)?;
     Ok(bound.into_iter().next().map(|socket| (Label::new(None, address), socket)))
 }

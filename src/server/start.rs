@@ -97,8 +97,7 @@ impl Prepared {
         let control = control.transpose()?;
         let workers = Workers::start(options.concurrency, options.flush_interval)?;
         let (door, knocks) = Door::new();
-        let process =
-            Rc::new(Process::new(manager, door.clone(), log, options.command_line.clone(), sender.clone()));
+        let process = Rc::new(Process::new(manager, door.clone(), log, options.command_line.clone(), sender.clone()));
         let mut main = MainThread::new(process, workers, knocks, (sender, events), program, options);
         let snapshot = main.initialize_clusters().await;
         tracing::info!(count = snapshot.clusters.len(), "clusters initialized");

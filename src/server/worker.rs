@@ -101,7 +101,7 @@ impl Workers {
         all_done(self.send_all(WorkerCommand::FlushLogs))
     }
 
-    /// Lets every worker drain; resolves when all have begun to. Without a limit, all requests run to their end; connections without
+    /// Lets every worker drain; resolves when none accepts connections any more. Without a limit, all requests run to their end; connections without
     /// requests are closed once the time of a hand-off, twice its spread, is over. The last call sets the limit.
     pub fn drain(&self, mode: DrainMode, limit: Option<Duration>) -> impl Future<Output = ()> + use<> {
         all_done(self.send_all(|done| WorkerCommand::Drain(mode, limit, done)))
@@ -155,6 +155,10 @@ struct Worker {
     context: Rc<WorkerContext>,
     drain: Rc<Drain>,
     listeners: JoinSet<()>,
+    /// Every listener that accepts connections holds one, until it does not any more.
+    accepting: Option<mpsc::Sender<()>>,
+    /// Ends when none is held any more.
+    accepted: Option<mpsc::Receiver<()>>,
     /// Sees the drain to its end.
     draining: JoinSet<()>,
 }
@@ -163,7 +167,15 @@ impl Worker {
     fn new(index: usize, seed: u64) -> Worker {
         let context = WorkerContext::new(index, ClusterManager::new(seed), Random::new(seed));
         let (listeners, draining) = (JoinSet::new(), JoinSet::new());
-        Worker { context: Rc::new(context), drain: Rc::default(), listeners, draining }
+        let (accepting, accepted) = mpsc::channel(1);
+        Worker {
+            context: Rc::new(context),
+            drain: Rc::default(),
+            listeners,
+            accepting: Some(accepting),
+            accepted: Some(accepted),
+            draining,
+        }
     }
 
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<WorkerCommand>, flush_interval: Duration) {
@@ -190,7 +202,8 @@ impl Worker {
                         self.drain.start(mode);
                         self.draining.abort_all();
                         self.draining.spawn_local(finish(Rc::clone(&self.drain), mode, limit));
-                        let _ = done.send(());
+                        self.accepting = None;
+                        tokio::task::spawn_local(when_closed(self.accepted.take(), done));
                     }
                     // The main thread is gone.
                     None => break,
@@ -204,14 +217,24 @@ impl Worker {
     }
 
     fn accept(&mut self, listener: Arc<Listener>, socket: ListenSocket) {
+        // What begins to listen in a drain has nothing to accept.
+        let Some(accepting) = self.accepting.clone() else { return };
         let (context, drain) = (Rc::clone(&self.context), self.drain.watch());
         self.listeners.spawn_local(async move {
             let name = Arc::clone(&listener.name);
-            if let Err(error) = listener::run(listener, socket, context, drain).await {
+            if let Err(error) = listener::run(listener, socket, context, drain, accepting).await {
                 tracing::error!(listener = %name, %error, "the listener has failed");
             }
         });
     }
+}
+
+/// Says so when no listener accepts connections any more.
+async fn when_closed(accepted: Option<mpsc::Receiver<()>>, done: Done) {
+    if let Some(mut accepted) = accepted {
+        accepted.recv().await;
+    }
+    let _ = done.send(());
 }
 
 /// Sees a drain to its end, which is that of the last connection.

@@ -85,11 +85,8 @@ pub fn inherited() -> io::Result<Vec<ListenSocket>> {
 
 /// `sd_notify` does nothing without `NOTIFY_SOCKET`; a manager that cannot be reached must not end the service.
 fn notify(state: &[NotifyState<'_>], descriptors: &[BorrowedFd<'_>]) {
-    let sent = if descriptors.is_empty() {
-        sd_notify::notify(state)
-    } else {
-        sd_notify::notify_with_fds(state, descriptors)
-    };
+    let sent =
+        if descriptors.is_empty() { sd_notify::notify(state) } else { sd_notify::notify_with_fds(state, descriptors) };
     if let Err(error) = sent {
         tracing::warn!(%error, "cannot notify the service manager");
     }

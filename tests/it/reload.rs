@@ -144,7 +144,8 @@ async fn no_request_fails_while_processes_change() {
                     let answer = client.send(get("/")).await;
                     assert_eq!((answer.status, answer.text()), (200, "hello"));
                     served += 1;
-                    let last = answer.headers.contains_key("connection") && value(&answer.headers, "connection") == "close";
+                    let last =
+                        answer.headers.contains_key("connection") && value(&answer.headers, "connection") == "close";
                     if last || !keep || done.load(Relaxed) {
                         break;
                     }

@@ -93,7 +93,9 @@ impl Predecessor {
     pub async fn counted(&self) -> Option<Vec<u8>> {
         loop {
             match receive::<PredecessorMessage>(&self.channel).await {
-                Ok((PredecessorMessage { message: Some(Theirs::Counted(Counted { state })) }, _)) => return Some(state),
+                Ok((PredecessorMessage { message: Some(Theirs::Counted(Counted { state })) }, _)) => {
+                    return Some(state);
+                }
                 // Something that a later version has to say.
                 Ok(_) => {}
                 Err(_) => return None,
