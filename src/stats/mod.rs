@@ -14,6 +14,7 @@ use std::{
     },
 };
 
+mod carry;
 mod declare;
 mod histogram;
 mod prometheus;
@@ -21,6 +22,7 @@ mod registry;
 mod response_codes;
 mod tags;
 
+pub use carry::{Counted, Tally, WAITING};
 pub use declare::declare;
 pub use histogram::{Distribution, Histogram, QUANTILES};
 pub use prometheus::write as write_prometheus;

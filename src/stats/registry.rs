@@ -13,6 +13,7 @@ use std::{
 
 use super::{
     Counter, Gauge, Histogram, Slot,
+    carry::Waiting,
     histogram::{Distribution, Recorder},
 };
 
@@ -25,9 +26,11 @@ pub struct Registry {
 }
 
 #[derive(Debug, Default)]
-struct Tables {
+pub(super) struct Tables {
     free: Vec<Slot>,
     counters: Table<Scalar>,
+    /// Of counters that another process had.
+    carried: Waiting,
     gauges: Table<Scalar>,
     histograms: Table<Recorder>,
 }
@@ -38,6 +41,15 @@ impl Tables {
             self.free.extend(Slot::block(workers).rev());
             self.free.pop().expect("invariant: a block has slots")
         })
+    }
+
+    /// The counter `name`; if there is none, `value` waits for it.
+    pub(super) fn find_counter_or_wait(&mut self, name: &Arc<str>, value: u64) -> Option<Counter> {
+        let found = self.counters.find(name);
+        if found.is_none() {
+            self.carried.add(name, value);
+        }
+        found.map(Counter::new)
     }
 }
 
@@ -98,18 +110,35 @@ impl Registry {
     pub fn read(&self) -> Readings {
         // The handles taken here may turn out to be the last ones, and their end needs the lock: so it is released first.
         let tables = self.lock();
-        let (counters, gauges, histograms) = (tables.counters.all(), tables.gauges.all(), tables.histograms.all());
+        let (gauges, histograms) = (tables.gauges.all(), tables.histograms.all());
         drop(tables);
         Readings {
-            counters: counters.iter().map(|counter| counter.read(counter.counted())).collect(),
+            counters: self.read_counters(),
             gauges: gauges.iter().map(|gauge| gauge.read(gauge.gauged())).collect(),
             histograms: histograms.iter().map(|histogram| histogram.read()).collect(),
         }
     }
 
+    /// The counters, in the order of their names.
+    pub(super) fn read_counters(&self) -> Vec<Reading> {
+        let tables = self.lock();
+        let counters = tables.counters.all();
+        let waiting: Vec<Reading> = tables.carried.read(&tables.counters.0).collect();
+        drop(tables);
+        let mut readings: Vec<_> = counters.iter().map(|counter| counter.read(counter.counted())).collect();
+        if !waiting.is_empty() {
+            readings.extend(waiting);
+            readings.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        }
+        readings
+    }
+
     /// Makes all counters zero.
     pub fn reset_counters(&self) {
-        let counters = self.lock().counters.all();
+        let mut tables = self.lock();
+        tables.carried.clear();
+        let counters = tables.counters.all();
+        drop(tables);
         for counter in counters {
             counter.reset();
         }
@@ -124,17 +153,19 @@ impl Registry {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Tables> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn counter(self: &Arc<Self>, name: &str) -> Counter {
         let mut tables = self.lock();
-        let found = tables.counters.find(name);
-        Counter::new(found.unwrap_or_else(|| {
-            let scalar = Scalar::new(Kind::Counter, name, tables.take_slot(self.workers), self);
-            tables.counters.insert(Arc::clone(&scalar.name), scalar)
-        }))
+        if let Some(found) = tables.counters.find(name) {
+            return Counter::new(found);
+        }
+        let scalar = Scalar::new(Kind::Counter, name, tables.take_slot(self.workers), self);
+        let counter = Counter::new(tables.counters.insert(Arc::clone(&scalar.name), scalar));
+        tables.carried.join(name, &counter);
+        counter
     }
 
     fn gauge(self: &Arc<Self>, name: &str) -> Gauge {
