@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
 use super::{Codec, HttpConnectionManager, stream};
 use crate::{
@@ -37,10 +40,11 @@ pub(super) struct Connection {
     writing: RefCell<Option<Rc<StreamTimer>>>,
     /// The connection is no more: what its streams still do, nobody sees.
     closed: Cell<bool>,
-    /// The client is to go, because of a drain.
+    /// The client is to go, because of a drain or a refusal.
     told: Cell<bool>,
     active_streams: Cell<u32>,
     last_active: Cell<Instant>,
+    retired: Notify,
 }
 
 /// Why a connection is to take no more requests.
@@ -74,6 +78,7 @@ impl Connection {
             told: Cell::new(false),
             active_streams: Cell::new(0),
             last_active: Cell::new(start),
+            retired: Notify::new(),
         }
     }
 
@@ -159,7 +164,10 @@ impl Connection {
     async fn ending(&self, codec: Codec, mut drain: Watcher) -> Ending {
         let timeouts = &self.manager.timeouts;
         let drained = async {
-            drain.moment().await;
+            tokio::select! {
+                () = drain.moment() => {}
+                () = self.retired.notified() => {}
+            }
             if !self.told.replace(true) {
                 self.manager.stats.downstream_cx_drain_close.inc();
             }
@@ -210,6 +218,11 @@ impl Connection {
                 return;
             }
         }
+    }
+
+    /// Takes no more requests: what was refused here must not be tried here again.
+    pub(super) fn retire(&self) {
+        self.retired.notify_one();
     }
 
     /// An HTTP/1 response is being written.

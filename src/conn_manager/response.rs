@@ -19,7 +19,7 @@ use crate::{
         timer::{Expired, StreamTimer},
     },
     http::{
-        Request, Response,
+        Refused, Request, Response,
         body::{Body, BodyError, TimedBody},
         grpc, headers,
         local_reply::LocalReply,
@@ -146,6 +146,13 @@ impl Exchange {
     /// Puts a watch on the response's body, which ends the exchange.
     pub(super) fn watch_response(mut self, response: Response) -> Response {
         let info = &mut self.stream.info;
+        if Refused::is_in(&response) {
+            self.connection.retire();
+            if info.protocol == Version::HTTP_2 {
+                // A stream that is reset has no response: this is the end of the exchange.
+                return response;
+            }
+        }
         info.response_code = Some(response.status().as_u16());
         info.timing.first_downstream_tx = Some(info.start.elapsed());
         if let Some(capture) = &self.connection.capture {

@@ -15,7 +15,13 @@ use crate::{
     access_log,
     config::{self, Field, Report, Source},
     drain::{Drain, DrainMode},
-    filter::{FactoryContext, Random, Services, WorkerContext, network::NetworkFilter},
+    filter::{
+        FactoryContext, Random, Services, WorkerContext,
+        network::NetworkFilter,
+        service::{InternalRequest, InternalService, SendBody},
+    },
+    http::Refused,
+    http_filters,
     net::{ConnectionLimits, Io},
     proto::hcm,
     stats::Registry,
@@ -30,18 +36,23 @@ const MANAGER: &str = "
 stat_prefix: test
 route_config: { virtual_hosts: [ { name: all, domains: ['*'], routes: [ { match: { prefix: / },
   direct_response: { status: 200, body: { inline_string: hello } } } ] } ] }
-http_filters: [ { name: router, typed_config: {
+http_filters: [ { name: registration, typed_config: {
+  '@type': type.googleapis.com/portreeve.registration.v1.RegistrationFilter } }, { name: router, typed_config: {
   '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router } } ]
 ";
 
 fn manager(registry: &Arc<Registry>) -> Arc<HttpConnectionManager> {
+    manager_with(registry, &Services::default())
+}
+
+fn manager_with(registry: &Arc<Registry>, services: &Services) -> Arc<HttpConnectionManager> {
     let report = Report::new();
     let proto: hcm::HttpConnectionManager = config::load(&Source::new("test", MANAGER), &report).unwrap();
     let cx = FactoryContext {
         stats: registry,
         network_filters: &[FACTORY],
-        http_filters: &[],
-        services: &Services::default(),
+        http_filters: http_filters::FACTORIES,
+        services,
         secrets: &Secrets::default(),
         cluster_names: &HashSet::new(),
         connection_limits: &ConnectionLimits::default(),
@@ -173,6 +184,39 @@ async fn an_http2_client_is_told_in_a_hand_off_and_its_last_requests_are_served(
         assert!(served > 0);
         assert_eq!(registry.scope("http.test").counter("downstream_rq_total").value(), served);
         tokio::time::timeout(LONG, connection).await.unwrap().unwrap().unwrap();
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn who_is_refused_is_told_to_go_first() {
+    let test = async {
+        let registry = Registry::new(1);
+        let (service, mut calls) = InternalService::new(1);
+        spawn_local(async move {
+            while let Some(InternalRequest { answer, .. }) = calls.recv().await {
+                let mut response = http::Response::new(SendBody::default());
+                response.extensions_mut().insert(Refused);
+                answer.send(response).unwrap();
+            }
+        });
+        let manager = manager_with(&registry, &Services { registration: Some(service) });
+        let (client, _drain) = connect_to(&manager).await;
+        let (mut sender, connection) = h2::client::handshake(client).await.unwrap();
+        let connection = spawn_local(connection);
+        let request = http::Request::post("http://a/grpc.health.v1.Health/Check").body(()).unwrap();
+        let (response, _) = sender.send_request(request, true).unwrap();
+        let error = response.await.unwrap_err();
+        assert_eq!(error.reason(), Some(h2::Reason::REFUSED_STREAM));
+        tokio::time::timeout(LONG, connection).await.unwrap().unwrap().unwrap();
+        let count = |name: &str| registry.scope("http.test").counter(name).value();
+        assert_eq!((count("downstream_rq_tx_reset"), count("downstream_rq_5xx")), (1, 0));
+
+        let (mut client, _drain) = connect_to(&manager).await;
+        client.write_all(b"GET /grpc.health.v1.Health/Check HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(LONG, client.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     };
     LocalSet::new().run_until(test).await;
 }

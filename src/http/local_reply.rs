@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use super::{Response, body::Body, grpc};
+use super::{Refused, Response, body::Body, grpc};
 use crate::stream_info::ResponseFlags;
 
 /// What we answer ourselves, and why.
@@ -26,6 +26,8 @@ pub struct LocalReply {
     pub headers: HeaderMap,
     /// Whether the downstream connection ends with this reply.
     pub close: bool,
+    /// Whether the request was not processed, and may be sent again on another connection: see [`Refused`].
+    pub refused: bool,
 }
 
 impl LocalReply {
@@ -38,6 +40,7 @@ impl LocalReply {
             body: Bytes::new(),
             headers: HeaderMap::new(),
             close: false,
+            refused: false,
         }
     }
 
@@ -140,9 +143,19 @@ impl LocalReply {
         LocalReply::new(StatusCode::FORBIDDEN, "upgrade_failed")
     }
 
+    /// Another process has taken over what the request is about: the client is to connect anew and to ask again.
+    pub fn handed_over() -> LocalReply {
+        let reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "handed_over")
+            .because(ResponseFlags::LOCAL_RESET, "another process serves this now: connect anew");
+        LocalReply { close: true, refused: true, ..reply }
+    }
+
     /// As a response to this request: for a gRPC client a trailers-only one with status 200.
     pub fn into_response(self, is_grpc: bool) -> Response {
         let mut response = Response::new(Body::empty());
+        if self.refused {
+            response.extensions_mut().insert(Refused);
+        }
         let headers = response.headers_mut();
         *headers = self.headers;
         if is_grpc {

@@ -31,6 +31,19 @@ pub type Request = http::Request<Body>;
 /// A response on its way back.
 pub type Response = http::Response<Body>;
 
+/// Stands in the extensions of a response that says "not processed, ask again elsewhere": clients may then send any request
+/// again, whatever it does. An HTTP/2 stream is reset by `REFUSED_STREAM` (RFC 9113 section 8.7) instead of answered, and gRPC
+/// clients go on without a word; an HTTP/1 client gets the response, which is a 503.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused;
+
+impl Refused {
+    /// Whether this response says so.
+    pub fn is_in<B>(response: &http::Response<B>) -> bool {
+        response.extensions().get::<Refused>().is_some()
+    }
+}
+
 /// Host and port that the request is for, from its URI or else from `Host`; `None` when it has neither, or no text.
 pub fn authority<B>(request: &http::Request<B>) -> Option<&str> {
     match request.uri().authority() {

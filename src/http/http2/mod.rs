@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    Request, Response,
+    Refused, Request, Response,
     body::{Body, BodyError, TimedBody},
     cork,
     headers::is_hop_by_hop_free,
@@ -171,6 +171,10 @@ impl<R: Future<Output = Response>> Future for Exchange<R> {
 
 /// Sends the headers; what remains is the body, if there is one.
 fn begin_response(mut response: Response, respond: &mut SendResponse<Bytes>) -> Option<Pump<Body>> {
+    if Refused::is_in(&response) {
+        respond.send_reset(Reason::REFUSED_STREAM);
+        return None;
+    }
     Upgrade::normalize_switching(&mut response);
     remove_connection_headers(response.headers_mut());
     let (parts, body) = response.into_parts();
@@ -288,3 +292,6 @@ fn reset_error(reset: Result<Reason, h2::Error>) -> BodyError {
 pub fn is_protocol_error(error: &h2::Error) -> bool {
     error.is_library() && !error.is_io()
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ use crate::{
         http::{Decoded, HttpFilter, HttpFilterConfig, HttpFilterFactory, Stream},
         service::{InternalService, hand_over},
     },
-    http::{Request, body::Body, local_reply::LocalReply},
+    http::{Refused, Request, body::Body, local_reply::LocalReply},
     proto::{self, registration as wire},
     route::RouteRef,
     stats::Counter,
@@ -199,6 +199,7 @@ impl Call {
         call.headers_mut().remove(header::AUTHORIZATION);
         session.map(|session| call.extensions_mut().insert(session));
         match timeout(MAX_CALL, service.call(call)).await {
+            Ok(Some(response)) if Refused::is_in(&response) => Decoded::Reply(LocalReply::handed_over()),
             Ok(Some(response)) => Decoded::Respond(response.map(Body::boxed)),
             Ok(None) | Err(_) => Decoded::Reply(stopping()),
         }
