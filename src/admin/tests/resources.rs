@@ -117,6 +117,7 @@ async fn connections_are_served_over_tcp() {
     listener.set_nonblocking(true).expect("a socket option");
     let address = listener.local_addr().expect("an address");
     let process = Fake::new();
+    let drain = crate::drain::Drain::new();
     let admin = Rc::new(Admin::new(Rc::clone(&process) as Rc<dyn Process>, String::new()));
     let client = async {
         let mut connection = tokio::net::TcpStream::connect(address).await.expect("connected");
@@ -130,7 +131,7 @@ async fn connections_are_served_over_tcp() {
     let answer = local.run_until(async {
         tokio::select! {
             answer = client => answer,
-            ended = Rc::clone(&admin).serve(crate::sys::socket::ListenSocket::Tcp(listener)) => panic!("{ended:?}"),
+            ended = Rc::clone(&admin).serve(crate::sys::socket::ListenSocket::Tcp(listener), drain.watch()) => panic!("{ended:?}"),
         }
     });
     let answer = answer.await;
