@@ -11,7 +11,7 @@ use crate::listener::Listener;
 use crate::proto;
 use crate::proto::bootstrap::bootstrap::StaticResources;
 use crate::stats::Registry;
-use crate::tls::Secrets;
+use crate::tls::{Secrets, TicketKeys};
 use crate::upstream::ClusterEntry;
 use crate::{http_filters, network_filters};
 
@@ -23,6 +23,7 @@ pub struct ConfigManager {
     stats: Arc<Registry>,
     access_logs: Sinks,
     services: Services,
+    ticket_keys: Arc<TicketKeys>,
     /// What came from the document, without registrations.
     configured: HashMap<Arc<str>, ClusterEntry>,
     current: Arc<Snapshot>,
@@ -42,7 +43,14 @@ impl ConfigManager {
             proto: Arc::default(),
             loaded: SystemTime::now(),
         };
-        ConfigManager { stats, access_logs, services, configured: HashMap::new(), current: Arc::new(current) }
+        ConfigManager {
+            stats,
+            access_logs,
+            services,
+            ticket_keys: Arc::default(),
+            configured: HashMap::new(),
+            current: Arc::new(current),
+        }
     }
 
     /// Where statistics are made.
@@ -55,6 +63,12 @@ impl ConfigManager {
     #[must_use]
     pub fn access_logs(&self) -> &Sinks {
         &self.access_logs
+    }
+
+    /// The session ticket keys of the process.
+    #[must_use]
+    pub fn ticket_keys(&self) -> &Arc<TicketKeys> {
+        &self.ticket_keys
     }
 
     /// What is configured now.
@@ -108,7 +122,7 @@ impl ConfigManager {
             before.static_resources.as_ref().filter(|before| same_limits && before.secrets == resources.secrets);
 
         let bootstrap = Bootstrap::from_proto(&proto, root);
-        let secrets = Secrets::from_proto(&resources.secrets, field.key("secrets"));
+        let secrets = Secrets::from_proto(&resources.secrets, field.key("secrets")).with_ticket_keys(&self.ticket_keys);
         let clusters = self.clusters(&resources, before, field.key("clusters"), &secrets);
         let cx = FactoryContext {
             stats: &self.stats,

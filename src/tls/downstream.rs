@@ -2,7 +2,6 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use prost::Message;
 use rustls::{
     ServerConfig, ServerConnection,
     server::{Acceptor, ClientHello, NoServerSessionStorage, ServerSessionMemoryCache, StoresServerSessions},
@@ -13,7 +12,7 @@ use crate::{
     config::field::Field,
     net::Io,
     proto::tls::{
-        CommonTlsContext, DownstreamTlsContext,
+        DownstreamTlsContext,
         downstream_tls_context::{OcspStaplePolicy, SessionTicketKeysType},
     },
     stats::Scope,
@@ -28,6 +27,7 @@ use super::{
     secrets,
     stats::{self, TlsStats},
     ticket,
+    ticket_keys::TicketKeys,
     validation::Validation,
     verifier::ClientVerifier,
     x509,
@@ -106,7 +106,7 @@ impl DownstreamTls {
         let mut config = builder.with_cert_resolver(Arc::new(resolver));
         config.ignore_client_order = !prefer_client_ciphers;
         config.alpn_protocols = common.alpn_protocols;
-        let fingerprint = fingerprint(proto, &common.certificates, &validation);
+        let fingerprint = fingerprint(mandatory, &common.certificates, &validation);
         tickets?.apply(&mut config, session_timeout, fingerprint, *disable_stateful_session_resumption);
 
         let mut config_without_alpn = config.clone();
@@ -178,7 +178,7 @@ impl DownstreamTls {
 
 /// How sessions are resumed without our keeping them.
 enum Tickets {
-    RandomKeys,
+    OfProcess(Arc<TicketKeys>),
     Keys(Vec<Arc<ticket::TicketKey>>),
     None,
 }
@@ -186,7 +186,9 @@ enum Tickets {
 impl Tickets {
     fn from_proto(keys: Option<&SessionTicketKeysType>, field: Field<'_>, secrets: &Secrets) -> Option<Tickets> {
         match keys {
-            None | Some(SessionTicketKeysType::DisableStatelessSessionResumption(false)) => Some(Tickets::RandomKeys),
+            None | Some(SessionTicketKeysType::DisableStatelessSessionResumption(false)) => {
+                Some(Tickets::OfProcess(secrets.own_ticket_keys()))
+            }
             Some(SessionTicketKeysType::DisableStatelessSessionResumption(true)) => Some(Tickets::None),
             Some(SessionTicketKeysType::SessionTicketKeys(keys)) => {
                 secrets::ticket_keys(keys, field.key("session_ticket_keys")).map(Tickets::Keys)
@@ -204,10 +206,7 @@ impl Tickets {
             ServerSessionMemoryCache::new(STORED_SESSIONS) as Arc<dyn StoresServerSessions>
         };
         match self {
-            Tickets::RandomKeys => match ticket::rotating(timeout) {
-                Some(ticketer) => config.ticketer = ticketer,
-                None => config.send_tls13_tickets = 0,
-            },
+            Tickets::OfProcess(keys) => config.ticketer = ticket::rotating(keys, context, timeout),
             Tickets::Keys(keys) => config.ticketer = ticket::with_keys(keys, context, timeout),
             // Without a ticketer, TLS 1.3 tickets would name sessions that we keep; Envoy has none of these.
             Tickets::None => config.send_tls13_tickets = 0,
@@ -215,19 +214,12 @@ impl Tickets {
     }
 }
 
-/// What a session depends on: one that was begun under other certificates or another demand for the client's is not resumed.
-fn fingerprint(proto: &DownstreamTlsContext, certificates: &[Arc<Certificate>], validation: &Validation) -> [u8; 32] {
-    let demands = DownstreamTlsContext {
-        common_tls_context: proto.common_tls_context.as_ref().map(|common| CommonTlsContext {
-            validation_context_type: common.validation_context_type.clone(),
-            ..CommonTlsContext::default()
-        }),
-        require_client_certificate: proto.require_client_certificate,
-        ..DownstreamTlsContext::default()
-    };
+/// What a session depends on: one that was begun under other certificates or another demand for the client's is not resumed. It follows from
+/// the configuration and its files alone, so that the next process comes to the same.
+fn fingerprint(mandatory: bool, certificates: &[Arc<Certificate>], validation: &Validation) -> [u8; 32] {
     let own = certificates.iter().map(|certificate| x509::sha256(certificate.key.cert.first().map_or(&[], |der| der)));
-    let trusted = validation.trust.iter().flat_map(|trust| &trust.certificates).map(|der| x509::sha256(der));
-    let mut bytes = demands.encode_to_vec();
-    bytes.extend(own.chain(trusted).flatten());
+    let mut bytes: Vec<u8> = own.flatten().collect();
+    bytes.extend(validation.fingerprint);
+    bytes.push(mandatory.into());
     x509::sha256(&bytes)
 }

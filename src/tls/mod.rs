@@ -18,6 +18,7 @@ pub(crate) mod test_pki;
 #[cfg(test)]
 mod tests;
 mod ticket;
+mod ticket_keys;
 mod upstream;
 mod validation;
 mod verifier;
@@ -28,4 +29,5 @@ pub use client_hello::{ClientHello, Inspected};
 pub use downstream::DownstreamTls;
 pub use error::TlsError;
 pub use secrets::Secrets;
+pub use ticket_keys::{ExportedTicketKey, TicketKeys};
 pub use upstream::UpstreamTls;

@@ -1,4 +1,4 @@
-//! Secrets by name: `static_resources.secrets`, which TLS contexts refer to.
+//! Secrets by name: `static_resources.secrets`, which TLS contexts refer to; and the process's own session ticket keys.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -9,12 +9,13 @@ use crate::{
     proto::tls::{CertificateValidationContext, SdsSecretConfig, Secret, TlsSessionTicketKeys, secret},
 };
 
-use super::{certificate::Certificate, ticket::TicketKey, validation::Validation};
+use super::{certificate::Certificate, ticket::TicketKey, ticket_keys::TicketKeys, validation::Validation};
 
-/// The static secrets of a bootstrap.
+/// The static secrets of a bootstrap, and the ticket keys of contexts that configure none.
 #[derive(Debug, Default)]
 pub struct Secrets {
     by_name: HashMap<String, Loaded>,
+    own_ticket_keys: Arc<TicketKeys>,
 }
 
 #[derive(Debug)]
@@ -42,7 +43,17 @@ impl Secrets {
                 field.key("name").error(format!("another secret is named {name:?}, too"));
             }
         }
-        Secrets { by_name }
+        Secrets { by_name, own_ticket_keys: Arc::default() }
+    }
+
+    /// With the ticket keys of the process; else there are some for these contexts alone.
+    #[must_use]
+    pub fn with_ticket_keys(self, keys: &Arc<TicketKeys>) -> Secrets {
+        Secrets { own_ticket_keys: Arc::clone(keys), ..self }
+    }
+
+    pub(super) fn own_ticket_keys(&self) -> Arc<TicketKeys> {
+        Arc::clone(&self.own_ticket_keys)
     }
 
     pub(super) fn certificate(&self, reference: &SdsSecretConfig, field: Field<'_>) -> Option<Arc<Certificate>> {

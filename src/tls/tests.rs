@@ -9,7 +9,7 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::{DownstreamTls, Secrets, TlsError, UpstreamTls, stats::TlsStats, test_pki::Pki};
+use super::{DownstreamTls, Secrets, TicketKeys, TlsError, UpstreamTls, stats::TlsStats, test_pki::Pki};
 use crate::{
     config::{self, Field, Report, Source},
     net::{Alpn, Io},
@@ -643,6 +643,26 @@ async fn sessions_are_resumed() {
         let reused = bench.counter("listener.test.ssl.session_reused") - before;
         assert_eq!(reused, resumed, "{settings} {version}");
     }
+}
+
+#[tokio::test]
+async fn a_session_of_one_process_is_resumed_by_the_next_and_the_other_way_round() {
+    let pki = Pki::new();
+    let (old_keys, new_keys) = (Arc::<TicketKeys>::default(), Arc::<TicketKeys>::default());
+    let process = |keys| Bench::with(Secrets::default().with_ticket_keys(keys));
+    let (old, new) = (process(&old_keys), process(&new_keys));
+    let context = server_context(&[pki.issue(&["a.example"]).both()], "");
+    let client = old.client("sni: a.example");
+    handshake(&old.server(&context), &client, "", &[]).await.0.unwrap();
+    new_keys.import(old_keys.export());
+    let reused = |bench: &Bench| bench.counter("listener.test.ssl.session_reused");
+    handshake(&new.server(&context), &client, "", &[]).await.0.unwrap();
+    assert_eq!((reused(&old), reused(&new)), (0, 1));
+    handshake(&old.server(&context), &client, "", &[]).await.0.unwrap();
+    assert_eq!((reused(&old), reused(&new)), (1, 1));
+    let changed = server_context(&[pki.issue(&["a.example"]).both()], "");
+    handshake(&new.server(&changed), &client, "", &[]).await.0.unwrap();
+    assert_eq!(reused(&new), 1, "a session under another certificate");
 }
 
 #[test]

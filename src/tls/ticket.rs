@@ -10,31 +10,23 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
-    rand::fill,
-};
-use rustls::{crypto::GetRandomFailed, server::ProducesTickets, ticketer::TicketRotator};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use rustls::server::ProducesTickets;
 
-use super::x509::sha256;
+use super::{ticket_keys::TicketKeys, x509::sha256};
 
-const NAME_LENGTH: usize = 16;
+pub(super) const NAME_LENGTH: usize = 16;
 const TIME_LENGTH: usize = 8;
 
-/// Makes and renews its keys itself: a ticket is good for `lifetime` at least, and for twice as long at most.
-pub(super) fn rotating(lifetime: Duration) -> Option<Arc<dyn ProducesTickets>> {
-    let generate = || -> Result<Box<dyn ProducesTickets>, GetRandomFailed> {
-        let mut bytes = [0; TicketKey::LENGTH];
-        fill(&mut bytes).map_err(|_| GetRandomFailed)?;
-        let key = TicketKey::from_bytes(&bytes).ok_or(GetRandomFailed)?;
-        Ok(Box::new(Ticketer { keys: vec![key], context: [0; 32], lifetime: Duration::MAX }))
-    };
-    Some(Arc::new(TicketRotator::new(seconds(lifetime), generate).ok()?))
+/// Uses the keys of the process, which renew themselves.
+pub(super) fn rotating(keys: Arc<TicketKeys>, context: [u8; 32], lifetime: Duration) -> Arc<dyn ProducesTickets> {
+    keys.serve(lifetime);
+    Arc::new(Ticketer { keys: Keys::OfProcess(keys), context, lifetime })
 }
 
 /// Uses the given keys, the first to seal and all to open, so that several processes can resume each other's sessions.
 pub(super) fn with_keys(keys: Vec<Arc<TicketKey>>, context: [u8; 32], lifetime: Duration) -> Arc<dyn ProducesTickets> {
-    Arc::new(Ticketer { keys, context, lifetime })
+    Arc::new(Ticketer { keys: Keys::Configured(keys), context, lifetime })
 }
 
 /// One key: its name travels with every ticket that it seals.
@@ -54,6 +46,11 @@ impl TicketKey {
         let key = RandomizedNonceKey::new(&AES_256_GCM, &sha256(secret)).ok()?;
         Some(Arc::new(TicketKey { name: *name, key }))
     }
+
+    /// What tickets call it.
+    pub(super) fn name(&self) -> &[u8; NAME_LENGTH] {
+        &self.name
+    }
 }
 
 impl fmt::Debug for TicketKey {
@@ -65,9 +62,31 @@ impl fmt::Debug for TicketKey {
 /// Seals and opens the session tickets of one TLS context.
 #[derive(Debug)]
 struct Ticketer {
-    keys: Vec<Arc<TicketKey>>,
+    keys: Keys,
     context: [u8; 32],
     lifetime: Duration,
+}
+
+#[derive(Debug)]
+enum Keys {
+    Configured(Vec<Arc<TicketKey>>),
+    OfProcess(Arc<TicketKeys>),
+}
+
+impl Keys {
+    fn sealing(&self) -> Option<Arc<TicketKey>> {
+        match self {
+            Keys::Configured(keys) => keys.first().cloned(),
+            Keys::OfProcess(keys) => keys.sealing(now()),
+        }
+    }
+
+    fn named(&self, name: &[u8; NAME_LENGTH]) -> Option<Arc<TicketKey>> {
+        match self {
+            Keys::Configured(keys) => keys.iter().find(|key| key.name() == name).cloned(),
+            Keys::OfProcess(keys) => keys.named(name),
+        }
+    }
 }
 
 impl ProducesTickets for Ticketer {
@@ -80,7 +99,7 @@ impl ProducesTickets for Ticketer {
     }
 
     fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
-        let key = self.keys.first()?;
+        let key = self.keys.sealing()?;
         let mut sealed = [&now().to_be_bytes(), session].concat();
         let nonce = key.key.seal_in_place_append_tag(Aad::from(self.context), &mut sealed).ok()?;
         Some([key.name.as_slice(), nonce.as_ref(), sealed.as_slice()].concat())
@@ -89,7 +108,7 @@ impl ProducesTickets for Ticketer {
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
         let (name, rest) = ticket.split_first_chunk::<NAME_LENGTH>()?;
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
-        let key = self.keys.iter().find(|key| key.name == *name)?;
+        let key = self.keys.named(name)?;
         let nonce = Nonce::assume_unique_for_key(*nonce);
         let mut opened = sealed.to_vec();
         let opened = key.key.open_in_place(nonce, Aad::from(self.context), &mut opened).ok()?;
@@ -103,7 +122,8 @@ fn seconds(lifetime: Duration) -> u32 {
     u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX)
 }
 
-fn now() -> u64 {
+/// Seconds since the epoch: tickets and keys go from process to process, and so does their time.
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
@@ -139,7 +159,7 @@ mod tests {
 
     #[test]
     fn damaged_tickets_are_refused() {
-        let ticketer = rotating(HOUR).unwrap();
+        let ticketer = rotating(Arc::default(), [0; 32], HOUR);
         let ticket = ticketer.encrypt(b"session").unwrap();
         assert_eq!(ticketer.decrypt(&ticket).as_deref(), Some(b"session".as_slice()));
         for position in 0..ticket.len() {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use prost::Message;
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, CertificateRevocationListDer},
@@ -43,6 +44,8 @@ pub(super) struct Validation {
     pub(super) accept_untrusted: bool,
     /// Clients are not told which authorities we trust.
     pub(super) suppress_client_ca_list: bool,
+    /// Of all that is asked: the settings, and what stands in the files that they name.
+    pub(super) fingerprint: [u8; 32],
 }
 
 /// The authorities that may have signed a peer's certificate.
@@ -124,7 +127,9 @@ impl Validation {
             trust.crls = crls?;
             trust.only_leaf_revocation = *only_verify_leaf_cert_crl;
         }
+        let fingerprint = fingerprint(proto, trust.as_ref());
         Some(Arc::new(Validation {
+            fingerprint,
             trust,
             san_matchers: san_matchers?,
             certificates: certificates?,
@@ -203,6 +208,14 @@ impl Trust {
     fn new(roots: RootCertStore, certificates: Vec<CertificateDer<'static>>, loaded: Vec<LoadedCertificate>) -> Trust {
         Trust { roots: Arc::new(roots), certificates, crls: Vec::new(), only_leaf_revocation: false, loaded }
     }
+}
+
+fn fingerprint(settings: &CertificateValidationContext, trust: Option<&Trust>) -> [u8; 32] {
+    let authorities = trust.iter().flat_map(|trust| &trust.certificates).map(|der| x509::sha256(der));
+    let crls = trust.iter().flat_map(|trust| &trust.crls).map(|der| x509::sha256(der));
+    let mut bytes = settings.encode_to_vec();
+    bytes.extend(authorities.chain(crls).flatten());
+    x509::sha256(&bytes)
 }
 
 fn revocation_lists(source: &DataSource, field: Field<'_>) -> Option<Vec<CertificateRevocationListDer<'static>>> {
