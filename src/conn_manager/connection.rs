@@ -138,24 +138,26 @@ impl Connection {
                 Ending::MaxDuration => stats.downstream_cx_max_duration_reached.inc(),
             }
         };
-        let failed = if codec == Codec::Http2 {
+        let error = if codec == Codec::Http2 {
             stats.downstream_cx_http2_total.inc();
             let _active = Held::new(&stats.downstream_cx_http2_active);
             let ended = http2::serve(io, &manager.http2, manager.max_header_bytes, service, graceful).await;
-            ended.is_err_and(|error| http2::is_protocol_error(&error))
+            ended.err().filter(http2::is_protocol_error).map(|error| error.to_string())
         } else {
             stats.downstream_cx_http1_total.inc();
             let _active = Held::new(&stats.downstream_cx_http1_active);
             tokio::select! {
                 biased;
                 ended = http1::serve(io, &manager.http1, service, graceful) => {
-                    ended.is_err_and(|error| http1::is_protocol_error(&error))
+                    ended.err().filter(http1::is_protocol_error).map(|error| error.to_string())
                 }
-                () = self.stalled() => false,
+                () = self.stalled() => None,
             }
         };
-        if failed {
+        if let Some(error) = error {
             stats.downstream_cx_protocol_error.inc();
+            let (listener, remote) = (&self.info.listener, &self.info.remote);
+            tracing::debug!(name: "peer_protocol_error", %listener, %remote, %error, "the client broke the protocol");
         }
     }
 

@@ -157,7 +157,7 @@ impl Registrar {
             match ended {
                 Ended::Expired(held) => {
                     self.stats.expired.inc();
-                    tracing::warn!(caller = %held.owner, worker = %held.worker.id, "the lease has ended");
+                    tracing::warn!(name: "lease_ended", caller = %held.owner, worker = %held.worker.id, "the lease has ended");
                 }
                 Ended::Forgotten(held) => {
                     tracing::info!(caller = %held.owner, worker = %held.worker.id, "forgotten");

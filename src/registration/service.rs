@@ -60,7 +60,7 @@ impl Service {
 
     fn record(&self, call: &'static str, caller: &Caller, worker: &str, reason: &Refusal) {
         self.refused.inc();
-        tracing::warn!(caller = %caller.name, worker, call, code = ?reason.code(), %reason, "refused");
+        tracing::warn!(name: "peer_refused", caller = %caller.name, worker, call, code = ?reason.code(), %reason, "refused");
     }
 
     async fn register(

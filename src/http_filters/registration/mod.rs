@@ -181,7 +181,7 @@ impl Call {
                 Err(reason) => {
                     self.refused.inc();
                     let remote = &stream.info.connection.remote;
-                    tracing::warn!(target: "portreeve::registration", %remote, call = path, %reason, "refused");
+                    tracing::warn!(name: "peer_refused", target: "portreeve::registration", %remote, call = path, %reason, "refused");
                     return Decoded::Reply(unauthenticated(reason));
                 }
             },

@@ -2,6 +2,12 @@
 //!
 //! Under systemd it goes to the journal with all its fields, elsewhere to standard error or a file. Levels can be changed while the process
 //! runs, for everything or for one logger; a logger is a part of the process and has a name of Envoy's where Envoy has such a part.
+//!
+//! Events with a name of their own are listed in docs/logs-catalog.md: those of the process's life (`journal.rs`), and those that peers can
+//! cause (`flood.rs`).
+
+mod flood;
+mod journal;
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
@@ -18,7 +24,11 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Registry, fmt, reload};
 
+use crate::access_log::Destination;
 use crate::admin::{LogLevel, Logger, UnknownLogger};
+
+use flood::Dam;
+use journal::Journal;
 
 /// The loggers, and the modules that each of them stands for.
 const LOGGERS: &[(&str, &[&str])] = &[
@@ -57,7 +67,7 @@ pub struct Options {
     pub loggers: Vec<(String, LogLevel)>,
     /// How lines look.
     pub form: Form,
-    /// A file in place of standard error.
+    /// A file in place of standard error, or `/dev/stdout`.
     pub path: Option<PathBuf>,
 }
 
@@ -92,7 +102,8 @@ fn logger_names() -> String {
 pub struct Log {
     levels: RefCell<Vec<LogLevel>>,
     filter: reload::Handle<Targets, Registry>,
-    file: Option<LogFile>,
+    dam: Dam,
+    place: Place,
 }
 
 impl Log {
@@ -107,10 +118,11 @@ impl Log {
             let at = position(&name).ok_or(LogError::UnknownLogger { name })?;
             levels[at] = level;
         }
-        let file = path.as_deref().map(LogFile::open).transpose()?;
+        let place = Place::open(path.as_deref())?;
         let (filter, handle) = reload::Layer::new(targets(&levels));
-        tracing_subscriber::registry().with(filter).with(layer(form, file.clone())).try_init()?;
-        Ok(Log { levels: RefCell::new(levels), filter: handle, file })
+        let dam = Dam::new();
+        tracing_subscriber::registry().with(filter).with(dam.clone()).with(layer(form, place.clone())).try_init()?;
+        Ok(Log { levels: RefCell::new(levels), filter: handle, dam, place })
     }
 
     /// The loggers and their levels, by name.
@@ -140,9 +152,16 @@ impl Log {
         Ok(())
     }
 
+    /// Says how many events that peers caused were left out. Call it now and then.
+    pub fn report_floods(&self) {
+        self.dam.report();
+    }
+
     /// Opens the log file again, after it was renamed.
     pub fn reopen(&self) {
-        if let Some(Err(error)) = self.file.as_ref().map(LogFile::reopen) {
+        if let Place::File(file) = &self.place
+            && let Err(error) = file.reopen()
+        {
             tracing::warn!(%error, "cannot reopen the log file");
         }
     }
@@ -176,23 +195,20 @@ fn filter(level: LogLevel) -> LevelFilter {
 
 type BoxedLayer<S> = Box<dyn Layer<S> + Send + Sync>;
 
-fn layer<S>(form: Form, file: Option<LogFile>) -> BoxedLayer<S>
+fn layer<S>(form: Form, place: Place) -> BoxedLayer<S>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a> + Send + Sync,
 {
     if form == Form::Automatic
-        && file.is_none()
+        && matches!(place, Place::Stderr)
         && is_journal(io::stderr())
-        && let Ok(journal) = tracing_journald::layer()
+        && let Ok(journal) = Journal::open()
     {
-        let journal = journal.with_field_prefix(Some("PORTREEVE".to_owned()));
-        return journal.with_syslog_identifier(env!("CARGO_PKG_NAME").to_owned()).boxed();
+        return journal.boxed();
     }
-    let colours = file.is_none() && io::stderr().is_terminal();
-    let writer = Writer(file);
     match form {
-        Form::Json => fmt::layer().json().flatten_event(true).with_writer(writer).boxed(),
-        Form::Automatic | Form::Text => fmt::layer().with_ansi(colours).with_writer(writer).boxed(),
+        Form::Json => fmt::layer().json().flatten_event(true).with_writer(place).boxed(),
+        Form::Automatic | Form::Text => fmt::layer().with_ansi(place.is_terminal()).with_writer(place).boxed(),
     }
 }
 
@@ -226,15 +242,39 @@ fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o640).open(path)
 }
 
-/// Writes to the file if there is one, else to standard error.
+/// Where lines go.
 #[derive(Debug, Clone)]
-struct Writer(Option<LogFile>);
+enum Place {
+    Stderr,
+    Stdout,
+    File(LogFile),
+}
 
-impl Write for Writer {
+impl Place {
+    fn open(path: Option<&Path>) -> Result<Place, LogError> {
+        let Some(path) = path else { return Ok(Place::Stderr) };
+        Ok(match Destination::from_path(&path.to_string_lossy()) {
+            Destination::Stderr => Place::Stderr,
+            Destination::Stdout => Place::Stdout,
+            Destination::File(_) => Place::File(LogFile::open(path)?),
+        })
+    }
+
+    fn is_terminal(&self) -> bool {
+        match self {
+            Place::Stderr => io::stderr().is_terminal(),
+            Place::Stdout => io::stdout().is_terminal(),
+            Place::File(_) => false,
+        }
+    }
+}
+
+impl Write for Place {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &self.0 {
-            Some(log) => log.file.lock().unwrap_or_else(PoisonError::into_inner).write(bytes),
-            None => io::stderr().write(bytes),
+        match self {
+            Place::File(log) => log.file.lock().unwrap_or_else(PoisonError::into_inner).write(bytes),
+            Place::Stdout => io::stdout().write(bytes),
+            Place::Stderr => io::stderr().write(bytes),
         }
     }
 
@@ -243,10 +283,10 @@ impl Write for Writer {
     }
 }
 
-impl MakeWriter<'_> for Writer {
-    type Writer = Writer;
+impl MakeWriter<'_> for Place {
+    type Writer = Place;
 
-    fn make_writer(&self) -> Writer {
+    fn make_writer(&self) -> Place {
         self.clone()
     }
 }
@@ -270,14 +310,21 @@ mod tests {
     }
 
     #[test]
+    fn standard_streams_are_written_to_and_not_opened() {
+        let open = |path| Place::open(Some(Path::new(path)));
+        assert!(matches!(open("/dev/stdout"), Ok(Place::Stdout)));
+        assert!(matches!(open("/proc/self/fd/2"), Ok(Place::Stderr)));
+    }
+
+    #[test]
     fn the_file_can_be_renamed_under_the_log() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         let log = LogFile::open(&path).unwrap();
-        Writer(Some(log.clone())).write_all(b"one\n").unwrap();
+        Place::File(log.clone()).write_all(b"one\n").unwrap();
         std::fs::rename(&path, directory.path().join("log.1")).unwrap();
         log.reopen().unwrap();
-        Writer(Some(log)).write_all(b"two\n").unwrap();
+        Place::File(log).write_all(b"two\n").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "two\n");
     }
 }
