@@ -5,7 +5,7 @@ use std::{io, rc::Rc, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{Instant, error::Elapsed, sleep, timeout},
+    time::{Instant, error::Elapsed, sleep_until, timeout},
 };
 
 use super::{Listener, filter_chain::FilterChain, filter_chain_match::Candidate};
@@ -19,7 +19,7 @@ use crate::{
     tls::{ClientHello, Inspected},
 };
 
-/// How long to wait when no connection can be accepted, for example for want of file descriptors.
+/// How long to wait when no connection can be accepted, for example for want of file descriptors, unless one ends before.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 stats::declare! {
@@ -48,23 +48,26 @@ pub async fn run(
     let scope = listener.scope.scope(&format!("worker_{}", worker.index.saturating_sub(1)));
     let active = Rc::new(ActiveListener { listener, worker, stats: WorkerStats::new(&scope) });
     let mut connections = JoinSet::new();
-    let mut failing = false;
+    let mut resume: Option<Instant> = None;
     loop {
+        let accept = async {
+            if let Some(at) = resume {
+                sleep_until(at).await;
+            }
+            acceptor.accept().await
+        };
         tokio::select! {
             biased;
             () = drain.draining() => break,
-            Some(_) = connections.join_next() => {}
-            accepted = acceptor.accept() => match accepted {
+            Some(_) = connections.join_next() => resume = resume.and(Some(Instant::now())),
+            accepted = accept => match accepted {
                 Ok(io) => {
-                    failing = false;
+                    resume = None;
                     active.begin(io, &drain, &mut connections);
                 }
                 Err(error) => {
-                    if !failing {
-                        tracing::warn!(listener = %active.listener.name, %error, "connections wait: none can be accepted");
-                    }
-                    failing = true;
-                    sleep(ACCEPT_PAUSE).await;
+                    let first = resume.replace(Instant::now() + ACCEPT_PAUSE).is_none();
+                    active.cannot_accept(&error, first);
                 }
             },
         }
@@ -103,9 +106,20 @@ struct Found {
 }
 
 impl ActiveListener {
+    /// What waits is in the kernel's queue, and lost only if that is full.
+    fn cannot_accept(&self, error: &io::Error, first: bool) {
+        self.listener.stats.downstream_cx_accept_failed.inc();
+        if first {
+            let listener = &self.listener.name;
+            tracing::warn!(name: "accept_failed", %listener, %error, "connections wait: none can be accepted");
+        }
+    }
+
     fn begin(self: &Rc<Self>, io: Io, drain: &Watcher, connections: &mut JoinSet<()>) {
         let Ok(global) = permit(self.listener.global_connection_limit.as_ref()) else {
             self.listener.stats.downstream_global_cx_overflow.inc();
+            let (listener, peer) = (&self.listener.name, io.peer_address());
+            tracing::warn!(name: "peer_overflow", %listener, %peer, "refused: the process has as many connections as it may have");
             return;
         };
         let Ok(own) = permit(self.listener.connection_limit.as_ref()) else {
@@ -131,7 +145,7 @@ impl ActiveListener {
         };
         let Some(chain) = self.listener.filter_chains.find(&candidate) else {
             self.listener.stats.no_filter_chain_match.inc();
-            tracing::debug!(listener = %self.listener.name, ?candidate, "no filter chain is for this connection");
+            tracing::debug!(name: "peer_unmatched", listener = %self.listener.name, ?candidate, "no filter chain is for this connection");
             return;
         };
         drop(found);
@@ -191,12 +205,12 @@ impl ActiveListener {
         match within(chain.handshake_timeout, Box::pin(tls.accept(io))).await {
             Ok(Ok((io, info))) => Some((io, Some(info))),
             Ok(Err(error)) => {
-                tracing::debug!(listener = %self.listener.name, %peer, %error, "no TLS connection");
+                tracing::debug!(name: "peer_tls_failed", listener = %self.listener.name, %peer, %error, "no TLS connection");
                 None
             }
             Err(_) => {
                 self.listener.stats.downstream_cx_transport_socket_connect_timeout.inc();
-                tracing::debug!(listener = %self.listener.name, %peer, "the TLS handshake took too long");
+                tracing::debug!(name: "peer_tls_failed", listener = %self.listener.name, %peer, "the TLS handshake took too long");
                 None
             }
         }

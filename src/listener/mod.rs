@@ -41,6 +41,8 @@ stats::declare! {
         downstream_cx_overflow: Counter,
         /// Connections refused because the process has as many as it may have.
         downstream_global_cx_overflow: Counter,
+        /// Times that a connection had to wait because none could be accepted, for example for want of file descriptors.
+        downstream_cx_accept_failed: Counter,
         /// Connections whose TLS handshake took too long.
         downstream_cx_transport_socket_connect_timeout: Counter,
         /// Connections whose first bytes are awaited.

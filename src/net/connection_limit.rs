@@ -4,6 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use rustix::process::{Resource, getrlimit};
+
+/// File descriptors for all that is no connection: sockets that listen, logs, threads, the admin interface.
+const RESERVED_DESCRIPTORS: u64 = 128;
+
 /// A bound on connections that all workers share. Counting costs an atomic per connection, and nothing per request.
 #[derive(Debug)]
 pub struct ConnectionLimit {
@@ -18,12 +23,23 @@ impl ConnectionLimit {
         Arc::new(ConnectionLimit { max, open: AtomicU64::new(0) })
     }
 
+    /// As many as there are file descriptors for if each has a connection upstream, too; `None` if the system sets no limit.
+    #[must_use]
+    pub fn of_descriptors() -> Option<Arc<ConnectionLimit>> {
+        // The process raises its limit to what it may have.
+        getrlimit(Resource::Nofile).maximum.map(|descriptors| ConnectionLimit::new(downstream_share(descriptors)))
+    }
+
     /// The right to be one of them; `None` if there are as many as there may be.
     #[must_use]
     pub fn acquire(self: &Arc<Self>) -> Option<Permit> {
         let permit = Permit(Arc::clone(self));
         (self.open.fetch_add(1, Relaxed) < self.max).then_some(permit)
     }
+}
+
+fn downstream_share(descriptors: u64) -> u64 {
+    (descriptors - RESERVED_DESCRIPTORS.min(descriptors / 2)) / 2
 }
 
 /// The right to be one of the connections that there may be. Dropping it gives it back.
@@ -48,6 +64,12 @@ pub struct ConnectionLimits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn upstream_connections_and_the_process_itself_have_their_share_of_descriptors() {
+        let shares = [64, 256, 1024, 1 << 20].map(downstream_share);
+        assert_eq!(shares, [16, 64, 448, 524_224]);
+    }
 
     #[test]
     fn a_permit_that_ends_makes_room() {

@@ -8,6 +8,7 @@ use crate::access_log::{Mode, Sinks};
 use crate::config::{Field, Report};
 use crate::filter::{FactoryContext, Services};
 use crate::listener::Listener;
+use crate::net::ConnectionLimit;
 use crate::proto;
 use crate::proto::bootstrap::bootstrap::StaticResources;
 use crate::stats::Registry;
@@ -24,6 +25,8 @@ pub struct ConfigManager {
     access_logs: Sinks,
     services: Services,
     ticket_keys: Arc<TicketKeys>,
+    /// How many connections there may be where the bootstrap does not say.
+    connection_limit: Option<Arc<ConnectionLimit>>,
     /// What came from the document, without registrations.
     configured: HashMap<Arc<str>, ClusterEntry>,
     current: Arc<Snapshot>,
@@ -48,6 +51,7 @@ impl ConfigManager {
             access_logs,
             services,
             ticket_keys: Arc::default(),
+            connection_limit: ConnectionLimit::of_descriptors(),
             configured: HashMap::new(),
             current: Arc::new(current),
         }
@@ -121,7 +125,9 @@ impl ConfigManager {
         let before =
             before.static_resources.as_ref().filter(|before| same_limits && before.secrets == resources.secrets);
 
-        let bootstrap = Bootstrap::from_proto(&proto, root);
+        let mut bootstrap = Bootstrap::from_proto(&proto, root);
+        let limits = &mut bootstrap.connection_limits;
+        limits.global = limits.global.take().or_else(|| self.connection_limit.clone());
         let secrets = Secrets::from_proto(&resources.secrets, field.key("secrets")).with_ticket_keys(&self.ticket_keys);
         let clusters = self.clusters(&resources, before, field.key("clusters"), &secrets);
         let cx = FactoryContext {

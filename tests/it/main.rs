@@ -8,6 +8,7 @@ mod access_log;
 mod admin;
 mod bad_requests;
 mod cli;
+mod descriptors;
 mod drain;
 mod grpc;
 mod http;

@@ -8,6 +8,7 @@ use std::{
     fmt::Display,
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
 };
@@ -32,6 +33,7 @@ pub struct Config {
     clusters: String,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    descriptors: Option<u32>,
 }
 
 impl Config {
@@ -45,6 +47,7 @@ impl Config {
             clusters: String::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
+            descriptors: None,
         }
         .routes("{ match: { prefix: / }, route: { cluster: upstream } }")
     }
@@ -132,6 +135,12 @@ impl Config {
         self
     }
 
+    /// So many file descriptors and no more.
+    #[must_use]
+    pub fn descriptors(self, limit: u32) -> Config {
+        Config { descriptors: Some(limit), ..self }
+    }
+
     /// The document.
     pub fn yaml(&self) -> String {
         let main = format!(
@@ -146,6 +155,14 @@ impl Config {
             self.listeners,
             self.clusters,
         )
+    }
+
+    fn command(&self) -> Command {
+        const PORTREEVE: &str = env!("CARGO_BIN_EXE_portreeve");
+        let Some(limit) = self.descriptors else { return Command::new(PORTREEVE) };
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"ulimit -n "$0" && exec "$@""#, &limit.to_string(), PORTREEVE]);
+        command
     }
 
     /// Starts Portreeve and waits until it serves.
@@ -259,7 +276,10 @@ impl Process {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("envoy3.yaml");
         std::fs::write(&file, config.yaml()).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_portreeve"))
+        // A socket, as under systemd: it cannot be opened by the name /dev/stdout.
+        let (output, stdout) = UnixStream::pair().unwrap();
+        let mut child = config
+            .command()
             .args(["run", "--concurrency", "2", "-c"])
             .arg(file)
             .arg("--control-path")
@@ -267,12 +287,12 @@ impl Process {
             .args(&config.arguments)
             .envs(config.environment.iter().cloned())
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(OwnedFd::from(stdout))
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let log = lines(child.stderr.take().unwrap());
-        let output = lines(child.stdout.take().unwrap());
+        let output = lines(output);
         Process { child, log, output, directory }
     }
 }
