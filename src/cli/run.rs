@@ -13,7 +13,7 @@ use crate::admin::LogLevel;
 use crate::proto;
 use crate::proto::admin::{CommandLineOptions, command_line_options};
 use crate::server::logging::{self, Log};
-use crate::server::{self, ConfigSource, NodeOverrides, Options, control};
+use crate::server::{self, ConfigSource, NodeOverrides, Options, control, supervisor};
 
 use super::envoy_options::EnvoyOptions;
 
@@ -51,6 +51,10 @@ pub struct Args {
     /// How long requests may take to finish when the process is told to end; never longer than the drain time
     #[arg(long, value_name = "SECONDS", default_value_t = 60, help_heading = "Process")]
     stop_time_s: u64,
+    /// Stay above the serving process: keep its sockets, pass signals on, start another one if it crashes. For where no service manager
+    /// does; always so for the first process of a container
+    #[arg(long, help_heading = "Process")]
+    supervise: bool,
     /// The socket for `portreeve reload` and `portreeve status`; under systemd `control.sock` in the runtime directory, else none
     #[arg(long, value_name = "PATH", help_heading = "Process")]
     control_path: Option<PathBuf>,
@@ -113,9 +117,11 @@ impl Args {
             tracing::warn!("{note}");
         }
         let mode = self.mode;
+        let supervise = supervisor::is_needed() || self.supervise && !supervisor::is_there();
         let options = self.options()?;
         match mode {
             Mode::Validate => server::validate(&options)?,
+            Mode::Serve if supervise => return Ok(supervisor::run()?),
             Mode::Serve => {
                 abort_on_panic();
                 server::run(options, log)?;

@@ -13,6 +13,7 @@ mod signals;
 mod sockets;
 mod start;
 mod stats;
+pub mod supervisor;
 mod worker;
 
 use std::io;

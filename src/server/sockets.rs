@@ -3,7 +3,6 @@
 //! A socket may come from outside: from the process that is taken over from, or from the service manager. It is gone on with
 //! where the configuration names its address, with all connections in its queue.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -27,50 +26,45 @@ use super::StartError;
 use super::process::Process;
 use super::worker::Workers;
 
-/// Who listens on a socket, and where by the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Label {
-    /// The listener; `None` is the admin interface.
-    pub listener: Option<String>,
-    /// As configured: the port may be 0, for any.
-    pub address: String,
-}
-
-impl Label {
-    fn new(listener: Option<&Listener>, address: &ListenAddress) -> Label {
-        Label { listener: listener.map(|listener| listener.name.to_string()), address: address.address.to_string() }
-    }
+/// What a socket is called between processes, and by the service manager: who listens on it and where, by the configuration.
+/// systemd takes no colons.
+fn name(listener: Option<&Listener>, address: &ListenAddress) -> String {
+    let listener = listener.map_or("", |listener| &*listener.name);
+    let mut name = format!("{listener}/{}", address.address);
+    name = name.replace(|letter: char| !letter.is_ascii_graphic() || letter == ':', "_");
+    name.truncate(255);
+    name
 }
 
 /// Sockets from outside for which there has been no use yet.
 #[derive(Debug, Default)]
-pub struct Inherited(Vec<(Option<Label>, Address, ListenSocket)>);
+pub struct Inherited(Vec<(String, Address, ListenSocket)>);
 
 impl Inherited {
-    /// Takes in one more socket. `label`: whose it was, if that is known.
+    /// Takes in one more socket. The name helps where the configured port is 0.
     ///
     /// # Errors
     /// The kernel does not say its address.
-    pub fn push(&mut self, label: Option<Label>, socket: ListenSocket) -> io::Result<()> {
-        self.0.push((label, Address::of(&socket)?, socket));
+    pub fn push(&mut self, name: String, socket: ListenSocket) -> io::Result<()> {
+        self.0.push((name, Address::of(&socket)?, socket));
         Ok(())
     }
 
-    /// The sockets on the configured address; with port 0, those that had the same label.
-    fn take(&mut self, listener: Option<&Listener>, wanted: &ListenAddress) -> Vec<ListenSocket> {
-        let label = Label::new(listener, wanted);
-        let found = self.0.extract_if(.., |(labelled, address, _)| match wanted.address.port() {
-            Some(0) => labelled.as_ref() == Some(&label),
+    /// The sockets on the configured address; with port 0, those of the same name.
+    fn take(&mut self, name: &str, wanted: &ListenAddress) -> Vec<ListenSocket> {
+        let found = self.0.extract_if(.., |(named, address, _)| match wanted.address.port() {
+            Some(0) => named == name,
             _ => serves(address, &wanted.address),
         });
         found.map(|(_, _, socket)| socket).collect()
     }
 
-    /// The addresses that nobody wanted. Their sockets are closed.
-    pub fn discard(self) -> Vec<Address> {
-        let mut addresses: Vec<Address> = self.0.into_iter().map(|(_, address, _)| address).collect();
-        addresses.dedup();
-        addresses
+    /// Closes the sockets that nobody wanted, and has the service manager forget them.
+    pub fn discard(self) {
+        for (name, address, _) in self.0 {
+            tracing::info!(name, %address, "a socket from outside is not used: no listener is configured there");
+            systemd::forget(&name);
+        }
     }
 }
 
@@ -88,8 +82,9 @@ fn serves(bound: &Address, wanted: &Address) -> bool {
 /// The sockets of a configuration, bound but not served.
 #[derive(Debug)]
 pub struct Sockets {
-    listeners: Vec<(Arc<Listener>, Vec<(Label, ListenSocket)>)>,
-    admin: Option<(Label, ListenSocket)>,
+    /// With their names.
+    listeners: Vec<(Arc<Listener>, Vec<(String, ListenSocket)>)>,
+    admin: Option<(String, ListenSocket)>,
 }
 
 impl Sockets {
@@ -102,10 +97,10 @@ impl Sockets {
         for listener in snapshot.listeners.values() {
             let mut sockets = Vec::new();
             for address in &listener.addresses {
-                let bound = address.bind(inherited.take(Some(listener), address), workers);
+                let name = name(Some(listener), address);
+                let bound = address.bind(inherited.take(&name, address), workers);
                 let bound = bound.map_err(|source| StartError::Listener { name: listener.name.to_string(), source })?;
-                let label = Label::new(Some(listener), address);
-                sockets.extend(bound.into_iter().map(|socket| (label.clone(), socket)));
+                sockets.extend(bound.into_iter().map(|socket| (name.clone(), socket)));
             }
             listeners.push((Arc::clone(listener), sockets));
         }
@@ -128,22 +123,22 @@ impl Sockets {
         let mut listening: Vec<(String, Address)> = Vec::new();
         for (listener, sockets) in self.listeners {
             let mut rows: Vec<Vec<ListenSocket>> = (0..workers.count()).map(|_| Vec::new()).collect();
-            for (index, (label, socket)) in sockets.into_iter().enumerate() {
+            for (index, (name, socket)) in sockets.into_iter().enumerate() {
                 let address = Address::of(&socket)?;
                 let entry = (listener.name.to_string(), address.clone());
                 if !listening.contains(&entry) {
                     tracing::info!(name = %listener.name, %address, "listener started");
                     listening.push(entry);
                 }
-                kept.push((label, address, socket.try_clone()?));
+                kept.push((name, socket.try_clone()?));
                 rows[index % workers.count()].push(socket);
             }
             workers.listen(&listener, rows);
         }
         process.live(listening);
-        let Some((label, socket)) = self.admin else { return Ok(Listening(kept)) };
+        let Some((name, socket)) = self.admin else { return Ok(Listening(kept)) };
         let address = Address::of(&socket)?;
-        kept.push((label, address.clone(), socket.try_clone()?));
+        kept.push((name, socket.try_clone()?));
         if let Some(path) = admin_address_path {
             std::fs::write(path, address.to_string())
                 .map_err(|source| StartError::AdminAddressPath { path: path.to_owned(), source })?;
@@ -157,9 +152,10 @@ impl Sockets {
     }
 }
 
-fn bind_admin(address: &ListenAddress, inherited: &mut Inherited) -> Result<Option<(Label, ListenSocket)>, BindError> {
-    let bound = address.bind(inherited.take(None, address), NonZeroUsize::MIN)?;
-    Ok(bound.into_iter().next().map(|socket| (Label::new(None, address), socket)))
+fn bind_admin(address: &ListenAddress, inherited: &mut Inherited) -> Result<Option<(String, ListenSocket)>, BindError> {
+    let name = name(None, address);
+    let bound = address.bind(inherited.take(&name, address), NonZeroUsize::MIN)?;
+    Ok(bound.into_iter().next().map(|socket| (name, socket)))
 }
 
 async fn serve_admin(admin: Rc<Admin>, socket: ListenSocket, drain: Watcher) {
@@ -169,33 +165,32 @@ async fn serve_admin(admin: Rc<Admin>, socket: ListenSocket, drain: Watcher) {
     }
 }
 
-/// A handle of every socket that is listened on.
+/// A handle of every socket that is listened on, with its name.
 #[derive(Debug, Default)]
-pub struct Listening(Vec<(Label, Address, ListenSocket)>);
+pub struct Listening(Vec<(String, ListenSocket)>);
 
 impl Listening {
-    /// All sockets, those of one listener and address in the order of the workers.
-    pub fn sockets(&self) -> impl Iterator<Item = &(Label, Address, ListenSocket)> {
-        self.0.iter()
+    /// These sockets.
+    ///
+    /// # Errors
+    /// The system gives no more descriptors.
+    pub fn of<'a>(sockets: impl Iterator<Item = (&'a str, &'a ListenSocket)>) -> io::Result<Listening> {
+        let handles = sockets.map(|(name, socket)| Ok((name.to_owned(), socket.try_clone()?)));
+        Ok(Listening(handles.collect::<io::Result<_>>()?))
+    }
+
+    /// All sockets, those of one name in the order of the workers.
+    pub fn sockets(&self) -> &[(String, ListenSocket)] {
+        &self.0
     }
 
     /// Has the service manager keep them all, so that connections wait for the next process if this one crashes.
     pub fn store(&self) {
-        let mut by_address: BTreeMap<&Address, Vec<BorrowedFd<'_>>> = BTreeMap::new();
-        for (_, address, socket) in &self.0 {
-            by_address.entry(address).or_default().push(socket.as_fd());
-        }
-        for (address, sockets) in by_address {
-            systemd::store(&stored_name(address), &sockets);
+        for sockets in self.0.chunk_by(|one, other| one.0 == other.0) {
+            let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
+            systemd::store(&sockets[0].0, &descriptors);
         }
     }
-}
-
-/// What the service manager is to call the sockets of an address; it takes no colons.
-pub fn stored_name(address: &Address) -> String {
-    let mut name = address.to_string().replace(|byte: char| !byte.is_ascii_graphic() || byte == ':', "_");
-    name.truncate(255);
-    name
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::{
     main_thread::{Event, MainThread},
     process::Process,
     signals,
-    sockets::{Inherited, Sockets, stored_name},
+    sockets::{Inherited, Sockets},
     worker::Workers,
 };
 use crate::{
@@ -42,8 +42,8 @@ pub async fn start(options: Options, log: Log) -> Result<(), StartError> {
     let mut inherited = Inherited::default();
     let predecessor = Predecessor::greet(&mut inherited).await?;
     if predecessor.is_none() {
-        for socket in systemd::inherited()? {
-            inherited.push(None, socket)?;
+        for (name, socket) in systemd::inherited()? {
+            inherited.push(name, socket)?;
         }
     }
     let prepared = Prepared::new(options, log, program, inherited, (sender, events)).await;
@@ -113,10 +113,7 @@ impl Prepared {
         }
         spawn_local(registration::serve(registration_calls, door, snapshot, stats));
         main.serve(sockets, control)?;
-        for address in inherited.discard() {
-            tracing::info!(%address, "a socket from outside is not used: no listener is configured there");
-            systemd::forget(&stored_name(&address));
-        }
+        inherited.discard();
         match predecessor {
             None => systemd::ready("serving"),
             Some(predecessor) => {

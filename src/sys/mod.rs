@@ -2,6 +2,7 @@
 
 pub mod channel;
 pub mod memory;
+pub mod notify;
 pub mod socket;
 pub mod spawn;
 pub mod systemd;

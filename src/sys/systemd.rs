@@ -65,18 +65,19 @@ pub fn forget(name: &str) {
     notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)], &[]);
 }
 
-/// The sockets that the manager gives us: those it kept, and those that it made (`portreeve.socket`). To be called once.
+/// The sockets that the manager gives us, with the names by which it knows them: those it kept, and those that it made
+/// (`portreeve.socket`). To be called once.
 ///
 /// # Errors
 /// The environment contradicts itself.
-pub fn inherited() -> io::Result<Vec<ListenSocket>> {
+pub fn inherited() -> io::Result<Vec<(String, ListenSocket)>> {
     let mut sockets = Vec::new();
-    for descriptor in sd_notify::listen_fds()? {
+    for (descriptor, name) in sd_notify::listen_fds_with_names()? {
         // SAFETY: the manager has opened it for this process, and nobody else has it: this is called once.
         #[allow(unsafe_code, reason = "a number becomes a descriptor")]
         let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
         match ListenSocket::adopt(descriptor) {
-            Ok(socket) => sockets.push(socket),
+            Ok(socket) => sockets.push((name, socket)),
             Err(error) => tracing::warn!(%error, "the service manager passes something else than a listening socket"),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 
 use super::support::{
     message::{get, value},
@@ -162,4 +162,27 @@ async fn no_request_fails_while_processes_change() {
     for served in clients.join_all().await {
         assert!(served > 5, "{served} requests");
     }
+}
+
+#[tokio::test]
+async fn a_supervised_process_that_is_killed_is_replaced_while_clients_wait() {
+    let mut portreeve = saying("hello").argument("--supervise").start().await;
+    let first = portreeve.serving_pid().await;
+    kill_process(first, Signal::KILL).unwrap();
+    assert_eq!(portreeve.get("/").await.text(), "hello");
+    portreeve.configure(&saying("after"));
+    portreeve.signal(Signal::HUP);
+    portreeve.log("the next process serves").await;
+    assert_eq!(portreeve.get("/").await.text(), "after");
+    assert_ne!(portreeve.serving_pid().await, first);
+    portreeve.terminate();
+    assert!(portreeve.ended().await.success());
+}
+
+#[tokio::test]
+async fn a_supervised_process_that_cannot_start_is_not_started_again() {
+    let (status, said) =
+        saying("hello").argument("--supervise").argument("--config-yaml").argument("{a: 1}").fail().await;
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(said.matches("no field \"a\"").count(), 1, "{said}");
 }

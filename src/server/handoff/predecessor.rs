@@ -12,7 +12,7 @@ use crate::{
         Commit, Counted, Failed, Hello, PredecessorMessage, Ready, Refused, Serving, Sockets, SuccessorMessage,
         predecessor_message::Message as Theirs, successor_message::Message as Ours,
     },
-    server::sockets::{Inherited, Label},
+    server::sockets::Inherited,
     sys::{channel::Channel, socket::ListenSocket},
 };
 
@@ -46,15 +46,13 @@ impl Predecessor {
     async fn take_sockets(&self, inherited: &mut Inherited) -> Result<(), HandOffError> {
         loop {
             let (message, packet) = receive::<PredecessorMessage>(&self.channel).await?;
-            let Sockets { labels, more } = match message.message {
+            let Sockets { names, more } = match message.message {
                 Some(Theirs::Sockets(sockets)) => sockets,
                 Some(Theirs::Refused(Refused { reason })) => return Err(HandOffError::Failed(reason)),
                 _ => return Err(HandOffError::Unexpected),
             };
-            for (label, descriptor) in labels.into_iter().zip(packet.descriptors) {
-                let listener = (!label.listener.is_empty()).then_some(label.listener);
-                let label = Label { listener, address: label.address };
-                inherited.push(Some(label), ListenSocket::adopt(descriptor)?)?;
+            for (name, descriptor) in names.into_iter().zip(packet.descriptors) {
+                inherited.push(name, ListenSocket::adopt(descriptor)?)?;
             }
             if !more {
                 return Ok(());

@@ -3,18 +3,20 @@
 use std::{
     env,
     ffi::OsString,
+    io,
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     process::{Command, Stdio},
 };
 
 use prost::Message;
+use rustix::process::Pid;
 use tokio::time::timeout;
 
 use super::{HandOffError, MARK, READY_LIMIT, STEP_LIMIT, VERSION, receive};
 use crate::{
     proto::handoff::{
-        Commit, Counted, Failed, Hello, Label, PredecessorMessage, Refused, Sockets, SuccessorMessage,
+        Commit, Counted, Failed, Hello, PredecessorMessage, Refused, Sockets, SuccessorMessage,
         predecessor_message::Message as Ours, successor_message::Message as Theirs,
     },
     server::sockets::Listening,
@@ -29,6 +31,7 @@ use crate::{
 pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
+    environment: Vec<(&'static str, OsString)>,
 }
 
 impl Program {
@@ -36,8 +39,34 @@ impl Program {
     ///
     /// # Errors
     /// `/proc` is not there.
-    pub fn current() -> std::io::Result<Program> {
-        Ok(Program { path: env::current_exe()?, arguments: env::args_os().skip(1).collect() })
+    pub fn current() -> io::Result<Program> {
+        let (path, arguments) = (env::current_exe()?, env::args_os().skip(1).collect());
+        Ok(Program { path, arguments, environment: Vec::new() })
+    }
+
+    /// The same with one more environment variable.
+    #[must_use]
+    pub fn with_environment(mut self, name: &'static str, value: impl Into<OsString>) -> Program {
+        self.environment.push((name, value.into()));
+        self
+    }
+
+    /// Starts it as a child of this process.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn spawn(&self) -> io::Result<Pid> {
+        Ok(Pid::from_child(&self.command().spawn()?))
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments).envs(self.environment.iter().cloned());
+        // These were for this process.
+        for name in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"] {
+            command.env_remove(name);
+        }
+        command
     }
 }
 
@@ -70,12 +99,8 @@ pub async fn start(program: &Program, listening: &Listening) -> Result<Successor
 
 async fn launch(program: &Program) -> Result<Successor, HandOffError> {
     let (channel, theirs) = Channel::pair()?;
-    let mut command = Command::new(&program.path);
-    command.args(&program.arguments).env(MARK, "1").stdin(Stdio::from(theirs));
-    // These were for this process.
-    for name in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"] {
-        command.env_remove(name);
-    }
+    let mut command = program.command();
+    command.env(MARK, "1").stdin(Stdio::from(theirs));
     spawn_detached(&mut command)
         .map_err(|source| HandOffError::Start { program: program.path.display().to_string(), source })?;
     // It would keep the other end open here, too.
@@ -96,16 +121,12 @@ async fn launch(program: &Program) -> Result<Successor, HandOffError> {
 impl Successor {
     /// Gives it a handle of every socket.
     async fn give(&self, listening: &Listening) -> Result<(), HandOffError> {
-        let sockets: Vec<_> = listening.sockets().collect();
-        let mut rest = sockets.as_slice();
+        let mut rest = listening.sockets();
         loop {
             let (now, later) = rest.split_at(rest.len().min(MAX_DESCRIPTORS));
-            let labels = now.iter().map(|(label, ..)| Label {
-                listener: label.listener.clone().unwrap_or_default(),
-                address: label.address.clone(),
-            });
-            let descriptors: Vec<BorrowedFd<'_>> = now.iter().map(|(_, _, socket)| socket.as_fd()).collect();
-            let message = Sockets { labels: labels.collect(), more: !later.is_empty() };
+            let names = now.iter().map(|(name, _)| name.clone()).collect();
+            let descriptors: Vec<BorrowedFd<'_>> = now.iter().map(|(_, socket)| socket.as_fd()).collect();
+            let message = Sockets { names, more: !later.is_empty() };
             self.say(Ours::Sockets(message), &descriptors).await?;
             if later.is_empty() {
                 return Ok(());
