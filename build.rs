@@ -2,7 +2,8 @@
 //! (below `proto/`) into Rust and descriptors.
 //!
 //! `OUT_DIR/descriptors.bin` holds everything and drives YAML loading and `/config_dump`; `OUT_DIR/services.bin` holds our own
-//! packages with what they import and feeds gRPC reflection; `OUT_DIR/portreeve.rs` is the generated module tree.
+//! packages that others are to know, with what they import, and feeds gRPC reflection; `OUT_DIR/portreeve.rs` is the generated
+//! module tree.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -13,6 +14,9 @@ use std::process::{Command, Output};
 
 use prost::Message;
 use protox::file::{File, FileResolver, GoogleFileResolver};
+
+/// Our packages that only processes of ours speak, among themselves.
+const INTERNAL: &str = "portreeve/handoff/";
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -46,9 +50,10 @@ fn main() -> Result<()> {
 
     let everything = compile(&roots, &all_files, SourceInfo::Omit)?;
     fs::write(out.join("descriptors.bin"), everything)?;
-    let services = compile(&roots, &own_files, SourceInfo::Include)?;
-    fs::write(out.join("services.bin"), &services)?;
-    generate(&services, &out)
+    generate(&compile(&roots, &own_files, SourceInfo::Include)?, &out)?;
+    let public_files = own_files.into_iter().filter(|file| !file.starts_with(INTERNAL)).collect();
+    fs::write(out.join("services.bin"), compile(&roots, &public_files, SourceInfo::Include)?)?;
+    Ok(())
 }
 
 /// Our own packages as Rust: messages, clients and servers. Envoy's and Google's messages are those of `envoy-types`.

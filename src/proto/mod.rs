@@ -60,7 +60,7 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/portreeve.rs"));
 }
 
-/// Our own packages and what they import, as an encoded `FileDescriptorSet`: what gRPC reflection serves.
+/// Our own packages that others are to know, and what they import, as an encoded `FileDescriptorSet`: what gRPC reflection serves.
 pub const SERVICE_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/services.bin"));
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
@@ -108,6 +108,13 @@ mod tests {
         assert!(pool().get_message_by_name("envoy.config.bootstrap.v3.Bootstrap").is_some());
         assert!(pool().get_message_by_name("portreeve.registration.v1.RegistrationFilter").is_some());
         assert!(pool().get_extension_by_name("validate.rules").is_some());
+    }
+
+    #[test]
+    fn reflection_keeps_what_is_internal_to_itself() {
+        let services = DescriptorPool::decode(SERVICE_DESCRIPTORS).unwrap();
+        assert!(services.get_message_by_name("portreeve.registration.v1.RegisterRequest").is_some());
+        assert!(services.get_message_by_name("portreeve.handoff.v1.State").is_none());
     }
 
     #[test]
