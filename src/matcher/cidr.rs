@@ -44,6 +44,12 @@ impl CidrRange {
         Some(CidrRange { prefix, length })
     }
 
+    /// Its first address.
+    #[must_use]
+    pub fn prefix(&self) -> IpAddr {
+        self.prefix
+    }
+
     /// How many bits its addresses share: the longer, the more specific.
     #[must_use]
     pub fn length(&self) -> u8 {

@@ -17,20 +17,24 @@ use crate::{
 
 /// A registration as the caller of `session` sees it.
 pub fn registration(session: &Session, held: &Registration, requests_active: u64) -> wire::Registration {
-    let state = match held.state {
-        State::Active => wire::State::Active,
-        State::Draining => wire::State::Draining,
-        State::Expired => wire::State::Expired,
-    };
     let asked = held.worker.lease_time.map(proto::duration);
     wire::Registration {
         worker: Some(wire::RegisterRequest { lease_time: asked, ..held.worker.proto.clone() }),
         owner: held.owner.to_string(),
-        state: state.into(),
+        state: state(held.state).into(),
         lease: Some(lease(&held.lease)),
         public_urls: public_urls(session, &held.worker),
         requests_active,
         registered_at: Some(timestamp(held.registered_at)),
+    }
+}
+
+/// What becomes of requests.
+pub fn state(state: State) -> wire::State {
+    match state {
+        State::Active => wire::State::Active,
+        State::Draining => wire::State::Draining,
+        State::Expired => wire::State::Expired,
     }
 }
 

@@ -163,20 +163,6 @@ impl Store {
         };
         self.check_service(&worker)?;
         self.check_routes(&worker, &owner)?;
-
-        let id = Arc::clone(&worker.id);
-        self.remove(&id);
-        for key in worker.route_keys() {
-            let holders = self.routes.entry(key.clone()).or_default();
-            // Whoever is left here and does not share the route is expired, and loses it.
-            let registrations = &self.registrations;
-            holders.retain(|holder| registrations[holder].shares(key, &worker, &owner));
-            holders.insert(Arc::clone(&id));
-            self.touched.routes.insert(key.clone());
-        }
-        self.services.entry(Arc::clone(&worker.service)).or_default().insert(Arc::clone(&id));
-        self.touched.services.insert(Arc::clone(&worker.service));
-
         self.leases += 1;
         let lease = Lease {
             id: format!("{}-{}", self.lease_prefix, self.leases),
@@ -184,10 +170,41 @@ impl Store {
             expires_at: now + lease_time,
         };
         let registrant = Arc::clone(caller);
-        let registration =
-            Registration { worker, owner, state: State::Active, lease, targets, registrant, registered_at };
+        let state = State::Active;
+        Ok(self.insert(Registration { worker, owner, state, lease, targets, registrant, registered_at }))
+    }
+
+    /// Takes in a registration that another process has made, with its lease. Expired ones come first: they hold no route
+    /// against a later one.
+    pub fn restore(&mut self, registration: Registration) -> Result<(), Refusal> {
+        if self.registrations.len() >= CAPACITY {
+            return Err(Refusal::Full);
+        }
+        if registration.state != State::Expired {
+            self.check_service(&registration.worker)?;
+            self.check_routes(&registration.worker, &registration.owner)?;
+        }
+        self.insert(registration);
+        Ok(())
+    }
+
+    /// Puts a registration in place of the one of the same worker id.
+    fn insert(&mut self, registration: Registration) -> &Registration {
+        let worker = Arc::clone(&registration.worker);
+        let id = Arc::clone(&worker.id);
+        self.remove(&id);
+        for key in worker.route_keys() {
+            let holders = self.routes.entry(key.clone()).or_default();
+            // Whoever is left here and does not share the route is expired, and loses it.
+            let registrations = &self.registrations;
+            holders.retain(|holder| registrations[holder].shares(key, &worker, &registration.owner));
+            holders.insert(Arc::clone(&id));
+        }
+        self.services.entry(Arc::clone(&worker.service)).or_default().insert(Arc::clone(&id));
+        self.touch(&worker);
+        self.expired += usize::from(registration.state == State::Expired);
         self.deadlines.insert((registration.deadline(), Arc::clone(&id)));
-        Ok(self.registrations.entry(id).insert_entry(registration).into_mut())
+        self.registrations.entry(id).insert_entry(registration).into_mut()
     }
 
     /// A service is one cluster, and a cluster speaks one protocol.
@@ -282,6 +299,15 @@ impl Store {
             self.touch(&worker);
         }
         ended
+    }
+
+    /// Time has stood still for this long: every lease runs as much longer.
+    pub fn postpone(&mut self, pause: Duration) {
+        for registration in self.registrations.values_mut() {
+            registration.lease.expires_at += pause;
+        }
+        let deadline = |held: &Registration| (held.deadline(), Arc::clone(&held.worker.id));
+        self.deadlines = self.registrations.values().map(deadline).collect();
     }
 
     /// When [`Store::advance`] next has something to do.

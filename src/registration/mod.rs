@@ -9,8 +9,11 @@
 //! thread; `service.rs` decodes and validates it; `registrar.rs` applies it to the store (`lease.rs`), turns what has changed into
 //! clusters and routes (`publish.rs`) and gives them to the one door, `ConfigManager::apply`; the call is answered when every
 //! worker thread has the new snapshot. So one more source stands at the one door; there is no second discovery system.
+//!
+//! How registrations pass to the process that takes this one's place: `handoff.rs`.
 
 mod answer;
+mod handoff;
 mod lease;
 mod publish;
 mod refusal;
@@ -21,5 +24,6 @@ mod service;
 mod transport;
 mod worker;
 
+pub use handoff::{Control, Frozen};
 pub use refusal::{FieldViolation, field_violations};
 pub use server::serve;

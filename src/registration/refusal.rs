@@ -1,6 +1,6 @@
 //! Why a call is refused, and how that is told: a gRPC status, the wrong fields in google.rpc.BadRequest, one line of audit.
 
-use std::sync::Arc;
+use std::{error::Error, sync::Arc};
 
 use bytes::Bytes;
 use prost::Message;
@@ -61,7 +61,7 @@ pub enum Refusal {
     /// The store is full.
     #[error("there are as many registrations as this ingress takes ({})", super::lease::CAPACITY)]
     Full,
-    /// The process is stopping.
+    /// The process is stopping, or has handed its registrations over to another. Nothing was done.
     #[error("the ingress is stopping")]
     Stopping,
 }
@@ -139,7 +139,9 @@ impl From<Refusal> for Status {
         let (code, message) = (refusal.code(), refusal.to_string());
         let field_violations = refusal.violations();
         if field_violations.is_empty() {
-            return Status::new(code, message);
+            let mut status = Status::new(code, message);
+            status.set_source(Arc::new(refusal));
+            return status;
         }
         let bad_request = BadRequest { field_violations };
         let details = rpc::Status {
@@ -149,6 +151,21 @@ impl From<Refusal> for Status {
         };
         Status::with_details(code, message, Bytes::from(details.encode_to_vec()))
     }
+}
+
+/// What `convert` makes of a message, or everything that is wrong with it.
+pub fn valid<T>(convert: impl FnOnce(Field<'_>) -> Option<T>) -> Result<T, Refusal> {
+    let report = Report::new();
+    match convert(Field::root(&report)) {
+        Some(value) if !report.has_errors() => Ok(value),
+        _ => Err(Refusal::Invalid(report.into_problems())),
+    }
+}
+
+/// Whether the call that ended so was not processed, and another process may do it.
+pub fn is_unprocessed(status: &Status) -> bool {
+    let refusal = status.source().and_then(|source| source.downcast_ref());
+    matches!(refusal, Some(Refusal::Stopping))
 }
 
 /// What the details of a status say about fields of the request; empty if they say nothing.

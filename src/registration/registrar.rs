@@ -3,20 +3,25 @@
 //! It takes jobs from the service in batches, lets time do its work on leases and withdrawals, publishes what has changed
 //! through the one door, and answers the jobs only then. So whoever has an answer can rely on it: every worker thread routes
 //! accordingly.
+//!
+//! It stands still while its registrations are handed over to another process (`handoff.rs`), and when they have been, it waits
+//! for the last requests of those that leave, and does nothing else any more.
 
 use std::{
+    collections::HashSet,
     future::pending,
-    mem,
+    mem, process,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
+    handoff::{self, Frozen},
     lease::{Claim, Ended, Registration, State, Store},
     publish::{Publisher, cluster_names},
     refusal::Refusal,
@@ -26,6 +31,7 @@ use super::{
 use crate::{
     config::{Field, Report},
     http_filters::registration::Caller,
+    proto::handoff as wire,
     snapshot::{Door, Snapshot},
     stats,
 };
@@ -61,6 +67,8 @@ pub struct Registrar {
     snapshot: Arc<Snapshot>,
     stats: RegistrationStats,
     withdrawals: Vec<Withdrawal>,
+    /// Told what there is when nothing changes any more.
+    freeze: Option<oneshot::Sender<Frozen>>,
 }
 
 /// A registration that ends when its requests have.
@@ -85,7 +93,7 @@ impl Handle {
     /// Does `job`; resolves when what it changed is published.
     ///
     /// # Errors
-    /// [`Refusal::Stopping`] if the registrar ends before.
+    /// [`Refusal::Stopping`] if the registrar ends before, and then nothing was done.
     pub async fn run<T, F>(&self, job: F) -> Result<T, Refusal>
     where
         T: Send + 'static,
@@ -103,7 +111,8 @@ impl Handle {
 }
 
 impl Registrar {
-    /// A registrar without registrations: the way to it, and the task that runs it for as long as a way to it exists.
+    /// A registrar without registrations: the way to it, and the task that runs it for as long as a way to it exists, or until its
+    /// registrations are another's.
     pub fn open(
         door: Door,
         snapshot: Arc<Snapshot>,
@@ -112,12 +121,14 @@ impl Registrar {
         let (sender, jobs) = mpsc::channel(BACKLOG);
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let registrar = Registrar {
-            store: Store::new(format!("{:x}", started.as_millis())),
+            // Two processes of one moment are told apart by the second number.
+            store: Store::new(format!("{:x}-{:x}", started.as_millis(), process::id())),
             stats: RegistrationStats::new(&registry.scope("registration")),
             publisher: Publisher::new(registry),
             door,
             snapshot,
             withdrawals: Vec::new(),
+            freeze: None,
         };
         (Handle(sender), registrar.run(jobs))
     }
@@ -143,6 +154,13 @@ impl Registrar {
             for answer in answers {
                 answer();
             }
+            if let Some(freeze) = self.freeze.take()
+                && self.stand_still(freeze).await
+            {
+                // Whoever waits in there is told to ask elsewhere.
+                drop(jobs);
+                return self.see_off().await;
+            }
         }
     }
 
@@ -164,6 +182,10 @@ impl Registrar {
                 }
             }
         }
+        self.advance_withdrawals(now)
+    }
+
+    fn advance_withdrawals(&mut self, now: Instant) -> Vec<Answer> {
         let mut answers: Vec<Answer> = Vec::new();
         for withdrawal in mem::take(&mut self.withdrawals) {
             let held = self.store.get(&withdrawal.worker_id).filter(|held| held.lease.id == withdrawal.lease_id);
@@ -183,6 +205,40 @@ impl Registrar {
         answers
     }
 
+    /// Changes nothing until the hand-off has ended, and says whether it has succeeded. If not, time has stood still for leases.
+    async fn stand_still(&mut self, freeze: oneshot::Sender<Frozen>) -> bool {
+        let since = Instant::now();
+        let (frozen, outcome) = Frozen::new(self.export(since));
+        // Whoever does not wait for it any more has given the hand-off up.
+        drop(freeze.send(frozen));
+        let handed_over = outcome.await.is_ok();
+        if !handed_over {
+            let pause = since.elapsed();
+            self.store.postpone(pause);
+            for withdrawal in &mut self.withdrawals {
+                withdrawal.limit += pause;
+            }
+        }
+        handed_over
+    }
+
+    /// What another process needs to know. What is about to leave stays here, where its last requests are.
+    fn export(&self, now: Instant) -> Vec<wire::Registration> {
+        let leaving: HashSet<&str> = self.withdrawals.iter().map(|withdrawal| &*withdrawal.lease_id).collect();
+        let staying = self.store.after("").filter(|held| !leaving.contains(&*held.lease.id));
+        staying.map(|held| handoff::to_proto(held, now)).collect()
+    }
+
+    /// Answers those that wait for the last requests of registrations.
+    async fn see_off(mut self) {
+        while !self.withdrawals.is_empty() {
+            sleep(DRAIN_POLL).await;
+            for answer in self.advance_withdrawals(Instant::now()) {
+                answer();
+            }
+        }
+    }
+
     /// Gives what has changed to every worker thread.
     async fn publish(&mut self) -> Result<(), Refusal> {
         let touched = self.store.take_touched();
@@ -192,6 +248,18 @@ impl Registrar {
         let change = self.publisher.update(&self.store, &touched, &self.snapshot);
         self.snapshot = self.door.apply(change).await.ok_or(Refusal::Stopping)?;
         Ok(())
+    }
+
+    /// Stands still after what is in hand, and tells what there is.
+    pub fn freeze(&mut self, told: oneshot::Sender<Frozen>) {
+        self.freeze = Some(told);
+    }
+
+    /// Takes over a registration of another process.
+    pub fn restore(&mut self, held: Registration) -> Result<(), Refusal> {
+        self.check_names(&held.worker)?;
+        self.publisher.check(&held.worker, &self.snapshot)?;
+        self.store.restore(held)
     }
 
     /// Makes or changes a registration.

@@ -3,35 +3,43 @@
 //! It has no socket of its own. Requests come from the workers' filters as `InternalRequest`s; each is served by a task that
 //! ends when its client has gone.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, pin::pin, sync::Arc};
 
 use http_body_util::BodyExt;
 use tokio::{sync::mpsc, task::JoinSet};
 use tonic::{Status, body::Body as TonicBody, server::NamedService};
 use tower_service::Service as _;
 
-use super::{registrar::Registrar, service::Service};
+use super::{handoff::Control, refusal::is_unprocessed, registrar::Registrar, service::Service};
 use crate::{
     filter::service::{InternalRequest, SendBody},
-    http::body::BodyError,
+    http::{Refused, body::BodyError},
     proto::{SERVICE_DESCRIPTORS, registration::worker_registry_server::WorkerRegistryServer},
     snapshot::{Door, Snapshot},
     stats,
 };
 
-/// Serves the API until nobody can send requests any more. Runs in a `LocalSet`, or another place that allows local tasks.
-pub async fn serve(
+/// The API, and what serves it until nobody can send requests any more: to be run in a `LocalSet`, or another place that allows
+/// local tasks.
+pub fn serve(
     requests: mpsc::Receiver<InternalRequest>,
     door: Door,
     snapshot: Arc<Snapshot>,
-    registry: Arc<stats::Registry>,
-) {
-    let (handle, registrar) = Registrar::open(door, snapshot, Arc::clone(&registry));
-    let registry = WorkerRegistryServer::new(Service::new(handle, &registry));
-    tokio::select! {
-        () = answer_all(requests, registry) => {}
-        () = registrar => {}
-    }
+    registry: &Arc<stats::Registry>,
+) -> (Control, impl Future<Output = ()> + use<>) {
+    let (handle, registrar) = Registrar::open(door, snapshot, Arc::clone(registry));
+    let control = Control::new(handle.clone());
+    let registry = WorkerRegistryServer::new(Service::new(handle, registry));
+    let served = async {
+        let mut calls = pin!(answer_all(requests, registry));
+        tokio::select! {
+            () = &mut calls => return,
+            () = registrar => {}
+        }
+        // Whoever calls now is told to call again elsewhere.
+        calls.await;
+    };
+    (control, served)
 }
 
 async fn answer_all(mut requests: mpsc::Receiver<InternalRequest>, registry: WorkerRegistryServer<Service>) {
@@ -70,7 +78,10 @@ async fn answer_one(
     mut answer: tokio::sync::oneshot::Sender<http::Response<SendBody>>,
 ) {
     tokio::select! {
-        Ok(response) = response => {
+        Ok(mut response) = response => {
+            if response.extensions().get().is_some_and(is_unprocessed) {
+                response.extensions_mut().insert(Refused);
+            }
             // Refused only when the client has gone meanwhile.
             let _ = answer.send(response.map(|body| body.map_err(|status| broken(&status)).boxed_unsync()));
         }

@@ -10,13 +10,12 @@ use tonic::{Request, Response, Status};
 use super::{
     answer,
     lease::{Claim, Registration},
-    refusal::Refusal,
+    refusal::{Refusal, valid},
     registrar::{Handle, Registrar},
     resolve::{has_names, resolve},
     worker::{Worker, lease_time_from_proto, name_from_proto},
 };
 use crate::{
-    config::{Field, Report},
     http_filters::registration::{Caller, Session},
     proto::registration::{self as wire, renewal, worker_registry_server::WorkerRegistry},
     stats::{Counter, Registry},
@@ -44,7 +43,7 @@ impl Service {
         Service { registrar, refused: registry.scope("registration").counter("refused") }
     }
 
-    /// The answer as tonic wants it; a refusal is put on record.
+    /// The answer as tonic wants it; a refusal is put on record, but not of what another process will do.
     fn answer<T>(
         &self,
         call: &'static str,
@@ -53,7 +52,9 @@ impl Service {
         outcome: Result<T, Refusal>,
     ) -> Result<Response<T>, Status> {
         outcome.map(Response::new).map_err(|refusal| {
-            self.record(call, caller, worker, &refusal);
+            if !matches!(refusal, Refusal::Stopping) {
+                self.record(call, caller, worker, &refusal);
+            }
             refusal.into()
         })
     }
@@ -257,13 +258,4 @@ fn opened<T>(mut request: Request<T>) -> Result<(Session, T), Status> {
     let session = request.extensions_mut().remove::<Session>();
     let session = session.ok_or_else(|| Status::unauthenticated("the caller is not known"))?;
     Ok((session, request.into_inner()))
-}
-
-/// What `convert` makes of a request, or everything that is wrong with it.
-fn valid<T>(convert: impl FnOnce(Field<'_>) -> Option<T>) -> Result<T, Refusal> {
-    let report = Report::new();
-    match convert(Field::root(&report)) {
-        Some(value) if !report.has_errors() => Ok(value),
-        _ => Err(Refusal::Invalid(report.into_problems())),
-    }
 }

@@ -170,7 +170,8 @@ fn addresses_from_proto(proto: &[wire::Address], field: Field<'_>) -> Option<Vec
     (addresses.len() == proto.len()).then_some(addresses)
 }
 
-fn address_from_proto(proto: &wire::Address, field: Field<'_>) -> Option<WorkerAddress> {
+/// One place where a worker listens.
+pub fn address_from_proto(proto: &wire::Address, field: Field<'_>) -> Option<WorkerAddress> {
     let wire::Address { host, port, unix_socket } = proto;
     if !unix_socket.is_empty() {
         if !host.is_empty() || *port != 0 {

@@ -111,7 +111,8 @@ impl Prepared {
             tracing::info!("ready to take over");
             let _state = predecessor.ready().await?;
         }
-        spawn_local(registration::serve(registration_calls, door, snapshot, stats));
+        let (_registrations, served) = registration::serve(registration_calls, door, snapshot, &stats);
+        spawn_local(served);
         main.serve(sockets, control)?;
         inherited.discard();
         match predecessor {

@@ -17,7 +17,10 @@ use tokio::net::unix::UCred;
 use crate::{
     config::{Field, data_source},
     matcher::CidrRange,
-    proto::registration::{self as wire, caller},
+    proto::{
+        UInt32Value, core, handoff,
+        registration::{self as wire, caller},
+    },
 };
 
 /// Someone who may register workers, and owns what it registers.
@@ -107,10 +110,7 @@ impl Caller {
             field.key("name").error("must be 1 to 128 visible ASCII characters");
         }
         let credential = Credential::from_proto(credential.as_ref(), field);
-        let networks = field.key("allowed_networks");
-        let networks: Vec<_> = (allowed_networks.iter().enumerate())
-            .filter_map(|(index, range)| CidrRange::from_proto(range, networks.index(index)))
-            .collect();
+        let networks = networks_from_proto(allowed_networks, field.key("allowed_networks"));
         let directories = field.key("allowed_socket_directories");
         for (index, directory) in allowed_socket_directories.iter().enumerate() {
             if !Path::new(directory).is_absolute() {
@@ -120,10 +120,36 @@ impl Caller {
         let caller = Caller {
             name: name.as_str().into(),
             admin: *admin,
-            allowed_networks: networks,
+            allowed_networks: networks?,
             allowed_socket_directories: allowed_socket_directories.iter().map(PathBuf::from).collect(),
         };
-        (name_is_good && caller.allowed_networks.len() == allowed_networks.len()).then_some((credential?, caller))
+        name_is_good.then_some((credential?, caller))
+    }
+
+    /// The caller that another process knew.
+    pub fn from_handoff(proto: &handoff::Caller, field: Field<'_>) -> Option<Caller> {
+        let handoff::Caller { name, admin, allowed_networks, allowed_socket_directories } = proto;
+        Some(Caller {
+            name: name.as_str().into(),
+            admin: *admin,
+            allowed_networks: networks_from_proto(allowed_networks, field.key("allowed_networks"))?,
+            allowed_socket_directories: allowed_socket_directories.iter().map(PathBuf::from).collect(),
+        })
+    }
+
+    /// As another process is told of it.
+    pub fn to_handoff(&self) -> handoff::Caller {
+        let network = |network: &CidrRange| core::CidrRange {
+            address_prefix: network.prefix().to_string(),
+            prefix_len: Some(UInt32Value { value: network.length().into() }),
+        };
+        let directory = |directory: &PathBuf| directory.to_string_lossy().into_owned();
+        handoff::Caller {
+            name: self.name.to_string(),
+            admin: self.admin,
+            allowed_networks: self.allowed_networks.iter().map(network).collect(),
+            allowed_socket_directories: self.allowed_socket_directories.iter().map(directory).collect(),
+        }
     }
 
     /// A caller without rights beyond the usual.
@@ -145,6 +171,14 @@ impl Caller {
     pub fn may_reach_socket(&self, path: &Path) -> bool {
         self.allowed_socket_directories.iter().any(|directory| path.starts_with(directory))
     }
+}
+
+/// All of them or, so that a wrong one does not mean "whatever is usual", none.
+fn networks_from_proto(proto: &[core::CidrRange], field: Field<'_>) -> Option<Vec<CidrRange>> {
+    let networks = proto.iter().enumerate();
+    let networks: Vec<_> =
+        networks.filter_map(|(index, range)| CidrRange::from_proto(range, field.index(index))).collect();
+    (networks.len() == proto.len()).then_some(networks)
 }
 
 impl From<UCred> for Peer {
@@ -262,6 +296,7 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Report;
 
     fn caller(networks: &[&str]) -> Caller {
         let allowed_networks = networks
@@ -309,6 +344,16 @@ mod tests {
         assert!(caller.may_reach("::ffff:10.1.2.3".parse().unwrap()));
         assert!(!caller.may_reach("10.2.0.1".parse().unwrap()));
         assert!(!caller.may_reach("::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn another_process_knows_the_same_of_a_caller() {
+        let caller = Caller { admin: true, ..caller(&["127.0.0.0/8", "2001:db8::/32"]) };
+        let mut proto = caller.to_handoff();
+        let same = Caller::from_handoff(&proto, Field::root(&Report::new())).unwrap();
+        assert_eq!(format!("{same:?}"), format!("{caller:?}"));
+        proto.allowed_networks[0].address_prefix = "nonsense".to_owned();
+        assert!(Caller::from_handoff(&proto, Field::root(&Report::new())).is_none());
     }
 
     #[test]

@@ -271,3 +271,28 @@ fn the_list_goes_on_after_an_id() {
     assert_eq!(ids(""), ["a", "b", "c"]);
     assert_eq!(ids("a"), ["b", "c"]);
 }
+
+#[test]
+fn restored_routes_are_those_that_were_held() {
+    let mut old = World::new();
+    old.register(&worker("a", &["/r"]), &caller("x")).unwrap();
+    old.after(31);
+    old.register(&worker("b", &["/r"]), &caller("y")).unwrap();
+    let mut new = World { now: old.now, ..World::new() };
+    for id in ["a", "b"] {
+        new.store.restore(old.store.get(id).unwrap().clone()).unwrap();
+    }
+    assert_eq!((new.holders("/r"), new.store.live()), (vec!["b"], 1));
+    let taken = new.store.restore(Registration { owner: "z".into(), ..old.store.get("b").unwrap().clone() });
+    assert!(taken.is_ok(), "of the same id");
+    assert_eq!(new.after(30), ["a forgotten", "b expired"]);
+}
+
+#[test]
+fn a_pause_lengthens_every_lease() {
+    let mut world = World::new();
+    world.register(&worker("a", &[]), &caller("x")).unwrap();
+    world.store.postpone(Duration::from_secs(100));
+    assert!(world.after(129).is_empty());
+    assert_eq!(world.after(1), ["a expired"]);
+}

@@ -9,12 +9,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::oneshot, task::LocalSet};
+use tokio::{
+    sync::oneshot,
+    task::{LocalSet, spawn_local},
+};
 use tonic::Code;
+
+mod handoff;
 
 use super::*;
 use crate::{
     access_log::Mode,
+    config::{self, Report, Source},
     filter::{Services, service::InternalService},
     http_filters::registration::{Caller, Callers, Session, Settings},
     proto::{
@@ -23,7 +29,7 @@ use crate::{
     },
     registration::field_violations,
     route::RouteKey,
-    snapshot::{ConfigManager, Knock},
+    snapshot::{Change, ConfigManager, Knock},
 };
 
 /// A client's end: puts the session into each request, as the filter does.
@@ -46,7 +52,13 @@ impl tower_service::Service<http::Request<TonicBody>> for Connection {
         let service = self.service.clone();
         let mut request = request.map(|body| body.map_err(|status| broken(&status)).boxed_unsync());
         request.extensions_mut().insert(self.session.clone());
-        Box::pin(async move { service.call(request).await.ok_or("stopped") })
+        Box::pin(async move {
+            match service.call(request).await {
+                Some(response) if Refused::is_in(&response) => Err("refused"),
+                Some(response) => Ok(response),
+                None => Err("stopped"),
+            }
+        })
     }
 }
 
@@ -55,29 +67,38 @@ struct World {
     service: InternalService,
     manager: Rc<RefCell<ConfigManager>>,
     stats: Arc<stats::Registry>,
+    control: Control,
 }
 
 /// Runs `test` beside a service whose door applies changes at once.
 async fn with_service<F: Future<Output = ()>>(test: impl FnOnce(World) -> F) {
-    let stats = stats::Registry::new(1);
-    let manager = ConfigManager::new(Arc::clone(&stats), Mode::Check, Services::default());
-    let manager = Rc::new(RefCell::new(manager));
-    let (door, mut knocks) = Door::new();
-    let (service, requests) = InternalService::new(8);
-    let snapshot = Arc::clone(manager.borrow().snapshot());
-    let world = World { service, manager: Rc::clone(&manager), stats: Arc::clone(&stats) };
-    let local = LocalSet::new();
-    local.spawn_local(async move {
-        while let Some(Knock { change, published }) = knocks.recv().await {
-            let snapshot = manager.borrow_mut().apply(change).unwrap();
-            published.send(snapshot).unwrap();
-        }
-    });
-    local.spawn_local(async move { serve(requests, door, snapshot, stats).await });
-    local.run_until(test(world)).await;
+    LocalSet::new().run_until(async { test(World::start("{}")).await }).await;
 }
 
 impl World {
+    /// A process with this configuration.
+    fn start(configuration: &str) -> World {
+        let stats = stats::Registry::new(1);
+        let mut manager = ConfigManager::new(Arc::clone(&stats), Mode::Check, Services::default());
+        let report = Report::new();
+        let document = config::load(&Source::new("test", configuration), &report).unwrap();
+        manager.apply(Change::Bootstrap(Box::new(document), &report)).unwrap();
+        let snapshot = Arc::clone(manager.snapshot());
+        let manager = Rc::new(RefCell::new(manager));
+        let (door, mut knocks) = Door::new();
+        let (service, requests) = InternalService::new(8);
+        let (control, served) = serve(requests, door, snapshot, &stats);
+        let world = World { service, manager: Rc::clone(&manager), stats, control };
+        spawn_local(async move {
+            while let Some(Knock { change, published }) = knocks.recv().await {
+                let snapshot = manager.borrow_mut().apply(change).unwrap();
+                published.send(snapshot).unwrap();
+            }
+        });
+        spawn_local(served);
+        world
+    }
+
     fn client(&self, caller: &str) -> WorkerRegistryClient<Connection> {
         let settings = Settings {
             callers: Callers::default(),
