@@ -6,7 +6,7 @@
 //! which leads to the new one; its routes stay as they are for the connections that it still has. Or it *thaws*, and has only
 //! been slow.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::oneshot,
@@ -16,9 +16,9 @@ use tokio::{
 use super::{
     answer,
     lease::{Lease, Registration, State},
-    refusal::valid,
     registrar::Handle,
     resolve::Target,
+    service::valid,
     worker::{Worker, WorkerAddress, address_from_proto},
 };
 use crate::{
@@ -76,15 +76,19 @@ impl Control {
         }
         restored.sort_by_key(|held| held.state != State::Expired);
         let import = self.0.run(|registrar| {
+            let mut count = 0;
             for held in restored {
-                let (caller, worker) = (held.owner.clone(), held.worker.id.clone());
-                if let Err(reason) = registrar.restore(held) {
-                    tracing::warn!(%caller, %worker, %reason, "the registration is not taken over");
+                let (caller, worker) = (Arc::clone(&held.owner), Arc::clone(&held.worker.id));
+                match registrar.restore(held) {
+                    Ok(()) => count += 1,
+                    Err(reason) => tracing::warn!(%caller, %worker, %reason, "the registration is not taken over"),
                 }
             }
+            count
         });
-        // Nobody routes by registrations in a process that ends.
-        let _ = import.await;
+        if let Ok(count) = import.await {
+            tracing::info!(count, "registrations taken over");
+        }
     }
 }
 

@@ -153,15 +153,6 @@ impl From<Refusal> for Status {
     }
 }
 
-/// What `convert` makes of a message, or everything that is wrong with it.
-pub fn valid<T>(convert: impl FnOnce(Field<'_>) -> Option<T>) -> Result<T, Refusal> {
-    let report = Report::new();
-    match convert(Field::root(&report)) {
-        Some(value) if !report.has_errors() => Ok(value),
-        _ => Err(Refusal::Invalid(report.into_problems())),
-    }
-}
-
 /// Whether the call that ended so was not processed, and another process may do it.
 pub fn is_unprocessed(status: &Status) -> bool {
     let refusal = status.source().and_then(|source| source.downcast_ref());

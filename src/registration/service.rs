@@ -10,12 +10,13 @@ use tonic::{Request, Response, Status};
 use super::{
     answer,
     lease::{Claim, Registration},
-    refusal::{Refusal, valid},
+    refusal::Refusal,
     registrar::{Handle, Registrar},
     resolve::{has_names, resolve},
     worker::{Worker, lease_time_from_proto, name_from_proto},
 };
 use crate::{
+    config::{Field, Report},
     http_filters::registration::{Caller, Session},
     proto::registration::{self as wire, renewal, worker_registry_server::WorkerRegistry},
     stats::{Counter, Registry},
@@ -258,4 +259,13 @@ fn opened<T>(mut request: Request<T>) -> Result<(Session, T), Status> {
     let session = request.extensions_mut().remove::<Session>();
     let session = session.ok_or_else(|| Status::unauthenticated("the caller is not known"))?;
     Ok((session, request.into_inner()))
+}
+
+/// What `convert` makes of a message, or everything that is wrong with it.
+pub fn valid<T>(convert: impl FnOnce(Field<'_>) -> Option<T>) -> Result<T, Refusal> {
+    let report = Report::new();
+    match convert(Field::root(&report)) {
+        Some(value) if !report.has_errors() => Ok(value),
+        _ => Err(Refusal::Invalid(report.into_problems())),
+    }
 }

@@ -17,7 +17,10 @@ fn renew(id: &str) -> wire::RenewRequest {
 /// What the other process reads of what the first one wrote.
 fn sent(registrations: &[handoff::Registration]) -> Vec<handoff::Registration> {
     let state = handoff::State { registrations: registrations.to_vec(), ..handoff::State::default() };
-    handoff::State::decode(state.encode_to_vec().as_slice()).unwrap().registrations
+    let mut encoded = state.encode_to_vec();
+    // Field 1000, of a later version.
+    encoded.extend([0xc2, 0x3e, 1, 0]);
+    handoff::State::decode(encoded.as_slice()).unwrap().registrations
 }
 
 /// The process that takes over, by this configuration.
