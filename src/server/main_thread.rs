@@ -4,6 +4,7 @@
 //! bring, several changes at once where several wait, and tells them when every worker works with it.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +15,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::admin::Process as _;
 use crate::drain::{Drain, DrainMode};
+use crate::proto::handoff::State;
+use crate::registration::{Control, Frozen};
 use crate::snapshot::{Change, Knock, Snapshot};
+use crate::stats::Tally;
 use crate::sys::systemd;
 use crate::upstream::{Discovery, dns};
 
 use super::control::{Answer, ControlSocket, Question};
-use super::handoff::{self, Program, Successor};
+use super::handoff::{self, Program, Succession, Successor, TALLY_INTERVAL};
 use super::process::Process;
 use super::sockets::{Listening, Sockets};
 use super::worker::Workers;
@@ -47,11 +51,18 @@ pub enum Event {
     /// A question by the control socket.
     Asked(Question, oneshot::Sender<Answer>),
     /// The next process is ready, or there is none.
-    Succession(Result<Successor, String>, Option<oneshot::Sender<Answer>>),
+    Succession(Result<Heir, String>, Option<oneshot::Sender<Answer>>),
     /// Open log files again.
     ReopenLogs,
     /// Stop listening.
     DrainListeners,
+}
+
+/// A process that is ready to serve, and what it will hold.
+#[derive(Debug)]
+pub struct Heir {
+    successor: Successor,
+    registrations: Frozen,
 }
 
 /// Owns what the control loop needs.
@@ -64,6 +75,7 @@ pub struct MainThread {
     options: Options,
     program: Program,
     listening: Rc<Listening>,
+    registrations: Option<Control>,
     /// Of the admin interface and the control socket.
     drain: Drain,
     /// The next process, while it starts.
@@ -75,7 +87,7 @@ enum End {
     /// The process was told to.
     Stop,
     /// Another one serves.
-    HandedOver(Successor),
+    HandedOver(Successor, Tally),
 }
 
 impl MainThread {
@@ -97,9 +109,28 @@ impl MainThread {
             options,
             program,
             listening: Rc::default(),
+            registrations: None,
             drain: Drain::new(),
             succession: None,
         }
+    }
+
+    /// Takes over what another process leaves.
+    pub async fn take_over(&mut self, registrations: &Control, state: State) {
+        self.process.succeed(Succession::after(&state));
+        self.process.stats().carry(handoff::counted(state.counters));
+        let mut imported = pin!(registrations.import(state.registrations));
+        loop {
+            tokio::select! {
+                () = &mut imported => break,
+                Some(knock) = self.knocks.recv() => publish(&self.process, &self.workers, knock, &mut self.knocks),
+            }
+        }
+    }
+
+    /// Takes charge of registrations.
+    pub fn hold(&mut self, registrations: Control) {
+        self.registrations = Some(registrations);
     }
 
     /// Accepts connections, and questions by the control socket.
@@ -208,6 +239,13 @@ impl MainThread {
         }
         tracing::info!("reload: starting the next process");
         let (program, listening, sender) = (self.program.clone(), Rc::clone(&self.listening), self.sender.clone());
+        let registrations = self.registrations.clone();
+        let prepared = async move {
+            let successor = handoff::start(&program, &listening).await.map_err(|error| handoff::describe(&error))?;
+            let frozen = registrations.ok_or("nothing is served yet")?.freeze().await;
+            let registrations = frozen.ok_or("registrations do not come to rest")?;
+            Ok(Heir { successor, registrations })
+        };
         let task = spawn_local(async move {
             let given_up = async {
                 match &mut answer {
@@ -216,7 +254,7 @@ impl MainThread {
                 }
             };
             let outcome = tokio::select! {
-                outcome = handoff::start(&program, &listening) => outcome.map_err(|error| handoff::describe(&error)),
+                outcome = prepared => outcome,
                 () = given_up => Err("whoever asked for it has gone".to_owned()),
             };
             // Nobody listens only when the process is at its end.
@@ -228,12 +266,12 @@ impl MainThread {
     /// Lets the next process serve, or says why there is none.
     async fn end_succession(
         &mut self,
-        outcome: Result<Successor, String>,
+        outcome: Result<Heir, String>,
         answer: Option<oneshot::Sender<Answer>>,
     ) -> Option<End> {
         self.succession = None;
-        let successor = match outcome {
-            Ok(successor) => successor,
+        let Heir { successor, registrations } = match outcome {
+            Ok(heir) => heir,
             Err(reason) => {
                 self.keep_on(&reason, answer);
                 return None;
@@ -242,17 +280,21 @@ impl MainThread {
         let pid = successor.pid;
         // The manager hears only the main process: this has to come before the other one may speak.
         systemd::hand_over(pid, "taking over").await;
-        if let Err(error) = successor.commit(Vec::new()).await {
+        let mut tally = Tally::new(self.process.stats());
+        let state = self.process.state_for_successor(registrations.registrations(), tally.take());
+        if let Err(error) = successor.commit(state).await {
+            registrations.thaw();
             self.keep_on(&handoff::describe(&error), answer);
             return None;
         }
+        registrations.hand_over();
         // Whoever connects from now on reaches the next process.
         self.workers.drain(self.drain_mode(), self.options.drain_time).await;
         tracing::info!(pid, software = successor.software, "reload: the next process serves");
         if let Some(answer) = answer {
             let _ = answer.send(Answer::Reloaded { pid });
         }
-        Some(End::HandedOver(successor))
+        Some(End::HandedOver(successor, tally))
     }
 
     /// In the first half clients are asked to go, the second is for what they have begun.
@@ -277,6 +319,10 @@ impl MainThread {
         }
         let stop_limit = options.drain_time.map_or(options.stop_time, |limit| limit.min(options.stop_time));
         let mut stopping = matches!(end, End::Stop);
+        let mut telling = match end {
+            End::Stop => None,
+            End::HandedOver(successor, tally) => Some((successor, tally)),
+        };
         process.drain();
         drain.start(DrainMode::Stop);
         if stopping {
@@ -286,12 +332,14 @@ impl MainThread {
         let limit = if stopping { Some(stop_limit) } else { options.drain_time };
         let limit_s = limit.map(|limit| limit.as_secs());
         tracing::info!(limit_s, "draining: no new connections, running requests may finish");
+        let mut tell = interval(TALLY_INTERVAL);
         let ended = workers.ended();
         tokio::pin!(ended);
         loop {
             tokio::select! {
                 () = &mut ended => break,
                 Some(knock) = knocks.recv() => publish(&process, &workers, knock, &mut knocks),
+                _ = tell.tick() => tell_counted(telling.as_mut()).await,
                 Some(event) = events.recv() => match event {
                     Event::Terminate if stopping => {
                         tracing::warn!("told to end again: running requests are cut");
@@ -312,11 +360,22 @@ impl MainThread {
                 },
             }
         }
+        tell_counted(telling.as_mut()).await;
         process.finish_logs();
         // Answers by the control socket and the admin interface that are still on their way.
         drop(events);
         let _ = timeout(FLUSH_LIMIT, drain.finished()).await;
         tracing::info!("ended");
+    }
+}
+
+/// What is counted here counts there.
+async fn tell_counted(telling: Option<&mut (Successor, Tally)>) {
+    let Some((successor, tally)) = telling else { return };
+    let counted = tally.take();
+    if !counted.is_empty() {
+        // A successor that has ended counts nothing.
+        let _ = successor.tell_counted(handoff::tally(counted)).await;
     }
 }
 

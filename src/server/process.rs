@@ -11,10 +11,12 @@ use crate::admin::{self, LogLevel, Logger, UnknownLogger};
 use crate::net::Address;
 use crate::proto::admin::CommandLineOptions;
 use crate::proto::admin::server_info::State;
+use crate::proto::handoff::Registration;
 use crate::snapshot::{Change, ConfigManager, Door, Snapshot};
-use crate::stats::Registry;
+use crate::stats::{Counted, Registry};
 
 use super::control::Status;
+use super::handoff::Succession;
 use super::logging::Log;
 use super::main_thread::Event;
 use super::stats::ProcessStats;
@@ -33,6 +35,7 @@ pub struct Process {
     listening: OnceCell<Vec<(String, Address)>>,
     state: Cell<State>,
     fails_health_checks: Cell<bool>,
+    succession: RefCell<Succession>,
 }
 
 impl Process {
@@ -57,7 +60,18 @@ impl Process {
             listening: OnceCell::new(),
             state: Cell::new(State::Initializing),
             fails_health_checks: Cell::new(false),
+            succession: RefCell::default(),
         }
+    }
+
+    /// This process takes over from others.
+    pub fn succeed(&self, succession: Succession) {
+        self.succession.replace(succession);
+    }
+
+    /// The state that the next process begins with.
+    pub fn state_for_successor(&self, registrations: &[Registration], counted: Vec<Counted>) -> Vec<u8> {
+        self.succession.borrow().state(registrations, counted)
     }
 
     /// The way to the configuration for the tasks of the main thread.
@@ -84,10 +98,10 @@ impl Process {
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            generation: 0,
+            generation: self.succession.borrow().generation,
             uptime_s: self.started.elapsed().as_secs(),
             state: self.state.get().as_str_name().to_lowercase(),
-            draining: Vec::new(),
+            draining: self.succession.borrow().draining(),
         }
     }
 
@@ -137,7 +151,8 @@ impl admin::Process for Process {
     }
 
     fn command_line(&self) -> CommandLineOptions {
-        self.command_line.clone()
+        let restart_epoch = self.succession.borrow().generation;
+        CommandLineOptions { restart_epoch, ..self.command_line.clone() }
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {

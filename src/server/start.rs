@@ -2,6 +2,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
+use prost::Message;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{sync::mpsc, task::spawn_local};
 
@@ -9,7 +10,7 @@ use super::{
     Options, StartError,
     control::ControlSocket,
     document::Document,
-    handoff::{self, Predecessor, Program},
+    handoff::{self, HandOffError, Predecessor, Program},
     logging::Log,
     main_thread::{Event, MainThread},
     process::Process,
@@ -23,6 +24,7 @@ use crate::{
         Services,
         service::{InternalRequest, InternalService},
     },
+    proto::handoff::State,
     registration,
     snapshot::{ConfigManager, Door, Snapshot},
     stats::Registry,
@@ -107,12 +109,17 @@ impl Prepared {
     /// Serves, if need be in the place of another process, to the end.
     async fn serve(self, predecessor: Option<Predecessor>) -> Result<(), StartError> {
         let Prepared { mut main, sockets, inherited, control, registration_calls, snapshot, door, stats } = self;
+        let mut state = None;
         if let Some(predecessor) = &predecessor {
             tracing::info!("ready to take over");
-            let _state = predecessor.ready().await?;
+            state = Some(State::decode(predecessor.ready().await?.as_slice()).map_err(HandOffError::from)?);
         }
-        let (_registrations, served) = registration::serve(registration_calls, door, snapshot, &stats);
+        let (registrations, served) = registration::serve(registration_calls, door, snapshot, &stats);
         spawn_local(served);
+        if let Some(state) = state {
+            main.take_over(&registrations, state).await;
+        }
+        main.hold(registrations);
         main.serve(sockets, control)?;
         inherited.discard();
         match predecessor {
@@ -120,7 +127,7 @@ impl Prepared {
             Some(predecessor) => {
                 predecessor.serving().await?;
                 systemd::status("serving");
-                spawn_local(follow(predecessor));
+                spawn_local(follow(predecessor, stats));
             }
         }
         tracing::info!("ready");
@@ -130,8 +137,13 @@ impl Prepared {
 }
 
 /// Stays in touch with the process that was taken over from until that has ended.
-async fn follow(predecessor: Predecessor) {
-    while predecessor.counted().await.is_some() {}
+async fn follow(predecessor: Predecessor, stats: Arc<Registry>) {
+    while let Some(state) = predecessor.counted().await {
+        match State::decode(state.as_slice()) {
+            Ok(state) => stats.carry(handoff::counted(state.counters)),
+            Err(error) => tracing::warn!(%error, "what the process before has counted is not understood"),
+        }
+    }
     tracing::info!("the process before has ended");
 }
 

@@ -24,6 +24,8 @@ stats::declare! {
         state: Gauge,
         /// Seconds since the start.
         uptime: Gauge,
+        /// How many processes this one has taken over from, one after the other.
+        hot_restart_generation: Gauge,
         /// Bytes of heap and stacks.
         memory_allocated: Gauge,
         /// Bytes of heap and stacks.
@@ -88,6 +90,7 @@ impl ServerStats {
         self.live.set(u64::from(state == State::Live));
         self.state.set(u64::try_from(i32::from(state)).unwrap_or_default());
         self.uptime.set(process.uptime().as_secs());
+        self.hot_restart_generation.set(process.command_line().restart_epoch.into());
         let memory = Memory::now();
         self.memory_allocated.set(memory.anonymous);
         self.memory_heap_size.set(memory.anonymous);

@@ -226,3 +226,33 @@ async fn list_goes_page_by_page() {
     }
     assert_eq!(seen, ["a", "b", "c"]);
 }
+
+#[tokio::test]
+async fn registrations_outlive_a_reload() {
+    let upstream = upstream::http1().route("/", "worker").start().await;
+    let mut portreeve = config().start().await;
+    let mut caller = Caller::new(&portreeve, TOKEN).await;
+    let lease_id = caller.register(worker("a", &upstream)).await.unwrap();
+    let drained = caller.register(worker("b", &upstream)).await.unwrap();
+    let drain = DrainRequest { worker_id: "b".to_owned(), lease_id: drained };
+    let drain = caller.with_token(drain);
+    within("Drain", caller.client.drain(drain)).await.unwrap();
+
+    for generation in 1..=2 {
+        let (status, said) = portreeve.reload().await;
+        assert!(status.success(), "{said}");
+        assert_eq!(portreeve.get("/w/a/page").await.text(), "worker");
+        assert_eq!(portreeve.get("/w/b/page").await.status, 503);
+        assert_eq!(portreeve.stat("server.hot_restart_generation").await, generation);
+        assert_eq!(portreeve.stat("registration.granted").await, 2, "counters go on");
+        // By the connection to the process before, which refuses unprocessed and says GOAWAY. Other gRPC clients than tonic try
+        // again by themselves.
+        assert_eq!(caller.state("a").await.unwrap_err().code(), Code::Unavailable);
+        assert_eq!(caller.state("a").await.unwrap(), State::Active);
+        assert_eq!(caller.state("b").await.unwrap(), State::Draining);
+    }
+    let leave = DeregisterRequest { worker_id: "a".to_owned(), lease_id, ..DeregisterRequest::default() };
+    let leave = caller.with_token(leave);
+    within("Deregister", caller.client.deregister(leave)).await.unwrap();
+    assert_eq!(portreeve.get("/w/a/page").await.text(), "nobody");
+}

@@ -5,6 +5,7 @@
 //! does. docs/life-of-a-handoff.md walks through it.
 
 mod predecessor;
+mod state;
 mod successor;
 
 use std::{error::Error, io, time::Duration};
@@ -14,6 +15,7 @@ use prost::Message;
 use crate::sys::channel::{Channel, Packet};
 
 pub use predecessor::Predecessor;
+pub use state::{Succession, TALLY_INTERVAL, counted, tally};
 pub use successor::{Program, Successor, start};
 
 /// The version of the conversation. It rises only when adding fields is not enough.
