@@ -76,8 +76,9 @@ pub struct MainThread {
     program: Program,
     listening: Rc<Listening>,
     registrations: Option<Control>,
-    /// Of the admin interface and the control socket.
+    /// Of the control socket.
     drain: Drain,
+    admin_drain: Drain,
     /// The next process, while it starts.
     succession: Option<AbortHandle>,
 }
@@ -111,6 +112,7 @@ impl MainThread {
             listening: Rc::default(),
             registrations: None,
             drain: Drain::new(),
+            admin_drain: Drain::new(),
             succession: None,
         }
     }
@@ -118,7 +120,6 @@ impl MainThread {
     /// Takes over what another process leaves.
     pub async fn take_over(&mut self, registrations: &Control, state: State) {
         self.process.succeed(Succession::after(&state));
-        self.process.stats().carry(handoff::counted(state.counters));
         let mut imported = pin!(registrations.import(state.registrations));
         loop {
             tokio::select! {
@@ -126,6 +127,8 @@ impl MainThread {
                 Some(knock) = self.knocks.recv() => publish(&self.process, &self.workers, knock, &mut self.knocks),
             }
         }
+        // Now that all counters are there.
+        self.process.stats().carry(handoff::counted(state.counters));
     }
 
     /// Takes charge of registrations.
@@ -139,8 +142,7 @@ impl MainThread {
     /// A file that others are to read cannot be written.
     pub fn serve(&mut self, sockets: Sockets, control: Option<ControlSocket>) -> Result<(), StartError> {
         let address_path = self.options.admin_address_path.as_deref();
-        let listening = sockets.serve(&self.workers, &self.process, &self.drain.watch(), address_path)?;
-        listening.store();
+        let listening = sockets.serve(&self.workers, &self.process, &self.admin_drain.watch(), address_path)?;
         self.listening = Rc::new(listening);
         if let Some(control) = control {
             spawn_local(control.open(self.sender.clone(), self.drain.watch())?);
@@ -183,6 +185,11 @@ impl MainThread {
         let snapshot = self.process.snapshot();
         self.workers.update(&snapshot).await;
         snapshot
+    }
+
+    /// Has the service manager keep the sockets.
+    pub fn store_sockets(&self) {
+        self.listening.store();
     }
 
     /// Serves until told to end or until another process does, and then until the workers have ended.
@@ -280,10 +287,14 @@ impl MainThread {
         let pid = successor.pid;
         // The manager hears only the main process: this has to come before the other one may speak.
         systemd::hand_over(pid, "taking over").await;
+        // Whoever has read the counters here must not find less there.
+        self.admin_drain.start(DrainMode::Stop);
         let mut tally = Tally::new(self.process.stats());
         let state = self.process.state_for_successor(registrations.registrations(), tally.take());
         if let Err(error) = successor.commit(state).await {
             registrations.thaw();
+            self.admin_drain = Drain::new();
+            self.listening.reopen_admin(&self.process, &self.admin_drain.watch());
             self.keep_on(&handoff::describe(&error), answer);
             return None;
         }
@@ -305,14 +316,26 @@ impl MainThread {
     /// This process serves on, for there is no other.
     fn keep_on(&self, reason: &str, answer: Option<oneshot::Sender<Answer>>) {
         tracing::error!("reload failed, this process serves on: {reason}");
-        let first = reason.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-        systemd::ready(&format!("reload failed: {first}"));
+        // One line, with the place of the first error where there is one.
+        let lines: Vec<&str> = reason.lines().take(2).map(str::trim).collect();
+        systemd::ready(&format!("reload failed: {}", lines.join(" ")));
         refuse(answer, reason.to_owned());
     }
 
     /// Lets requests finish. An order to end that comes meanwhile shortens that; a second one ends at once.
     async fn end(self, end: End) {
-        let MainThread { process, workers, mut knocks, mut events, options, listening, drain, succession, .. } = self;
+        let MainThread {
+            process,
+            workers,
+            mut knocks,
+            mut events,
+            options,
+            listening,
+            drain,
+            admin_drain,
+            succession,
+            ..
+        } = self;
         drop(listening);
         if let Some(succession) = succession {
             succession.abort();
@@ -325,6 +348,7 @@ impl MainThread {
         };
         process.drain();
         drain.start(DrainMode::Stop);
+        admin_drain.start(DrainMode::Stop);
         if stopping {
             systemd::stopping("draining");
             workers.drain(DrainMode::Stop, Some(stop_limit)).await;
@@ -364,7 +388,8 @@ impl MainThread {
         process.finish_logs();
         // Answers by the control socket and the admin interface that are still on their way.
         drop(events);
-        let _ = timeout(FLUSH_LIMIT, drain.finished()).await;
+        let answered = async { tokio::join!(drain.finished(), admin_drain.finished()) };
+        let _ = timeout(FLUSH_LIMIT, answered).await;
         tracing::info!("ended");
     }
 }

@@ -143,10 +143,7 @@ impl Sockets {
             std::fs::write(path, address.to_string())
                 .map_err(|source| StartError::AdminAddressPath { path: path.to_owned(), source })?;
         }
-        let machine = uname().nodename().to_string_lossy().into_owned();
-        let process: Rc<Process> = Rc::clone(process);
-        let admin = Rc::new(Admin::new(process, machine));
-        spawn_local(serve_admin(admin, socket, drain.clone()));
+        spawn_local(serve_admin(Rc::clone(process), socket, drain.clone()));
         tracing::info!(%address, "admin interface available");
         Ok(Listening(kept))
     }
@@ -158,7 +155,9 @@ fn bind_admin(address: &ListenAddress, inherited: &mut Inherited) -> Result<Opti
     Ok(bound.into_iter().next().map(|socket| (name, socket)))
 }
 
-async fn serve_admin(admin: Rc<Admin>, socket: ListenSocket, drain: Watcher) {
+async fn serve_admin(process: Rc<Process>, socket: ListenSocket, drain: Watcher) {
+    let machine = uname().nodename().to_string_lossy().into_owned();
+    let admin = Rc::new(Admin::new(process, machine));
     let outcome: io::Result<()> = admin.serve(socket, drain).await;
     if let Err(error) = outcome {
         tracing::error!(%error, "the admin interface has failed");
@@ -182,6 +181,16 @@ impl Listening {
     /// All sockets, those of one name in the order of the workers.
     pub fn sockets(&self) -> &[(String, ListenSocket)] {
         &self.0
+    }
+
+    /// Lets the admin interface accept once more.
+    pub fn reopen_admin(&self, process: &Rc<Process>, drain: &Watcher) {
+        // Its name is that of no listener.
+        let Some((_, socket)) = self.0.iter().find(|(name, _)| name.starts_with('/')) else { return };
+        match socket.try_clone() {
+            Ok(socket) => _ = spawn_local(serve_admin(Rc::clone(process), socket, drain.clone())),
+            Err(error) => tracing::error!(%error, "the admin interface is not available any more"),
+        }
     }
 
     /// Has the service manager keep them all, so that connections wait for the next process if this one crashes.

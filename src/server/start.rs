@@ -130,6 +130,7 @@ impl Prepared {
                 spawn_local(follow(predecessor, stats));
             }
         }
+        main.store_sockets();
         tracing::info!("ready");
         main.run().await;
         Ok(())

@@ -66,6 +66,8 @@ async fn the_service_manager_hears_of_start_and_end() {
     };
     let portreeve = Config::to(&upstream).environment("NOTIFY_SOCKET", path.display()).start().await;
     assert!(heard().starts_with("READY=1\nSTATUS="));
+    assert!(heard().starts_with("FDSTORE=1\nFDNAME=main/127.0.0.1_0"), "sockets are kept for a restart");
+    assert!(heard().starts_with("FDSTORE=1\nFDNAME=/127.0.0.1_0"));
     portreeve.terminate();
     assert!(heard().starts_with("STOPPING=1\nSTATUS="));
     assert!(portreeve.ended().await.success());
