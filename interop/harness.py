@@ -91,7 +91,7 @@ class Portreeve(Process):
         file.write_text(text)
         super().__init__([binary, "run", "-c", file, "--concurrency", "2"])
         report = "\n".join(self.until(r"ready$", 20))
-        listeners = re.findall(r"listener started.*? name=\"?([\w-]+)\"? address=\"?\S+:(\d+)", report)
+        listeners = re.findall(r"listener started.*? listener=\"?([\w-]+)\"? address=\"?\S+:(\d+)", report)
         self.ports = {name: int(port) for name, port in listeners}
 
     def __exit__(self, *reason):

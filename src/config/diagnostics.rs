@@ -75,12 +75,17 @@ impl<'s> Diagnostics<'s> {
     /// `file:line:column: error: path: reason`, below it the line with a caret under the place.
     #[must_use]
     pub fn render(&self, colours: Colours) -> String {
-        let mut out = String::new();
-        for diagnostic in &self.diagnostics {
+        self.rendered(colours).collect()
+    }
+
+    /// Each problem as [`Self::render`] shows it.
+    pub fn rendered(&self, colours: Colours) -> impl Iterator<Item = String> {
+        self.diagnostics.iter().map(move |diagnostic| {
+            let mut out = String::new();
             // Writing to a string cannot fail.
             let _ = diagnostic.render(self.source, colours, &mut out);
-        }
-        out
+            out
+        })
     }
 
     /// `{"file", "valid", "problems": [{"severity", "line", "column", "path", "message"}]}`

@@ -56,11 +56,22 @@ pub enum DocumentError {
 
 /// What is wrong with a document, each problem at its line.
 #[derive(Debug)]
-pub struct Problems(String);
+pub struct Problems(Vec<String>);
+
+impl Problems {
+    fn of(diagnostics: &Diagnostics<'_>) -> Problems {
+        Problems(diagnostics.rendered(Colours::Off).collect())
+    }
+
+    /// Each problem, without the end of its last line.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|problem| problem.trim_end())
+    }
+}
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.trim_end())
+        f.write_str(self.0.concat().trim_end())
     }
 }
 
@@ -110,7 +121,7 @@ impl Document {
         }
         match self.bootstrap.merge(over.bootstrap.encode_to_vec().as_slice()) {
             Ok(()) => Ok(self),
-            Err(error) => Err(DocumentError::Refused(Problems(format!("{}: {error}", over.source.name())))),
+            Err(error) => Err(DocumentError::Refused(Problems(vec![format!("{}: {error}", over.source.name())]))),
         }
     }
 
@@ -146,7 +157,7 @@ impl Document {
             return Err(refused(&source, report));
         }
         let warnings = Diagnostics::new(&source, report);
-        Ok((warnings.warnings() > 0).then(|| Problems(warnings.render(Colours::Off))))
+        Ok((warnings.warnings() > 0).then(|| Problems::of(&warnings)))
     }
 
     /// Converts the document and throws the result away.
@@ -159,5 +170,5 @@ impl Document {
 }
 
 fn refused(source: &Source, report: Report) -> DocumentError {
-    DocumentError::Refused(Problems(Diagnostics::new(source, report).render(Colours::Off)))
+    DocumentError::Refused(Problems::of(&Diagnostics::new(source, report)))
 }

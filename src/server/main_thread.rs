@@ -26,6 +26,7 @@ use super::control::{Answer, ControlSocket, Question};
 use super::handoff::{self, Program, Succession, Successor, TALLY_INTERVAL};
 use super::process::Process;
 use super::sockets::{Listening, Sockets};
+use super::watchdog::start_watchdog;
 use super::worker::Workers;
 use super::{Options, StartError};
 
@@ -194,6 +195,7 @@ impl MainThread {
 
     /// Serves until told to end or until another process does, and then until the workers have ended.
     pub async fn run(mut self) {
+        let watchdog = start_watchdog(&self.workers);
         let mut tick = interval(STATS_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {
@@ -207,6 +209,8 @@ impl MainThread {
                 _ = tick.tick() => self.process.update_stats(),
             }
         };
+        // Only the main process may ping.
+        let _watchdog = watchdog.filter(|_| matches!(end, End::Stop));
         self.end(end).await;
     }
 
@@ -244,7 +248,7 @@ impl MainThread {
             refuse(answer, "a reload is going on already".to_owned());
             return;
         }
-        tracing::info!("reload: starting the next process");
+        tracing::info!(name: "reload_begun", "reload: starting the next process");
         let (program, listening, sender) = (self.program.clone(), Rc::clone(&self.listening), self.sender.clone());
         let registrations = self.registrations.clone();
         let prepared = async move {
@@ -301,7 +305,7 @@ impl MainThread {
         registrations.hand_over();
         // Whoever connects from now on reaches the next process.
         self.workers.drain(self.drain_mode(), self.options.drain_time).await;
-        tracing::info!(pid, software = successor.software, "reload: the next process serves");
+        tracing::info!(name: "reload_done", pid, software = successor.software, "reload: the next process serves");
         if let Some(answer) = answer {
             let _ = answer.send(Answer::Reloaded { pid });
         }
@@ -315,7 +319,7 @@ impl MainThread {
 
     /// This process serves on, for there is no other.
     fn keep_on(&self, reason: &str, answer: Option<oneshot::Sender<Answer>>) {
-        tracing::error!("reload failed, this process serves on: {reason}");
+        tracing::error!(name: "reload_failed", "reload failed, this process serves on: {reason}");
         // One line, with the place of the first error where there is one.
         let lines: Vec<&str> = reason.lines().take(2).map(str::trim).collect();
         systemd::ready(&format!("reload failed: {}", lines.join(" ")));
@@ -355,7 +359,7 @@ impl MainThread {
         }
         let limit = if stopping { Some(stop_limit) } else { options.drain_time };
         let limit_s = limit.map(|limit| limit.as_secs());
-        tracing::info!(limit_s, "draining: no new connections, running requests may finish");
+        tracing::info!(name: "draining", limit_s, "draining: no new connections, running requests may finish");
         let mut tell = interval(TALLY_INTERVAL);
         let ended = workers.ended();
         tokio::pin!(ended);
@@ -390,7 +394,7 @@ impl MainThread {
         drop(events);
         let answered = async { tokio::join!(drain.finished(), admin_drain.finished()) };
         let _ = timeout(FLUSH_LIMIT, answered).await;
-        tracing::info!("ended");
+        tracing::info!(name: "ended", "ended");
     }
 }
 

@@ -14,6 +14,7 @@ mod sockets;
 mod start;
 mod stats;
 pub mod supervisor;
+mod watchdog;
 mod worker;
 
 use std::io;

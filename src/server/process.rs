@@ -126,6 +126,7 @@ impl Process {
         self.stats.flush();
         self.gauges.update(self);
         self.manager.borrow().access_logs().publish();
+        self.log.report_floods();
     }
 
     fn tell(&self, event: Event) {

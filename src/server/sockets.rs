@@ -127,7 +127,7 @@ impl Sockets {
                 let address = Address::of(&socket)?;
                 let entry = (listener.name.to_string(), address.clone());
                 if !listening.contains(&entry) {
-                    tracing::info!(name = %listener.name, %address, "listener started");
+                    tracing::info!(name: "listener_started", listener = %listener.name, %address, "listener started");
                     listening.push(entry);
                 }
                 kept.push((name, socket.try_clone()?));

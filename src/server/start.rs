@@ -87,9 +87,11 @@ impl Prepared {
         let services = Services { registration: Some(registration) };
         let mut manager = ConfigManager::new(Arc::clone(&stats), Mode::Write, services);
         if let Some(warnings) = document.apply(&mut manager)? {
-            tracing::warn!("the configuration has settings without effect:\n{warnings}");
+            for warning in warnings.iter() {
+                tracing::warn!("{warning}");
+            }
         }
-        tracing::info!(file, "configuration loaded");
+        tracing::info!(name: "started", file, "configuration loaded");
 
         raise_file_limit();
         let sockets = Sockets::bind(manager.snapshot(), options.concurrency, &mut inherited)?;
@@ -131,7 +133,7 @@ impl Prepared {
             }
         }
         main.store_sockets();
-        tracing::info!("ready");
+        tracing::info!(name: "ready", "ready");
         main.run().await;
         Ok(())
     }

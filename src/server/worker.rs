@@ -37,6 +37,8 @@ pub enum WorkerCommand {
     Listen(Arc<Listener>, Vec<ListenSocket>),
     /// Hand over the lines of access logs.
     FlushLogs(Done),
+    /// Give a sign of life.
+    Ping(Done),
     /// Accept no more connections; end when those that there are have ended, at the latest after this time, if there is one. May be said
     /// again.
     Drain(DrainMode, Option<Duration>, Done),
@@ -99,6 +101,17 @@ impl Workers {
     /// Lets every worker hand over its lines of access logs; resolves when all have.
     pub fn flush_logs(&self) -> impl Future<Output = ()> + use<> {
         all_done(self.send_all(WorkerCommand::FlushLogs))
+    }
+
+    /// For each worker, a way to ask it for a sign of life.
+    pub fn pings(&self) -> impl Iterator<Item = impl Fn() -> oneshot::Receiver<()> + use<>> {
+        self.commands.iter().cloned().map(|worker| {
+            move || {
+                let (done, answer) = oneshot::channel();
+                send(&worker, WorkerCommand::Ping(done));
+                answer
+            }
+        })
     }
 
     /// Lets every worker drain; resolves when none accepts connections any more. Without a limit, all requests run to their end; connections without
@@ -194,6 +207,7 @@ impl Worker {
                             self.accept(Arc::clone(&listener), socket);
                         }
                     }
+                    Some(WorkerCommand::Ping(done)) => _ = done.send(()),
                     Some(WorkerCommand::FlushLogs(done)) => {
                         self.context.access_logs.flush();
                         let _ = done.send(());
@@ -255,5 +269,31 @@ async fn finish(drain: Rc<Drain>, mode: DrainMode, limit: Option<Duration>) {
             }
         }
         (DrainMode::Stop, None) => drain.finished().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::drain::Phase;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_limit_a_hand_off_ends_with_the_last_request() {
+        const MINUTE: Duration = Duration::from_mins(1);
+        let drain = Rc::new(Drain::new());
+        let mut connection = drain.watch();
+        let mode = DrainMode::HandOff { spread: MINUTE };
+        drain.start(mode);
+        let start = tokio::time::Instant::now();
+        let request = async {
+            connection.stopping().await;
+            assert_eq!(start.elapsed(), 2 * MINUTE, "then connections without requests are closed");
+            tokio::time::sleep(60 * MINUTE).await;
+            assert_eq!(connection.phase(), Phase::Stopping);
+            drop(connection);
+        };
+        tokio::join!(finish(Rc::clone(&drain), mode, None), request);
+        assert_eq!(start.elapsed(), 62 * MINUTE);
     }
 }

@@ -52,6 +52,16 @@ async fn barrier() -> io::Result<()> {
     Ok(())
 }
 
+/// How long the manager waits for [`alive`] until it takes the process for hung; `None` if it does not watch this process.
+pub fn watchdog_limit() -> Option<Duration> {
+    sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero())
+}
+
+/// Says that the process is not hung.
+pub fn alive() {
+    notify(&[NotifyState::Watchdog], &[]);
+}
+
 /// Has the manager keep sockets under a name, so that connections wait for the next process if this one crashes.
 pub fn store(name: &str, sockets: &[BorrowedFd<'_>]) {
     // As many descriptors as one datagram carries.

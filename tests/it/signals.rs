@@ -53,6 +53,23 @@ async fn a_second_sigterm_ends_at_once() {
 }
 
 #[tokio::test]
+async fn a_service_manager_that_watches_hears_that_all_is_well() {
+    let upstream = upstream::http1().route("/", "hello").start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let config = Config::to(&upstream).environment("NOTIFY_SOCKET", path.display());
+    let _portreeve = config.environment("WATCHDOG_USEC", 90_000).start().await;
+    let mut pings = 0;
+    while pings < 3 {
+        let mut message = [0; 1024];
+        let length = manager.recv(&mut message).unwrap();
+        pings += usize::from(&message[..length] == b"WATCHDOG=1\n" || &message[..length] == b"WATCHDOG=1");
+    }
+}
+
+#[tokio::test]
 async fn the_service_manager_hears_of_start_and_end() {
     let upstream = upstream::http1().route("/", "hello").start().await;
     let directory = tempfile::tempdir().unwrap();
@@ -61,8 +78,14 @@ async fn the_service_manager_hears_of_start_and_end() {
     manager.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let heard = || {
         let mut message = [0; 1024];
-        let length = manager.recv(&mut message).unwrap();
-        String::from_utf8(message[..length].to_vec()).unwrap()
+        // The sockets that it is given to keep come first.
+        loop {
+            let length = manager.recv(&mut message).unwrap();
+            let message = String::from_utf8(message[..length].to_vec()).unwrap();
+            if !message.contains("FDSTORE") {
+                return message;
+            }
+        }
     };
     let portreeve = Config::to(&upstream).environment("NOTIFY_SOCKET", path.display()).start().await;
     assert!(heard().starts_with("READY=1\nSTATUS="));

@@ -252,7 +252,7 @@ impl StartUp {
             Some(rest.split_whitespace().next()?.trim_matches('"').to_owned())
         };
         if line.contains("listener started") {
-            return Some(StartUp::Listener(field("name")?, field("address")?.parse().ok()?));
+            return Some(StartUp::Listener(field("listener")?, field("address")?.parse().ok()?));
         }
         if line.contains("admin interface available") {
             return Some(StartUp::Admin(field("address")?.parse().ok()?));
