@@ -60,6 +60,8 @@ fn main() -> Result<()> {
 fn generate(descriptors: &[u8], out: &Path) -> Result<()> {
     let mut config = tonic_prost_build::Config::new();
     config.out_dir(out).include_file("portreeve.rs").enable_type_names();
+    // It would show a secret.
+    config.skip_debug([".portreeve.handoff.v1.TicketKey"]);
     config.type_name_domain(["."], "type.googleapis.com");
     let mut builder = tonic_prost_build::configure().compile_well_known_types(true);
     for package in ["envoy", "google.protobuf", "google.rpc", "udpa", "validate", "xds"] {

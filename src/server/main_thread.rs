@@ -121,6 +121,7 @@ impl MainThread {
     /// Takes over what another process leaves.
     pub async fn take_over(&mut self, registrations: &Control, state: State) {
         self.process.succeed(Succession::after(&state));
+        self.process.import_ticket_keys(&state.ticket_keys);
         let mut imported = pin!(registrations.import(state.registrations));
         loop {
             tokio::select! {

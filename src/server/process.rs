@@ -11,7 +11,7 @@ use crate::admin::{self, LogLevel, Logger, UnknownLogger};
 use crate::net::Address;
 use crate::proto::admin::CommandLineOptions;
 use crate::proto::admin::server_info::State;
-use crate::proto::handoff::Registration;
+use crate::proto::handoff::{Registration, TicketKey};
 use crate::snapshot::{Change, ConfigManager, Door, Snapshot};
 use crate::stats::{Counted, Registry};
 
@@ -69,9 +69,15 @@ impl Process {
         self.succession.replace(succession);
     }
 
+    /// Clients that have a session with a process before go on with it.
+    pub fn import_ticket_keys(&self, keys: &[TicketKey]) {
+        self.manager.borrow().ticket_keys().import(keys);
+    }
+
     /// The state that the next process begins with.
     pub fn state_for_successor(&self, registrations: &[Registration], counted: Vec<Counted>) -> Vec<u8> {
-        self.succession.borrow().state(registrations, counted)
+        let ticket_keys = self.manager.borrow().ticket_keys().export();
+        self.succession.borrow().state(registrations, counted, ticket_keys)
     }
 
     /// The way to the configuration for the tasks of the main thread.

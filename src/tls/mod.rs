@@ -29,5 +29,5 @@ pub use client_hello::{ClientHello, Inspected};
 pub use downstream::DownstreamTls;
 pub use error::TlsError;
 pub use secrets::Secrets;
-pub use ticket_keys::{ExportedTicketKey, TicketKeys};
+pub use ticket_keys::TicketKeys;
 pub use upstream::UpstreamTls;

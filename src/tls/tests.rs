@@ -654,7 +654,7 @@ async fn a_session_of_one_process_is_resumed_by_the_next_and_the_other_way_round
     let context = server_context(&[pki.issue(&["a.example"]).both()], "");
     let client = old.client("sni: a.example");
     handshake(&old.server(&context), &client, "", &[]).await.0.unwrap();
-    new_keys.import(old_keys.export());
+    new_keys.import(&old_keys.export());
     let reused = |bench: &Bench| bench.counter("listener.test.ssl.session_reused");
     handshake(&new.server(&context), &client, "", &[]).await.0.unwrap();
     assert_eq!((reused(&old), reused(&new)), (0, 1));

@@ -12,6 +12,8 @@ use std::{
 
 use aws_lc_rs::rand::fill;
 
+use crate::proto::{self, handoff as wire};
+
 use super::ticket::{NAME_LENGTH, TicketKey, now};
 
 /// The longest that a ticket may be good (RFC 8446 section 4.6.1).
@@ -33,15 +35,6 @@ pub struct TicketKeys {
     ring: sync::RwLock<Ring>,
 }
 
-/// A key on its way from one process to the next.
-#[derive(Clone)]
-pub struct ExportedTicketKey {
-    /// Name and secret.
-    pub bytes: Vec<u8>,
-    /// Since it was made.
-    pub age: Duration,
-}
-
 #[derive(Debug, Default)]
 struct Ring {
     /// Newest first.
@@ -60,18 +53,20 @@ struct Aged {
 impl TicketKeys {
     /// The keys that may be needed in the next process, newest first.
     #[must_use]
-    pub fn export(&self) -> Vec<ExportedTicketKey> {
+    pub fn export(&self) -> Vec<wire::TicketKey> {
         let now = now();
-        let export = |aged: &Aged| ExportedTicketKey { bytes: aged.bytes.to_vec(), age: aged.age(now) };
+        let export =
+            |aged: &Aged| wire::TicketKey { key: aged.bytes.to_vec(), age: Some(proto::duration(aged.age(now))) };
         self.read().keys.iter().map(export).collect()
     }
 
     /// Takes over what another process has exported. Keys of another form are left out: their tickets cost a full handshake.
-    pub fn import(&self, keys: impl IntoIterator<Item = ExportedTicketKey>) {
+    pub fn import(&self, keys: &[wire::TicketKey]) {
         let now = now();
         let mut ring = self.write();
-        for ExportedTicketKey { bytes, age } in keys {
-            let Some(aged) = Aged::new(&bytes, now.saturating_sub(age.as_secs())) else { continue };
+        for wire::TicketKey { key, age } in keys {
+            let age = age.map_or(0, |age| u64::try_from(age.seconds).unwrap_or_default());
+            let Some(aged) = Aged::new(key, now.saturating_sub(age)) else { continue };
             if ring.keys.iter().all(|known| known.key.name() != aged.key.name()) {
                 ring.keys.push(aged);
             }
@@ -145,9 +140,9 @@ impl fmt::Debug for Aged {
     }
 }
 
-impl fmt::Debug for ExportedTicketKey {
+impl fmt::Debug for wire::TicketKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ExportedTicketKey").field("age", &self.age).finish_non_exhaustive()
+        f.debug_struct("TicketKey").field("age", &self.age).finish_non_exhaustive()
     }
 }
 
@@ -182,9 +177,9 @@ mod tests {
     fn the_next_process_goes_on_with_the_keys_of_this_one() {
         let (old, new) = (keys(), keys());
         let key = old.sealing(now()).unwrap();
-        new.import(old.export());
+        new.import(&old.export());
         assert_eq!(new.sealing(now()).unwrap().name(), key.name(), "which the old process can open");
-        new.import(old.export());
+        new.import(&old.export());
         assert_eq!(new.export().len(), 1);
         let later = now() + HOUR;
         assert_ne!(new.sealing(later).unwrap().name(), key.name(), "a key does not become younger on the way");
@@ -193,18 +188,20 @@ mod tests {
     #[test]
     fn keys_of_another_form_are_left_out_and_there_are_not_too_many() {
         let keys = keys();
-        let exported = |fill, length| ExportedTicketKey { bytes: vec![fill; length], age: Duration::ZERO };
-        keys.import([exported(1, 79), exported(2, 0)]);
+        let exported = |fill, length| wire::TicketKey { key: vec![fill; length], age: None };
+        keys.import(&[exported(1, 79), exported(2, 0)]);
         assert!(keys.export().is_empty());
-        keys.import((0..=255).map(|fill| exported(fill, TicketKey::LENGTH)));
+        keys.import(&(0..=255).map(|fill| exported(fill, TicketKey::LENGTH)).collect::<Vec<_>>());
         assert_eq!(keys.export().len(), MAX_KEYS);
     }
 
     #[test]
     fn secrets_are_not_shown() {
         let keys = keys();
-        keys.import([ExportedTicketKey { bytes: vec![0xab; TicketKey::LENGTH], age: Duration::ZERO }]);
-        for shown in [format!("{keys:?}"), format!("{:?}", keys.export())] {
+        keys.import(&[wire::TicketKey { key: vec![0xab; TicketKey::LENGTH], age: None }]);
+        let state = wire::State { ticket_keys: keys.export(), ..wire::State::default() };
+        assert_eq!(state.ticket_keys.len(), 1);
+        for shown in [format!("{keys:?}"), format!("{state:?}")] {
             assert!(!shown.contains("171") && !shown.contains("ab, "), "{shown}");
         }
     }

@@ -121,6 +121,19 @@ async fn a_returning_client_resumes_its_session() {
     assert!(portreeve.stat("listener.127.0.0.1_0.ssl.session_reused").await >= 3);
 }
 
+#[tokio::test]
+async fn a_client_resumes_its_session_with_the_next_process() {
+    let authority = Authority::new();
+    let upstream = upstream::http1().route("/", "hello").start().await;
+    let mut portreeve = Config::to(&upstream).tls(&authority.issue(&["localhost"]).pem, "").start().await;
+    let config = authority.client(&["http/1.1"], None);
+    assert!(served(portreeve.address(), config.clone()).await);
+    let (status, said) = portreeve.reload().await;
+    assert!(status.success(), "{said}");
+    assert!(served(portreeve.address(), config).await);
+    portreeve.until("listener.127.0.0.1_0.ssl.session_reused", 1).await;
+}
+
 /// A cluster's fields for TLS that trusts `ca`; `fields` are more of the validation context's.
 fn upstream_tls(ca: &Path, sni: &str, fields: &str, alpn: &str) -> String {
     format!(

@@ -9,7 +9,7 @@ use rustix::{
 };
 
 use crate::{
-    proto::handoff::{Counter, EarlierProcess, Registration, State},
+    proto::handoff::{Counter, EarlierProcess, Registration, State, TicketKey},
     server::control::Draining,
     stats::Counted,
 };
@@ -53,13 +53,19 @@ impl Succession {
     }
 
     /// The state that the next process begins with.
-    pub fn state(&self, registrations: &[Registration], counted: Vec<Counted>) -> Vec<u8> {
+    pub fn state(
+        &self,
+        registrations: &[Registration],
+        counted: Vec<Counted>,
+        ticket_keys: Vec<TicketKey>,
+    ) -> Vec<u8> {
         let own = EarlierProcess { pid: getpid().as_raw_nonzero().get(), generation: self.generation };
         let state = State {
             generation: self.generation,
             registrations: registrations.to_vec(),
             counters: counters(counted),
             earlier: self.running().copied().chain([own]).collect(),
+            ticket_keys,
         };
         state.encode_to_vec()
     }
