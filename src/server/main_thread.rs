@@ -321,9 +321,11 @@ impl MainThread {
     /// This process serves on, for there is no other.
     fn keep_on(&self, reason: &str, answer: Option<oneshot::Sender<Answer>>) {
         tracing::error!(name: "reload_failed", "reload failed, this process serves on: {reason}");
-        // One line, with the place of the first error where there is one.
-        let lines: Vec<&str> = reason.lines().take(2).map(str::trim).collect();
-        systemd::ready(&format!("reload failed: {}", lines.join(" ")));
+        let mut lines = reason.lines().map(str::trim).filter(|line| !line.is_empty());
+        let first = lines.next().unwrap_or_default();
+        // The first one may only introduce what the next one says, with file and line.
+        let second = if first.ends_with(':') { lines.next() } else { None };
+        systemd::ready(&["reload failed:", first, second.unwrap_or_default()].join(" "));
         refuse(answer, reason.to_owned());
     }
 
