@@ -3,10 +3,12 @@
 //! Every command is a `clap::Args` struct with a `run` method that answers the exit status. What goes wrong on the way travels up
 //! as `anyhow::Error` and is printed here, once.
 
+mod certificate;
 mod check;
 mod control;
 mod demo;
 mod envoy_options;
+mod generate;
 mod reload;
 mod run;
 mod status;
@@ -58,6 +60,11 @@ enum Command {
     Status(status::Args),
     /// See and change the workers registered with a running Portreeve
     Workers(workers::Args),
+    /// Make a self-signed certificate for a first start
+    Certificate(certificate::Args),
+    /// Write man pages and shell completions, for packages
+    #[command(hide = true)]
+    Generate(generate::Args),
     /// Print the version
     Version(version::Args),
 }
@@ -72,6 +79,8 @@ pub fn main() -> ExitCode {
         Command::Reload(args) => args.run(),
         Command::Status(args) => args.run(),
         Command::Workers(args) => args.run(),
+        Command::Certificate(args) => args.run(),
+        Command::Generate(args) => args.run(),
         Command::Version(args) => args.run(),
     };
     outcome.unwrap_or_else(|error| {
