@@ -128,10 +128,13 @@ pub fn resume_tcp(
     let Some(address) = address else { return Ok(sockets) };
     let shared = sockets.len();
     for index in sockets.len()..workers.get() {
-        sockets.push(if options.reuse_port {
-            ListenSocket::Tcp(bound_tcp(address, options)?)
-        } else {
-            sockets[index % shared].try_clone()?
+        let own = if options.reuse_port { bound_tcp(address, options).map(Some) } else { Ok(None) };
+        sockets.push(match own {
+            Ok(Some(socket)) => ListenSocket::Tcp(socket),
+            Ok(None) => sockets[index % shared].try_clone()?,
+            // The service manager's own socket (`portreeve.socket`): addresses are shared among sockets of one user only.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => sockets[index % shared].try_clone()?,
+            Err(error) => return Err(error),
         });
     }
     Ok(sockets)
@@ -297,6 +300,14 @@ mod tests {
         assert_eq!(bind_failure(&error), "the address is in use by another process");
         drop(sockets);
         listen_tcp(address, &options(true), TWO).unwrap();
+    }
+
+    #[test]
+    fn a_socket_that_another_user_made_is_shared_as_it_is() {
+        let alone = ListenSocket::Tcp(TcpListener::bind("127.0.0.1:0").unwrap());
+        let port = port_of(&alone);
+        let sockets = resume_tcp(vec![alone], &options(true), TWO).unwrap();
+        assert_eq!(sockets.iter().map(port_of).collect::<Vec<_>>(), [port, port]);
     }
 
     #[test]
