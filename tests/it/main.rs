@@ -12,6 +12,7 @@ mod descriptors;
 mod drain;
 mod grpc;
 mod http;
+mod package;
 mod registration;
 mod reload;
 mod routing;

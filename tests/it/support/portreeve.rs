@@ -34,6 +34,8 @@ pub struct Config {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     descriptors: Option<u32>,
+    /// In place of all else.
+    document: Option<String>,
 }
 
 impl Config {
@@ -48,8 +50,14 @@ impl Config {
             arguments: Vec::new(),
             environment: Vec::new(),
             descriptors: None,
+            document: None,
         }
         .routes("{ match: { prefix: / }, route: { cluster: upstream } }")
+    }
+
+    /// A document that is complete as it is.
+    pub fn document(document: String) -> Config {
+        Config { document: Some(document), ..Config::new() }
     }
 
     /// The common case: everything goes to this one upstream, which speaks HTTP/1.1.
@@ -143,6 +151,9 @@ impl Config {
 
     /// The document.
     pub fn yaml(&self) -> String {
+        if let Some(document) = &self.document {
+            return document.clone();
+        }
         let main = format!(
             "{{ name: main, address: {}, filter_chains: [ {{ filters: [ {} ] {} }} ] }}",
             socket_address(([127, 0, 0, 1], 0).into()),
