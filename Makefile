@@ -5,15 +5,18 @@
 #   make interop  real peers: curl, grpcurl, h2spec, a Deephaven server, Envoy's own judgement of configurations
 #   make bench    CPU per request beside nginx, HAProxy and Envoy
 #   make lint     formatting, clippy, dependencies
+#   make deb      a package for Debian and Ubuntu in target/packages (quicker, for tries: make deb PROFILE=release)
+#   make rpm      one for Fedora and its relatives
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help run test interop bench lint toolchain
+.PHONY: help run test interop bench lint deb rpm toolchain
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+PROFILE ?= dist
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -38,6 +41,9 @@ lint: toolchain
 	@cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	.ci/deny
+
+deb rpm: toolchain
+	@packaging/build $@ $(PROFILE)
 
 toolchain:
 	@.ci/toolchain

@@ -1,5 +1,9 @@
-//! Documents that are generated from the source, or speak of it, and must not fall behind.
+//! What is generated from the source or stands beside it, documents and packages, and must not fall behind.
 
+#[path = "docs/packages.rs"]
+mod packages;
+#[path = "docs/runbook.rs"]
+mod runbook;
 #[path = "docs/statistics.rs"]
 mod statistics;
 #[path = "docs/supported_fields.rs"]
