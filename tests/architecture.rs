@@ -221,7 +221,20 @@ fn documents_name_files_that_exist() {
     let mut dead = Vec::new();
     for document in files("md", &["", "docs", "interop", "benches"]) {
         let text = fs::read_to_string(root().join(&document)).unwrap();
-        let tops = ["src/", "tests/", "docs/", "proto/", "interop/", "benches/", ".ci/", "etc/"];
+        let tops = [
+            "src/",
+            "tests/",
+            "docs/",
+            "proto/",
+            "interop/",
+            "benches/",
+            ".ci/",
+            "etc/",
+            "systemd/",
+            "deb/",
+            "rpm/",
+            "packaging/",
+        ];
         let quoted = text.split('`').skip(1).step_by(2).filter(|word| tops.iter().any(|top| word.starts_with(top)));
         let quoted = quoted.filter(|word| !word.contains([' ', '*', '<'])).map(|word| root().join(word));
         let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
