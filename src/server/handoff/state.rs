@@ -53,12 +53,7 @@ impl Succession {
     }
 
     /// The state that the next process begins with.
-    pub fn state(
-        &self,
-        registrations: &[Registration],
-        counted: Vec<Counted>,
-        ticket_keys: Vec<TicketKey>,
-    ) -> Vec<u8> {
+    pub fn state(&self, registrations: &[Registration], counted: Vec<Counted>, ticket_keys: Vec<TicketKey>) -> Vec<u8> {
         let own = EarlierProcess { pid: getpid().as_raw_nonzero().get(), generation: self.generation };
         let state = State {
             generation: self.generation,
