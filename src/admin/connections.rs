@@ -56,7 +56,7 @@ impl Admin {
                         connections.spawn_local(Rc::clone(&self).serve_connection(io, drain.clone()));
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "admin connection not accepted");
+                        tracing::warn!(name: "accept_failed", %error, "admin connection not accepted");
                         sleep(ACCEPT_PAUSE).await;
                     }
                 },

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::sys::systemd;
+use crate::sys::systemd::Heartbeat;
 
 use super::worker::Workers;
 
@@ -20,10 +20,10 @@ pub struct Watchdog(JoinHandle<()>);
 
 /// Begins to ping, if the service manager asks for that.
 pub fn start_watchdog(workers: &Workers) -> Option<Watchdog> {
-    let limit = systemd::watchdog_limit()?;
-    tracing::debug!(limit_s = limit.as_secs_f64(), "the service manager watches");
+    let heart = Heartbeat::new()?;
+    tracing::debug!(limit_s = heart.limit.as_secs_f64(), "the service manager watches");
     let pulses = workers.pings().map(Pulse::new).collect();
-    Some(Watchdog(spawn_local(watch(limit / 3, pulses, systemd::alive))))
+    Some(Watchdog(spawn_local(watch(heart.limit / 3, pulses, move || heart.beat()))))
 }
 
 impl Drop for Watchdog {

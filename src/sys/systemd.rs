@@ -3,7 +3,14 @@
 
 use std::{
     env, io,
-    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd},
+        linux::net::SocketAddrExt,
+        unix::{
+            ffi::OsStrExt,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
     time::Duration,
 };
 
@@ -52,14 +59,34 @@ async fn barrier() -> io::Result<()> {
     Ok(())
 }
 
-/// How long the manager waits for [`alive`] until it takes the process for hung; `None` if it does not watch this process.
-pub fn watchdog_limit() -> Option<Duration> {
-    sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero())
+/// The way to say that the process is not hung. Its socket is kept, because no other can be had when descriptors have run out.
+#[derive(Debug)]
+pub struct Heartbeat {
+    /// How long the manager waits for a beat until it takes the process for hung.
+    pub limit: Duration,
+    socket: UnixDatagram,
+    manager: SocketAddr,
 }
 
-/// Says that the process is not hung.
-pub fn alive() {
-    notify(&[NotifyState::Watchdog], &[]);
+impl Heartbeat {
+    /// `None` if the manager does not watch this process.
+    pub fn new() -> Option<Heartbeat> {
+        let limit = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero())?;
+        let manager = env::var_os("NOTIFY_SOCKET")?;
+        let address = match manager.as_bytes().strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name),
+            None => SocketAddr::from_pathname(&manager),
+        };
+        let made = address.and_then(|manager| Ok(Heartbeat { limit, socket: UnixDatagram::unbound()?, manager }));
+        made.inspect_err(|error| tracing::warn!(%error, "cannot notify the service manager")).ok()
+    }
+
+    /// Says that all is well.
+    pub fn beat(&self) {
+        if let Err(error) = self.socket.send_to_addr(b"WATCHDOG=1\n", &self.manager) {
+            tracing::warn!(%error, "cannot notify the service manager");
+        }
+    }
 }
 
 /// Has the manager keep sockets under a name, so that connections wait for the next process if this one crashes.
