@@ -48,6 +48,8 @@ pub trait Process {
     fn uptime(&self) -> Duration;
     /// How it was started.
     fn command_line(&self) -> CommandLineOptions;
+    /// The succession of processes, in words.
+    fn succession(&self) -> String;
     /// The configuration in force.
     fn snapshot(&self) -> Arc<Snapshot>;
     /// The listeners by name, and the addresses that they are bound to.

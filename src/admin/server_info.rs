@@ -39,7 +39,7 @@ pub(super) fn server_info(process: &dyn Process) -> Answer {
         state: process.state().into(),
         uptime_current_epoch: uptime,
         uptime_all_epochs: uptime,
-        hot_restart_version: String::from("disabled"),
+        hot_restart_version: process.succession(),
         command_line_options: Some(command_line),
         node: Some(node(&process.snapshot())),
         hot_restart_initializing: false,

@@ -91,6 +91,10 @@ impl Process for Fake {
         CommandLineOptions { concurrency: 2, config_yaml: "secret".to_owned(), ..CommandLineOptions::default() }
     }
 
+    fn succession(&self) -> String {
+        "generation 1, draining: process 7 (generation 0)".to_owned()
+    }
+
     fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot)
     }
@@ -349,6 +353,7 @@ async fn server_info_is_in_envoys_form_and_keeps_the_command_lines_configuration
     let info: serde_json::Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!(info["state"], "LIVE");
     assert_eq!(info["uptime_current_epoch"], "90s");
+    assert_eq!(info["hot_restart_version"], "generation 1, draining: process 7 (generation 0)");
     assert_eq!(info["node"]["id"], "n1");
     assert_eq!(info["node"]["user_agent_name"], "portreeve");
     assert_eq!(info["node"]["extensions"][0]["category"], "envoy.filters.network");

@@ -162,6 +162,17 @@ impl admin::Process for Process {
         CommandLineOptions { restart_epoch, ..self.command_line.clone() }
     }
 
+    fn succession(&self) -> String {
+        let succession = self.succession.borrow();
+        let earlier: Vec<String> = succession
+            .draining()
+            .iter()
+            .map(|earlier| format!("process {} (generation {})", earlier.pid, earlier.generation))
+            .collect();
+        let draining = if earlier.is_empty() { "none".to_owned() } else { earlier.join(", ") };
+        format!("generation {}, draining: {draining}", succession.generation)
+    }
+
     fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(self.manager.borrow().snapshot())
     }

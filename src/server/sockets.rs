@@ -50,6 +50,11 @@ impl Inherited {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The sockets on the configured address; with port 0, those of the same name.
     fn take(&mut self, name: &str, wanted: &ListenAddress) -> Vec<ListenSocket> {
         let found = self.0.extract_if(.., |(named, address, _)| match wanted.address.port() {

@@ -311,6 +311,25 @@ mod tests {
     }
 
     #[test]
+    fn sockets_of_another_process_are_gone_on_with_whatever_the_number_of_workers() {
+        for reuse_port in [true, false] {
+            let options = options(reuse_port);
+            let sockets = listen_tcp("127.0.0.1:0".parse().unwrap(), &options, TWO).unwrap();
+            let port = port_of(&sockets[0]);
+            let adopt =
+                |socket: &ListenSocket| ListenSocket::adopt(socket.as_fd().try_clone_to_owned().unwrap()).unwrap();
+            for (workers, expected) in [(1, 2), (2, 2), (5, 5)] {
+                let inherited = sockets.iter().map(adopt).collect();
+                let resumed = resume_tcp(inherited, &options, NonZeroUsize::new(workers).unwrap()).unwrap();
+                assert_eq!(resumed.len(), expected, "no queue is lost, and no worker is without");
+                assert!(resumed.iter().all(|socket| port_of(socket) == port));
+            }
+        }
+        let not_listening = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        assert_eq!(ListenSocket::adopt(not_listening.into()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
     fn a_foreign_address_is_named_as_such() {
         let error = listen_tcp("192.0.2.1:0".parse().unwrap(), &options(true), TWO).unwrap_err();
         assert!(bind_failure(&error).starts_with("no interface of this host"), "{error}");

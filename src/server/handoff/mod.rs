@@ -90,3 +90,6 @@ pub fn describe(error: &dyn Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

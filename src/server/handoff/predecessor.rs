@@ -34,13 +34,17 @@ impl Predecessor {
         }
         let channel = Channel::adopt(io::stdin().as_fd().try_clone_to_owned()?)?;
         dup2_stdin(File::open("/dev/null")?).map_err(io::Error::from)?;
+        Ok(Some(Predecessor::greeted(channel, inherited).await?))
+    }
+
+    pub(super) async fn greeted(channel: Channel, inherited: &mut Inherited) -> Result<Predecessor, HandOffError> {
         let predecessor = Predecessor { channel };
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
         let software = env!("CARGO_PKG_VERSION").to_owned();
         predecessor.say(Ours::Hello(Hello { version: VERSION, software, pid })).await?;
         let received = timeout(STEP_LIMIT, predecessor.take_sockets(inherited)).await;
         received.unwrap_or(Err(HandOffError::TooSlow(STEP_LIMIT)))?;
-        Ok(Some(predecessor))
+        Ok(predecessor)
     }
 
     async fn take_sockets(&self, inherited: &mut Inherited) -> Result<(), HandOffError> {

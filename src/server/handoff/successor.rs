@@ -86,7 +86,7 @@ pub struct Successor {
 /// There will be no successor, and why.
 pub async fn start(program: &Program, listening: &Listening) -> Result<Successor, HandOffError> {
     let starting = async {
-        let successor = launch(program).await?;
+        let successor = Successor::greeted(launch(program)?).await?;
         successor.give(listening).await?;
         match receive(&successor.channel).await?.0 {
             SuccessorMessage { message: Some(Theirs::Ready(_)) } => Ok(successor),
@@ -97,30 +97,34 @@ pub async fn start(program: &Program, listening: &Listening) -> Result<Successor
     timeout(READY_LIMIT, starting).await.unwrap_or(Err(HandOffError::TooSlow(READY_LIMIT)))
 }
 
-async fn launch(program: &Program) -> Result<Successor, HandOffError> {
+fn launch(program: &Program) -> Result<Channel, HandOffError> {
     let (channel, theirs) = Channel::pair()?;
     let mut command = program.command();
     command.env(MARK, "1").stdin(Stdio::from(theirs));
     spawn_detached(&mut command)
         .map_err(|source| HandOffError::Start { program: program.path.display().to_string(), source })?;
-    // It would keep the other end open here, too.
-    drop(command);
-    let Some(Theirs::Hello(Hello { version, software, pid })) = receive::<SuccessorMessage>(&channel).await?.0.message
-    else {
-        return Err(HandOffError::Unexpected);
-    };
-    let successor = Successor { channel, pid: pid.unsigned_abs(), software };
-    if version != VERSION {
-        let error = HandOffError::Version { version, software: successor.software.clone() };
-        successor.say(Ours::Refused(Refused { reason: error.to_string() }), &[]).await?;
-        return Err(error);
-    }
-    Ok(successor)
+    // The command keeps the other end open here until it is dropped.
+    Ok(channel)
 }
 
 impl Successor {
+    /// The process at the other end, once it has said who it is and we understand each other.
+    pub(super) async fn greeted(channel: Channel) -> Result<Successor, HandOffError> {
+        let (message, _) = receive::<SuccessorMessage>(&channel).await?;
+        let Some(Theirs::Hello(Hello { version, software, pid })) = message.message else {
+            return Err(HandOffError::Unexpected);
+        };
+        let successor = Successor { channel, pid: pid.unsigned_abs(), software };
+        if version != VERSION {
+            let error = HandOffError::Version { version, software: successor.software.clone() };
+            successor.say(Ours::Refused(Refused { reason: error.to_string() }), &[]).await?;
+            return Err(error);
+        }
+        Ok(successor)
+    }
+
     /// Gives it a handle of every socket.
-    async fn give(&self, listening: &Listening) -> Result<(), HandOffError> {
+    pub(super) async fn give(&self, listening: &Listening) -> Result<(), HandOffError> {
         let mut rest = listening.sockets();
         loop {
             let (now, later) = rest.split_at(rest.len().min(MAX_DESCRIPTORS));
@@ -155,6 +159,11 @@ impl Successor {
     /// It is gone.
     pub async fn tell_counted(&self, state: Vec<u8>) -> Result<(), HandOffError> {
         self.say(Ours::Counted(Counted { state }), &[]).await
+    }
+
+    #[cfg(test)]
+    pub(super) fn channel(&self) -> &Channel {
+        &self.channel
     }
 
     async fn say(&self, message: Ours, descriptors: &[BorrowedFd<'_>]) -> Result<(), HandOffError> {

@@ -1,0 +1,92 @@
+//! Both halves in one process, and halves of other versions.
+
+use std::net::TcpListener;
+
+use prost::Message;
+
+use super::*;
+use crate::{
+    proto::handoff::{
+        Hello, PredecessorMessage, State, SuccessorMessage, predecessor_message, successor_message::Message as Said,
+    },
+    server::sockets::{Inherited, Listening},
+    sys::socket::ListenSocket,
+};
+
+fn said(message: Said) -> Vec<u8> {
+    SuccessorMessage { message: Some(message) }.encode_to_vec()
+}
+
+fn channels() -> (Channel, Channel) {
+    let (ours, theirs) = Channel::pair().unwrap();
+    (ours, Channel::adopt(theirs).unwrap())
+}
+
+#[tokio::test]
+async fn sockets_and_state_arrive() {
+    let (old, new) = channels();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = ListenSocket::Tcp(listener);
+    // More than one message carries.
+    let listening = Listening::of(std::iter::repeat_n(("main/127.0.0.1_0", &socket), 450)).unwrap();
+    let old = async {
+        let successor = Successor::greeted(old).await.unwrap();
+        successor.give(&listening).await.unwrap();
+        assert!(matches!(
+            receive::<SuccessorMessage>(successor.channel()).await.unwrap().0.message,
+            Some(Said::Ready(_))
+        ));
+        successor.commit(vec![7; 300_000]).await.unwrap();
+        successor
+    };
+    let new = async {
+        let mut inherited = Inherited::default();
+        let predecessor = Predecessor::greeted(new, &mut inherited).await.unwrap();
+        assert_eq!(inherited.count(), 450);
+        assert_eq!(predecessor.ready().await.unwrap(), vec![7; 300_000]);
+        predecessor.serving().await.unwrap();
+        predecessor
+    };
+    let (successor, predecessor) = tokio::join!(old, new);
+    successor.tell_counted(vec![1]).await.unwrap();
+    assert_eq!(predecessor.counted().await.unwrap(), [1]);
+    drop(successor);
+    assert!(predecessor.counted().await.is_none());
+}
+
+#[tokio::test]
+async fn a_version_that_is_not_understood_is_refused_with_a_reason() {
+    let (old, new) = channels();
+    let hello = Hello { version: VERSION + 1, software: "9.9.9".to_owned(), pid: 1 };
+    new.send(&said(Said::Hello(hello)), &[]).await.unwrap();
+    let error = Successor::greeted(old).await.unwrap_err();
+    assert_eq!(error.to_string(), "the new process (9.9.9) speaks version 2 of the hand-off, this one version 1");
+    let (message, _) = receive::<PredecessorMessage>(&new).await.unwrap();
+    let Some(predecessor_message::Message::Refused(refused)) = message.message else { panic!("{message:?}") };
+    assert_eq!(refused.reason, error.to_string());
+}
+
+/// What a later version adds, an earlier one does not see.
+#[tokio::test]
+async fn fields_and_messages_of_later_versions_are_passed_over() {
+    // Field 100 of each message, a string.
+    let addition = [0xa2, 0x06, 0x01, b'x'];
+    let (old, new) = channels();
+    let hello = Hello { version: VERSION, software: String::new(), pid: 1 };
+    let mut message = said(Said::Hello(hello));
+    message.extend(addition);
+    new.send(&message, &[]).await.unwrap();
+    let successor = Successor::greeted(old).await.unwrap();
+    assert_eq!(successor.pid, 1);
+    let mut state = State { generation: 4, ..State::default() }.encode_to_vec();
+    state.extend(addition);
+    assert_eq!(State::decode(state.as_slice()).unwrap().generation, 4);
+    assert_eq!(Succession::after(&State::decode(state.as_slice()).unwrap()).generation, 5);
+}
+
+#[tokio::test]
+async fn a_process_that_dies_is_noticed() {
+    let (old, new) = channels();
+    drop(new);
+    assert!(matches!(Successor::greeted(old).await.unwrap_err(), HandOffError::Ended));
+}
