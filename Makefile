@@ -3,6 +3,7 @@
 #   make run      build, then start `portreeve demo` (options: make run ARGS="--help")
 #   make test     unit tests, the architecture rules, the real server over sockets
 #   make interop  real peers: curl, grpcurl, h2spec, a Deephaven server, Envoy's own judgement of configurations
+#   make system   the packages on booted Debian machines: reloads, upgrades and crashes under load (as root)
 #   make bench    CPU per request beside nginx, HAProxy and Envoy
 #   make lint     formatting, clippy, dependencies
 #   make deb      a package for Debian and Ubuntu in target/packages (quicker, for tries: make deb PROFILE=release)
@@ -12,7 +13,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help run test interop bench lint deb rpm toolchain
+.PHONY: help run test interop system bench lint deb rpm toolchain
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -32,6 +33,9 @@ test: toolchain
 interop: toolchain
 	@cargo build --release --locked --bin portreeve
 	interop/run $(TARGET)/release/portreeve
+
+system: toolchain
+	@packaging/test/run
 
 bench: toolchain
 	@cargo build --profile dist --locked --bin portreeve

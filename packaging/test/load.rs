@@ -442,9 +442,9 @@ async fn websocket(load: &Rc<Load>, kind: &Kind) -> anyhow::Result<()> {
     ensure!(head.starts_with("HTTP/1.1 101") && head.contains(&accept(&key)), "not a WebSocket: {head}");
     for number in 0_u64.. {
         let began = Instant::now();
-        // Masked, as clients must; the mask of zeros leaves the text as it is. At the end a message that closes.
+        // Masked, as clients must, 20 bytes; the mask of zeros leaves them as they are. At the end a message that closes.
         let opcode = if load.ending() { 0x88 } else { 0x81 };
-        let message = [&[opcode, 0x80 | 20, 0, 0, 0, 0][..], format!("{number:020}").as_bytes()].concat();
+        let message = [&[opcode, 0x94, 0, 0, 0, 0][..], format!("{number:020}").as_bytes()].concat();
         connection.write(&message).await?;
         patiently("message", connection.fill(message.len())).await?;
         ensure!(connection.buffer == message, "another message than expected");
