@@ -9,7 +9,8 @@ mod show;
 use std::{io, process::ExitCode, time::Duration};
 
 use clap::{Subcommand, ValueEnum};
-use tonic::Status;
+use tokio::time::sleep;
+use tonic::{Code, Status};
 
 pub use client::{Client, Server};
 
@@ -20,6 +21,10 @@ use crate::proto::{
         DeregisterRequest, DeregisterResponse, DrainRequest, DrainResponse, ListRequest, RegisterResponse, Registration,
     },
 };
+
+/// How often, and after what time, a call is made again that a process has left to the next one.
+const ATTEMPTS: u32 = 10;
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The options of `portreeve workers`.
 #[derive(Debug, clap::Args)]
@@ -54,7 +59,7 @@ enum Format {
     Json,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// Show what is registered
     List {
@@ -97,7 +102,17 @@ impl Args {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let Args { server, format, command } = self;
-        let outcome = runtime.block_on(async move { command.call(&mut server.connect().await?).await });
+        let outcome = runtime.block_on(async move {
+            let mut attempts = 0;
+            loop {
+                let outcome = command.clone().call(&mut server.connect().await?).await;
+                attempts += 1;
+                match outcome {
+                    Err(error) if attempts < ATTEMPTS && is_unavailable(&error) => sleep(RETRY_INTERVAL).await,
+                    outcome => return outcome,
+                }
+            }
+        });
         match outcome {
             Ok(answer) => {
                 show::answer(&mut io::stdout().lock(), &answer, format)?;
@@ -130,6 +145,11 @@ impl Command {
             }
         })
     }
+}
+
+/// Whether a call may have fallen into a hand-off, in which a process turns it away without looking at it: the next one takes it.
+fn is_unavailable(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Status>().is_some_and(|status| status.code() == Code::Unavailable)
 }
 
 /// All pages of a list.
