@@ -100,10 +100,11 @@ class Watch:
                 self.failures.append(repr(error))
                 continue
             self.scrapes += 1
-            for name, before in self.last.items():
-                if counters.get(name, 0) < before:
-                    self.backward.append(f"{name}: {before:.0f}, then {counters.get(name)}")
-            self.last = counters
+            for name, value in counters.items():
+                # A series may be away until something counts by it again; it goes on from where it was.
+                if value < self.last.get(name, 0):
+                    self.backward.append(f"{name}: {self.last[name]:.0f}, then {value:.0f}")
+            self.last |= counters
 
     def __enter__(self):
         self.thread.start()
