@@ -144,12 +144,15 @@ def killed_at_any_moment(machine, tally):
 
     clients = [threading.Thread(target=knock) for _ in range(2)]
     [client.start() for client in clients]
+    began = time.monotonic()
+    machine.reload()
+    usual = time.monotonic() - began
     outcomes = {"before": 0, "after": 0, "missed": 0}
     wrong = []
     for number in range(25):
         before, old = machine.main_pid(), set(machine.processes())
         reload = in_background(machine)
-        time.sleep(random.uniform(0.02, 0.4))
+        time.sleep(random.uniform(0.2, 1.0) * usual)
         new = set(machine.processes()) - old
         machine.kill(new)
         output, _ = reload.communicate(timeout=60)

@@ -59,6 +59,7 @@ def in_a_row(machine, tally):
         took = time.monotonic() - began
         later_size, later_files = memory(machine)
         generations = len(machine.processes())
+        shown = machine.run("portreeve", "status").stdout.count("draining")
         registered = [name for name in ids if name not in machine.workers("list").stdout]
         statuses = [machine.fetch(f"/worker/{name}/x")[0] for name in ids]
         report = load.finish()
@@ -72,6 +73,7 @@ def in_a_row(machine, tally):
     tally.check("no registration is lost", not registered and statuses == [200, 200] and not renewal.failures,
                 f"not listed: {registered}; answers {statuses}; renewals {renewal.failures[:3]}")
     tally.check(f"counters never go back ({watch.scrapes} scrapes)", not watch.backward and watch.scrapes > 20, watch.backward[:5])
+    tally.check("portreeve status shows those that drain", shown in (generations - 1, generations - 2), f"{shown} of {generations - 1}")
     tally.check("the admin interface is never away", not watch.failures, watch.failures[:3])
     gone = eventually(lambda: len(machine.processes()) == 1, 30)
     tally.check(f"old processes end with their last connection (there were {generations})", gone, machine.run("portreeve", "status", check=False).stdout)
