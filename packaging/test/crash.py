@@ -9,6 +9,7 @@ import threading
 import time
 
 from machine import RIG, Load, eventually, reasons, untouched
+from reload import marker
 
 OPTIONS = "--concurrency 2 --drain-time-s 60"
 
@@ -19,6 +20,10 @@ def run(machine, tally):
     machine.configure()
     machine.trust()
     machine.start()
+    # Here too, for what it waits for is another systemd's work than in the suite of reloads.
+    marker(machine, tally)
+    machine.configure()
+    machine.reload()
     killed(machine, tally)
     hung(machine, tally)
     killed_while_warming(machine, tally)
@@ -46,6 +51,8 @@ def killed(machine, tally):
     more = {name: count for name, count in lost.items() if count > 3 * limit[name]}
     refused = [reason for kind in report["kinds"].values() for reason in kind["reasons"] if "refused" in reason or "503" in reason]
     tally.check("only what was being served is lost, nobody is refused", not more and not refused and not report["unfinished"], f"{more} {refused} {reasons(report)}")
+    # Which shows as well that the load notices.
+    tally.check("streams are lost with the process that served them", min(lost["grpc"], lost["websocket"]) >= 3, lost)
 
 
 def attempt(action):

@@ -34,6 +34,8 @@ class Machine:
         }
 
     def __enter__(self):
+        # What a run left that was killed.
+        self._rig("stop")
         self._rig("boot")
         started = HERE.parent.parent / f".cache/rig/run/portreeve-{self.suite}/pid"
         self.init = int(started.read_text())
