@@ -31,7 +31,7 @@ pub struct Args {
     /// Succeed, and do nothing, if the file exists
     #[arg(long)]
     if_missing: bool,
-    /// A host name or IP address that it is valid for, may be repeated; the default is this machine's name, localhost, 127.0.0.1 and ::1
+    /// A host name or IP address that it is valid for, may be repeated; the default is this machine's name, localhost, 127.0.0.1 and `::1`
     #[arg(long = "name", value_name = "NAME")]
     names: Vec<String>,
     /// Where certificate and key go, in one file in PEM

@@ -12,6 +12,9 @@ pub const PATH: &str = "/run/portreeve/control.sock";
 /// Asks the running process.
 pub fn ask(path: &Path, question: Question) -> anyhow::Result<Answer> {
     control::ask(path, question).with_context(|| {
-        format!("no answer by the control socket {path:?} (is portreeve running, with --control-path or as a service?)")
+        format!(
+            "no answer by the control socket {} (is portreeve running, with --control-path or as a service?)",
+            path.display()
+        )
     })
 }

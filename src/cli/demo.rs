@@ -27,7 +27,7 @@ use crate::{
     admin::LogLevel,
     proto::admin::CommandLineOptions,
     server::{
-        self, ConfigSource, NodeOverrides, Options,
+        self, ConfigSource, NodeOverrides, Options, Program,
         logging::{self, Log},
     },
 };
@@ -53,6 +53,7 @@ pub struct Args {
 impl Args {
     /// Serves until Ctrl-C.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        let program = Program::current()?;
         let files = Files::prepare(self.directory)?;
         let config = config(&files, self.port, self.admin_port);
         if self.print_config {
@@ -71,7 +72,7 @@ impl Args {
         let guide = Guide::new(&files, self.port, self.admin_port, &sample)?;
         let ingress = files.client(self.port);
         thread::Builder::new().name("sample".to_owned()).spawn(move || sample::run(sample, &ingress, &guide))?;
-        server::run(options(config), log)?;
+        server::run(options(config, program), log)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -95,7 +96,7 @@ fn check_free(port: u16, option: &str) -> anyhow::Result<()> {
     }
 }
 
-fn options(config: String) -> Options {
+fn options(config: String, program: Program) -> Options {
     Options {
         config: ConfigSource { path: None, yaml: Some(config) },
         node: NodeOverrides::default(),
@@ -103,6 +104,7 @@ fn options(config: String) -> Options {
         drain_time: Some(Duration::from_secs(2)),
         stop_time: Duration::from_secs(2),
         control_path: None,
+        program,
         flush_interval: Duration::from_millis(50),
         admin_address_path: None,
         command_line: CommandLineOptions::default(),
@@ -118,7 +120,7 @@ mod tests {
     fn the_configuration_is_valid() {
         let directory = tempfile::tempdir().unwrap();
         let files = Files::prepare(Some(directory.path().join("demo"))).unwrap();
-        validate(&options(config(&files, 8443, 8001))).unwrap();
+        validate(&options(config(&files, 8443, 8001), Program::current().unwrap())).unwrap();
     }
 
     #[test]

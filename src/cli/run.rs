@@ -13,8 +13,9 @@ use crate::admin::LogLevel;
 use crate::proto;
 use crate::proto::admin::{CommandLineOptions, command_line_options};
 use crate::server::logging::{self, Log};
-use crate::server::{self, ConfigSource, NodeOverrides, Options, control, supervisor};
+use crate::server::{self, ConfigSource, NodeOverrides, Options, Program, StartError, control, supervisor};
 
+use super::EXIT_FAILURE;
 use super::envoy_options::EnvoyOptions;
 
 /// The options of `portreeve run`.
@@ -124,7 +125,11 @@ impl Args {
             Mode::Serve if supervise => return Ok(supervisor::run()?),
             Mode::Serve => {
                 abort_on_panic();
-                server::run(options, log)?;
+                match server::run(options, log) {
+                    // Once is enough.
+                    Err(StartError::Told) => return Ok(ExitCode::from(EXIT_FAILURE)),
+                    outcome => outcome?,
+                }
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -143,6 +148,7 @@ impl Args {
             drain_time: self.drain_time_s.0,
             stop_time: Duration::from_secs(self.stop_time_s),
             control_path: self.control_path.or_else(control_path),
+            program: Program::current()?,
             flush_interval: Duration::from_millis(self.file_flush_interval_msec),
             admin_address_path: self.admin_address_path,
             command_line,

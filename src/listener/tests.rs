@@ -103,7 +103,7 @@ impl Bench {
         for socket in sockets {
             let (listener, worker, drain) = (Arc::clone(&listener), Rc::clone(&worker), self.drain.watch());
             tokio::task::spawn_local(async move {
-                run(listener, socket, worker, drain, tokio::sync::mpsc::channel(1).0).await.unwrap()
+                run(listener, socket, worker, drain, tokio::sync::mpsc::channel(1).0).await.unwrap();
             });
         }
         (listener, addresses)

@@ -23,7 +23,7 @@ use crate::sys::systemd;
 use crate::upstream::{Discovery, dns};
 
 use super::control::{Answer, ControlSocket, Question};
-use super::handoff::{self, Program, Succession, Successor, TALLY_INTERVAL};
+use super::handoff::{self, Forebears, Predecessor, Succession, Successor, TALLY_INTERVAL};
 use super::process::Process;
 use super::sockets::{Listening, Sockets};
 use super::watchdog::start_watchdog;
@@ -74,7 +74,6 @@ pub struct MainThread {
     sender: mpsc::UnboundedSender<Event>,
     events: mpsc::UnboundedReceiver<Event>,
     options: Options,
-    program: Program,
     listening: Rc<Listening>,
     registrations: Option<Control>,
     /// Of the control socket.
@@ -82,6 +81,7 @@ pub struct MainThread {
     admin_drain: Drain,
     /// The next process, while it starts.
     succession: Option<AbortHandle>,
+    forebears: Rc<Forebears>,
 }
 
 /// Why the control loop ends.
@@ -99,23 +99,27 @@ impl MainThread {
         workers: Workers,
         knocks: mpsc::UnboundedReceiver<Knock>,
         (sender, events): (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
-        program: Program,
         options: Options,
     ) -> MainThread {
         MainThread {
+            forebears: Forebears::new(Arc::clone(process.stats())),
             process,
             workers,
             knocks,
             sender,
             events,
             options,
-            program,
             listening: Rc::default(),
             registrations: None,
             drain: Drain::new(),
             admin_drain: Drain::new(),
             succession: None,
         }
+    }
+
+    /// Listens to the process that was taken over from until that has ended.
+    pub fn follow(&self, predecessor: Predecessor) {
+        self.forebears.follow(predecessor);
     }
 
     /// Takes over what another process leaves.
@@ -250,7 +254,8 @@ impl MainThread {
             return;
         }
         tracing::info!(name: "reload_begun", "reload: starting the next process");
-        let (program, listening, sender) = (self.program.clone(), Rc::clone(&self.listening), self.sender.clone());
+        let (program, listening, sender) =
+            (self.options.program.clone(), Rc::clone(&self.listening), self.sender.clone());
         let registrations = self.registrations.clone();
         let prepared = async move {
             let successor = handoff::start(&program, &listening).await.map_err(|error| handoff::describe(&error))?;
@@ -285,7 +290,7 @@ impl MainThread {
         let Heir { successor, registrations } = match outcome {
             Ok(heir) => heir,
             Err(reason) => {
-                self.keep_on(&reason, answer);
+                MainThread::keep_on(&reason, answer);
                 return None;
             }
         };
@@ -300,7 +305,7 @@ impl MainThread {
             registrations.thaw();
             self.admin_drain = Drain::new();
             self.listening.reopen_admin(&self.process, &self.admin_drain.watch());
-            self.keep_on(&handoff::describe(&error), answer);
+            MainThread::keep_on(&handoff::describe(&error), answer);
             return None;
         }
         registrations.hand_over();
@@ -319,7 +324,7 @@ impl MainThread {
     }
 
     /// This process serves on, for there is no other.
-    fn keep_on(&self, reason: &str, answer: Option<oneshot::Sender<Answer>>) {
+    fn keep_on(reason: &str, answer: Option<oneshot::Sender<Answer>>) {
         tracing::error!(name: "reload_failed", "reload failed, this process serves on: {reason}");
         let mut lines = reason.lines().map(str::trim).filter(|line| !line.is_empty());
         let first = lines.next().unwrap_or_default();
@@ -341,6 +346,7 @@ impl MainThread {
             drain,
             admin_drain,
             succession,
+            forebears,
             ..
         } = self;
         drop(listening);
@@ -392,6 +398,10 @@ impl MainThread {
             }
         }
         tell_counted(telling.as_mut()).await;
+        if let Some((successor, _)) = &telling {
+            // A successor that has ended follows nobody.
+            let _ = successor.bequeath(&forebears.leave()).await;
+        }
         process.finish_logs();
         // Answers by the control socket and the admin interface that are still on their way.
         drop(events);

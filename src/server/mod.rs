@@ -26,7 +26,7 @@ use crate::listener::BindError;
 use crate::proto::admin::CommandLineOptions;
 
 pub use document::{ConfigSource, DocumentError, NodeOverrides};
-pub use handoff::HandOffError;
+pub use handoff::{HandOffError, Program};
 
 use document::Document;
 use logging::Log;
@@ -50,6 +50,8 @@ pub struct Options {
     pub flush_interval: Duration,
     /// A file that the address of the admin interface is written to.
     pub admin_address_path: Option<PathBuf>,
+    /// What a hand-off starts.
+    pub program: Program,
     /// The command line, as `/server_info` shows it.
     pub command_line: CommandLineOptions,
 }
@@ -82,6 +84,9 @@ pub enum StartError {
     /// The process that was to be taken over from is gone, or has given this one up.
     #[error("nothing is taken over")]
     HandOff(#[from] HandOffError),
+    /// The process that was to be taken over from has been told, and says why.
+    #[error("nothing is taken over: the serving process says why")]
+    Told,
     /// The control socket cannot be made.
     #[error("control socket {path:?}")]
     Control {

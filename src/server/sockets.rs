@@ -84,12 +84,14 @@ fn serves(bound: &Address, wanted: &Address) -> bool {
     }
 }
 
+/// A socket and what it is called.
+type NamedSocket = (String, ListenSocket);
+
 /// The sockets of a configuration, bound but not served.
 #[derive(Debug)]
 pub struct Sockets {
-    /// With their names.
-    listeners: Vec<(Arc<Listener>, Vec<(String, ListenSocket)>)>,
-    admin: Option<(String, ListenSocket)>,
+    listeners: Vec<(Arc<Listener>, Vec<NamedSocket>)>,
+    admin: Option<NamedSocket>,
 }
 
 impl Sockets {
@@ -154,7 +156,7 @@ impl Sockets {
     }
 }
 
-fn bind_admin(address: &ListenAddress, inherited: &mut Inherited) -> Result<Option<(String, ListenSocket)>, BindError> {
+fn bind_admin(address: &ListenAddress, inherited: &mut Inherited) -> Result<Option<NamedSocket>, BindError> {
     let name = name(None, address);
     let bound = address.bind(inherited.take(&name, address), NonZeroUsize::MIN)?;
     Ok(bound.into_iter().next().map(|socket| (name, socket)))
@@ -171,7 +173,7 @@ async fn serve_admin(process: Rc<Process>, socket: ListenSocket, drain: Watcher)
 
 /// A handle of every socket that is listened on, with its name.
 #[derive(Debug, Default)]
-pub struct Listening(Vec<(String, ListenSocket)>);
+pub struct Listening(Vec<NamedSocket>);
 
 impl Listening {
     /// These sockets.
@@ -184,7 +186,7 @@ impl Listening {
     }
 
     /// All sockets, those of one name in the order of the workers.
-    pub fn sockets(&self) -> &[(String, ListenSocket)] {
+    pub fn sockets(&self) -> &[NamedSocket] {
         &self.0
     }
 

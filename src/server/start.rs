@@ -10,7 +10,7 @@ use super::{
     Options, StartError,
     control::ControlSocket,
     document::Document,
-    handoff::{self, HandOffError, Predecessor, Program},
+    handoff::{self, HandOffError, Predecessor},
     logging::Log,
     main_thread::{Event, MainThread},
     process::Process,
@@ -40,7 +40,6 @@ pub async fn start(options: Options, log: Log) -> Result<(), StartError> {
     // First of all: a signal that nobody handles would end the process.
     let (sender, events) = mpsc::unbounded_channel();
     spawn_local(signals::forward(sender.clone())?);
-    let program = Program::current()?;
     let mut inherited = Inherited::default();
     let predecessor = Predecessor::greet(&mut inherited).await?;
     if predecessor.is_none() {
@@ -48,13 +47,13 @@ pub async fn start(options: Options, log: Log) -> Result<(), StartError> {
             inherited.push(name, socket)?;
         }
     }
-    let prepared = Prepared::new(options, log, program, inherited, (sender, events)).await;
+    let prepared = Prepared::new(options, log, inherited, (sender, events)).await;
     match (prepared, predecessor) {
         (Ok(prepared), predecessor) => prepared.serve(predecessor).await,
         (Err(error), None) => Err(error),
         (Err(error), Some(predecessor)) => {
             predecessor.fail(handoff::describe(&error)).await;
-            Err(error)
+            Err(StartError::Told)
         }
     }
 }
@@ -76,7 +75,6 @@ impl Prepared {
     async fn new(
         options: Options,
         log: Log,
-        program: Program,
         mut inherited: Inherited,
         (sender, events): (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
     ) -> Result<Prepared, StartError> {
@@ -102,7 +100,7 @@ impl Prepared {
         let workers = Workers::start(options.concurrency, options.flush_interval)?;
         let (door, knocks) = Door::new();
         let process = Rc::new(Process::new(manager, door.clone(), log, options.command_line.clone(), sender.clone()));
-        let mut main = MainThread::new(process, workers, knocks, (sender, events), program, options);
+        let mut main = MainThread::new(process, workers, knocks, (sender, events), options);
         let snapshot = main.initialize_clusters().await;
         tracing::info!(count = snapshot.clusters.len(), "clusters initialized");
         Ok(Prepared { main, sockets, inherited, control, registration_calls, snapshot, door, stats })
@@ -129,7 +127,7 @@ impl Prepared {
             Some(predecessor) => {
                 predecessor.serving().await?;
                 systemd::status("serving");
-                spawn_local(follow(predecessor, stats));
+                main.follow(predecessor);
             }
         }
         main.store_sockets();
@@ -137,17 +135,6 @@ impl Prepared {
         main.run().await;
         Ok(())
     }
-}
-
-/// Stays in touch with the process that was taken over from until that has ended.
-async fn follow(predecessor: Predecessor, stats: Arc<Registry>) {
-    while let Some(state) = predecessor.counted().await {
-        match State::decode(state.as_slice()) {
-            Ok(state) => stats.carry(handoff::counted(state.counters)),
-            Err(error) => tracing::warn!(%error, "what the process before has counted is not understood"),
-        }
-    }
-    tracing::info!("the process before has ended");
 }
 
 /// Lets the process have as many connections as the system allows.

@@ -4,6 +4,7 @@
 //! `handoff.proto`. Until the old process commits, it serves on whatever happens to the new one; from then on the new one
 //! does. docs/life-of-a-handoff.md walks through it.
 
+mod forebears;
 mod predecessor;
 mod state;
 mod successor;
@@ -14,6 +15,7 @@ use prost::Message;
 
 use crate::sys::channel::{Channel, Packet};
 
+pub use forebears::Forebears;
 pub use predecessor::Predecessor;
 pub use state::{Succession, TALLY_INTERVAL, counted, tally};
 pub use successor::{Program, Successor, start};
@@ -22,7 +24,7 @@ pub use successor::{Program, Successor, start};
 const VERSION: u32 = 1;
 
 /// How long a new process may take from its start to being ready. Shorter than systemd's limit for a reload, `TimeoutStartSec`.
-pub const READY_LIMIT: Duration = Duration::from_secs(60);
+pub const READY_LIMIT: Duration = Duration::from_mins(1);
 
 /// How long each step after that may take, in which neither side has much to do.
 const STEP_LIMIT: Duration = Duration::from_secs(10);

@@ -1,6 +1,11 @@
 //! The new process's half: take the sockets, say when all is ready, begin when told to.
 
-use std::{env, fs::File, io, os::fd::AsFd};
+use std::{
+    env,
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
 
 use prost::Message;
 use rustix::stdio::dup2_stdin;
@@ -9,8 +14,8 @@ use tokio::time::timeout;
 use super::{HandOffError, MARK, READY_LIMIT, STEP_LIMIT, VERSION, receive};
 use crate::{
     proto::handoff::{
-        Commit, Counted, Failed, Hello, PredecessorMessage, Ready, Refused, Serving, Sockets, SuccessorMessage,
-        predecessor_message::Message as Theirs, successor_message::Message as Ours,
+        Bequest, Commit, Counted, Failed, Hello, PredecessorMessage, Ready, Refused, Serving, Sockets,
+        SuccessorMessage, predecessor_message::Message as Theirs, successor_message::Message as Ours,
     },
     server::sockets::Inherited,
     sys::{channel::Channel, socket::ListenSocket},
@@ -20,6 +25,21 @@ use crate::{
 #[derive(Debug)]
 pub struct Predecessor {
     channel: Channel,
+}
+
+/// What it says while it drains.
+#[derive(Debug)]
+pub enum News {
+    /// What it has counted, as an encoded `State`.
+    Counted(Vec<u8>),
+    /// It ends, and leaves those behind that it took over from.
+    Bequest(Vec<Predecessor>),
+}
+
+impl AsFd for Predecessor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
 }
 
 impl Predecessor {
@@ -91,16 +111,18 @@ impl Predecessor {
         let _ = self.say(Ours::Failed(Failed { reason })).await;
     }
 
-    /// What the other process has counted since it committed, as an encoded `State`; `None` when it has ended.
-    pub async fn counted(&self) -> Option<Vec<u8>> {
+    /// What the other process has to say after it committed; `None` when it has ended.
+    pub async fn news(&self) -> Option<News> {
         loop {
-            match receive::<PredecessorMessage>(&self.channel).await {
-                Ok((PredecessorMessage { message: Some(Theirs::Counted(Counted { state })) }, _)) => {
-                    return Some(state);
+            let (PredecessorMessage { message }, packet) = receive(&self.channel).await.ok()?;
+            match message {
+                Some(Theirs::Counted(Counted { state })) => return Some(News::Counted(state)),
+                Some(Theirs::Bequest(Bequest {})) => {
+                    let channels = packet.descriptors.into_iter().filter_map(|end| Channel::adopt(end).ok());
+                    return Some(News::Bequest(channels.map(|channel| Predecessor { channel }).collect()));
                 }
                 // Something that a later version has to say.
-                Ok(_) => {}
-                Err(_) => return None,
+                _ => {}
             }
         }
     }

@@ -7,16 +7,17 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     process::{Command, Stdio},
+    rc::Rc,
 };
 
 use prost::Message;
 use rustix::process::Pid;
 use tokio::time::timeout;
 
-use super::{HandOffError, MARK, READY_LIMIT, STEP_LIMIT, VERSION, receive};
+use super::{HandOffError, MARK, Predecessor, READY_LIMIT, STEP_LIMIT, VERSION, receive};
 use crate::{
     proto::handoff::{
-        Commit, Counted, Failed, Hello, PredecessorMessage, Refused, Sockets, SuccessorMessage,
+        Bequest, Commit, Counted, Failed, Hello, PredecessorMessage, Refused, Sockets, SuccessorMessage,
         predecessor_message::Message as Ours, successor_message::Message as Theirs,
     },
     server::sockets::Listening,
@@ -159,6 +160,18 @@ impl Successor {
     /// It is gone.
     pub async fn tell_counted(&self, state: Vec<u8>) -> Result<(), HandOffError> {
         self.say(Ours::Counted(Counted { state }), &[]).await
+    }
+
+    /// Leaves the conversations with earlier processes to it.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub async fn bequeath(&self, earlier: &[Rc<Predecessor>]) -> Result<(), HandOffError> {
+        for earlier in earlier.chunks(MAX_DESCRIPTORS) {
+            let descriptors: Vec<BorrowedFd<'_>> = earlier.iter().map(|earlier| earlier.as_fd()).collect();
+            self.say(Ours::Bequest(Bequest {}), &descriptors).await?;
+        }
+        Ok(())
     }
 
     #[cfg(test)]

@@ -1,15 +1,16 @@
 //! Both halves in one process, and halves of other versions.
 
-use std::net::TcpListener;
+use std::{net::TcpListener, sync::Arc};
 
 use prost::Message;
 
-use super::*;
+use super::{predecessor::News, *};
 use crate::{
     proto::handoff::{
         Hello, PredecessorMessage, State, SuccessorMessage, predecessor_message, successor_message::Message as Said,
     },
     server::sockets::{Inherited, Listening},
+    stats::{Counted, Registry},
     sys::socket::ListenSocket,
 };
 
@@ -49,9 +50,48 @@ async fn sockets_and_state_arrive() {
     };
     let (successor, predecessor) = tokio::join!(old, new);
     successor.tell_counted(vec![1]).await.unwrap();
-    assert_eq!(predecessor.counted().await.unwrap(), [1]);
+    assert!(matches!(predecessor.news().await, Some(News::Counted(state)) if state == [1]));
     drop(successor);
-    assert!(predecessor.counted().await.is_none());
+    assert!(predecessor.news().await.is_none());
+}
+
+#[tokio::test]
+async fn what_is_counted_reaches_the_serving_process_past_one_that_has_ended() {
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let registry = Registry::new(0);
+            let counter = registry.scope("http").counter("requests");
+            // Three generations: the first is drained slowly, the second ends at once.
+            let (first, second) = (conversation().await, conversation().await);
+            let forebears_of_second = Forebears::new(Registry::new(0));
+            let counted = Counted { name: "http.requests".into(), value: 3, unlisted: false };
+            first.0.tell_counted(tally(vec![counted.clone()])).await.unwrap();
+            forebears_of_second.follow(first.1);
+            let forebears_of_third = Forebears::new(Arc::clone(&registry));
+            forebears_of_third.follow(second.1);
+            second.0.bequeath(&forebears_of_second.leave()).await.unwrap();
+            drop((second.0, forebears_of_second));
+            first.0.tell_counted(tally(vec![counted])).await.unwrap();
+            while counter.value() < 6 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+}
+
+/// Both ends of a conversation between an old and a new process.
+async fn conversation() -> (Successor, Predecessor) {
+    let (old, new) = channels();
+    let listening = Listening::default();
+    let old = async {
+        let successor = Successor::greeted(old).await.unwrap();
+        successor.give(&listening).await.unwrap();
+        successor
+    };
+    let mut inherited = Inherited::default();
+    let (successor, predecessor) = tokio::join!(old, Predecessor::greeted(new, &mut inherited));
+    (successor, predecessor.unwrap())
 }
 
 #[tokio::test]
