@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import pathlib
-import re
 import ssl
 import subprocess
 import time
@@ -176,18 +175,17 @@ class Machine:
         self.write("/etc/portreeve/test-ca.pem", self.certificates.authority.read_text())
 
     def statistics(self):
-        """/stats/prometheus: the counters and the gauges, by name and labels."""
-        counters, gauges, types = {}, {}, {}
+        """/stats/prometheus: the counters by name and labels. Histograms begin anew in every process, as Envoy's do."""
+        counters, kinds = {}, {}
         for line in self.admin("/stats/prometheus").splitlines():
             if line.startswith("# TYPE "):
                 _, _, name, kind = line.split()
-                types[name] = kind
+                kinds[name] = kind
             elif line and not line.startswith("#"):
                 series, value = line.rsplit(" ", 1)
-                name = series.split("{")[0]
-                kind = types.get(name) or types.get(re.sub("_(bucket|sum|count)$", "", name))
-                (gauges if kind == "gauge" else counters)[series] = float(value)
-        return counters, gauges
+                if kinds.get(series.split("{")[0]) == "counter":
+                    counters[series] = float(value)
+        return counters
 
 
 class Load(Process):
