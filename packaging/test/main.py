@@ -15,7 +15,13 @@ from harness import Tally
 from machine import Machine
 
 # On which releases each runs: 12 has the oldest systemd that counts, 13 another one, and rpm.
-SUITES = {"packages": ["bookworm", "trixie"], "service": ["bookworm"], "reload": ["bookworm"], "crash": ["trixie"]}
+SUITES = {
+    "packages": ["bookworm", "trixie"],
+    "service": ["bookworm"],
+    "container": ["bookworm"],
+    "reload": ["bookworm"],
+    "crash": ["trixie"],
+}
 
 
 def main(built, names):
