@@ -159,7 +159,7 @@ def killed_at_any_moment(machine, tally):
     for number in range(25):
         before, old = machine.main_pid(), set(machine.processes())
         reload = in_background(machine)
-        time.sleep(random.uniform(0.2, 1.0) * usual)
+        time.sleep(random.uniform(0.0, 0.8) * usual)
         new = set(machine.processes()) - old
         machine.kill(new)
         output, _ = reload.communicate(timeout=60)
