@@ -39,7 +39,7 @@ const INITIAL_DNS_LIMIT: Duration = Duration::from_secs(10);
 /// Over twice what time clients are asked to go where their streams have no limit.
 const UNLIMITED_DRAIN: Duration = Duration::from_mins(10);
 
-/// How long an end at once waits for the lines of access logs.
+/// How long an end waits for what others are to take: lines of access logs, counts, answers.
 const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
 /// What the process is told, and what its tasks tell it.
@@ -400,7 +400,7 @@ impl MainThread {
         tell_counted(telling.as_mut()).await;
         if let Some((successor, _)) = &telling {
             // A successor that has ended follows nobody.
-            let _ = successor.bequeath(&forebears.leave()).await;
+            let _ = timeout(FLUSH_LIMIT, successor.bequeath(&forebears.leave())).await;
         }
         process.finish_logs();
         // Answers by the control socket and the admin interface that are still on their way.
@@ -416,8 +416,8 @@ async fn tell_counted(telling: Option<&mut (Successor, Tally)>) {
     let Some((successor, tally)) = telling else { return };
     let counted = tally.take();
     if !counted.is_empty() {
-        // A successor that has ended counts nothing.
-        let _ = successor.tell_counted(handoff::tally(counted)).await;
+        // A successor that has ended counts nothing, and one that hangs must not hold this process up.
+        let _ = timeout(FLUSH_LIMIT, successor.tell_counted(handoff::tally(counted))).await;
     }
 }
 

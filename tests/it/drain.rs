@@ -11,21 +11,7 @@ use super::support::{
 
 #[tokio::test]
 async fn running_requests_finish_before_the_process_ends() {
-    let (release, gate) = tokio::sync::watch::channel(false);
-    let upstream = upstream::raw(move |stream, _| {
-        let gate = gate.clone();
-        async move {
-            let mut connection = h2::server::handshake(stream).await.unwrap();
-            while let Some(Ok((_, mut respond))) = connection.accept().await {
-                let mut gate = gate.clone();
-                tokio::spawn(async move {
-                    gate.wait_for(|open| *open).await.unwrap();
-                    respond.send_response(http::Response::new(()), true).unwrap();
-                });
-            }
-        }
-    })
-    .await;
+    let (release, upstream) = upstream::gated().await;
     let config = Config::new().cluster_with("upstream", upstream.address, super::support::portreeve::HTTP2);
     let mut portreeve = config.argument("--drain-time-s").argument("30").start().await;
     let (mut http1, mut http2) = (portreeve.http1().await, portreeve.http2().await);

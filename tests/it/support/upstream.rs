@@ -23,6 +23,7 @@ use rustls::ServerConfig;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::{JoinHandle, JoinSet},
 };
 use tokio_rustls::TlsAcceptor;
@@ -128,6 +129,25 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     accept(Arc::default(), serve).await
+}
+
+/// A server that speaks HTTP/2 by prior knowledge, and answers nobody before it is told `true`.
+pub async fn gated() -> (watch::Sender<bool>, Upstream) {
+    let (release, gate) = watch::channel(false);
+    let upstream = raw(move |stream, _| {
+        let gate = gate.clone();
+        async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                let mut gate = gate.clone();
+                tokio::spawn(async move {
+                    gate.wait_for(|open| *open).await.unwrap();
+                    respond.send_response(http::Response::new(()), true).unwrap();
+                });
+            }
+        }
+    });
+    (release, upstream.await)
 }
 
 async fn accept<F>(seen: Arc<Seen>, serve: impl Fn(TcpStream, usize) -> F + Send + 'static) -> Upstream
