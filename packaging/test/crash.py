@@ -1,7 +1,9 @@
 """What breaks: the process, the new process in the middle of a hand-off, a full disk, no descriptors left."""
 
 import contextlib
+import ctypes
 import http.client
+import os
 import random
 import socket
 import subprocess
@@ -26,6 +28,7 @@ def run(machine, tally):
     machine.reload()
     killed(machine, tally)
     hung(machine, tally)
+    thread_hung(machine, tally)
     killed_while_warming(machine, tally)
     killed_at_any_moment(machine, tally)
     full_disk(machine, tally)
@@ -77,6 +80,38 @@ def hung(machine, tally):
     tally.check("the journal says so", "atchdog" in journal, journal)
     machine.drop_in("", OPTIONS)
     machine.start()
+
+
+def thread_hung(machine, tally):
+    """One worker does not go on, all others do."""
+    machine.drop_in("WatchdogSec=3s", OPTIONS)
+    machine.start()
+    before, cursor = machine.serving_pid(), machine.cursor()
+    hold(machine.thread(before, "worker-1"))
+    eventually(lambda: machine.main_pid() not in (before, 0), 30)
+    journal = machine.journal("--after-cursor", cursor)
+    tally.check("a hung worker thread: the watchdog replaces the process", machine.serving_pid() != before, journal)
+    tally.check("the journal says which thread does not answer", "the worker does not answer" in journal, journal)
+    tally.check("the next process serves", machine.fetch("/x")[0] in (200, 503))
+    machine.drop_in("", OPTIONS)
+    machine.start()
+
+
+def hold(thread):
+    """Stops one thread as a debugger does, for as long as it lives."""
+    ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+    ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    for request in (0x4206, 0x4207):  # PTRACE_SEIZE, PTRACE_INTERRUPT
+        if ptrace(request, thread, None, None):
+            raise OSError(ctypes.get_errno(), "ptrace")
+    # A process is not gone before whoever holds one of its threads has seen that one end.
+    threading.Thread(target=see_end, args=(thread,), daemon=True).start()
+
+
+def see_end(thread):
+    every_kind = 0x4000_0000  # __WALL
+    while os.WIFSTOPPED(os.waitpid(thread, every_kind)[1]):
+        pass
 
 
 @contextlib.contextmanager

@@ -110,6 +110,17 @@ class Machine:
             assert pid > 1, pid
             self.run("sh", "-c", f"kill -9 {pid}", check=False)
 
+    def thread(self, pid, name):
+        """A thread of a process inside, by the number that it has outside."""
+        inside = os.readlink(f"/proc/{self.init}/ns/pid")
+        for task in pathlib.Path("/proc").glob("[0-9]*/task/*"):
+            with contextlib.suppress(OSError):
+                same = os.readlink(task / "ns/pid") == inside and (task / "comm").read_text().strip() == name
+                group = [line.split() for line in (task / "status").read_text().splitlines() if line.startswith("NStgid:")]
+                if same and int(group[0][-1]) == pid:
+                    return int(task.name)
+        raise LookupError(f"no thread {name} of process {pid}")
+
     def processes(self):
         """The ids of all processes of the service."""
         files = "/sys/fs/cgroup/system.slice/portreeve.service/cgroup.procs"

@@ -45,6 +45,11 @@ impl Program {
         Ok(Program { path, arguments, environment: Vec::new() })
     }
 
+    #[cfg(test)]
+    pub(super) fn of(path: &str) -> Program {
+        Program { path: path.into(), arguments: Vec::new(), environment: Vec::new() }
+    }
+
     /// The same with one more environment variable.
     #[must_use]
     pub fn with_environment(mut self, name: &'static str, value: impl Into<OsString>) -> Program {

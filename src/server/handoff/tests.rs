@@ -130,3 +130,12 @@ async fn a_process_that_dies_is_noticed() {
     drop(new);
     assert!(matches!(Successor::greeted(old).await.unwrap_err(), HandOffError::Ended));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_program_that_never_gets_ready_is_given_up() {
+    // It reads until we hang up, and says nothing.
+    let error = start(&Program::of("/bin/cat"), &Listening::default()).await.unwrap_err();
+    assert_eq!(error.to_string(), "the new process was not ready within 60 s");
+    let error = start(&Program::of("/nowhere/portreeve"), &Listening::default()).await.unwrap_err();
+    assert_eq!(describe(&error), "cannot start /nowhere/portreeve: No such file or directory (os error 2)");
+}
