@@ -81,6 +81,9 @@ impl RuntimeDirectory {
     fn new() -> io::Result<RuntimeDirectory> {
         let base = env::var_os("RUNTIME_DIRECTORY").map_or_else(env::temp_dir, PathBuf::from);
         let path = base.join(format!("portreeve-{}", getpid().as_raw_nonzero()));
+        // What one of the same number left that was killed, as the first process of a container that is started again. Somebody
+        // else's stays, and is refused below.
+        let _ = std::fs::remove_dir_all(&path);
         DirBuilder::new().mode(0o700).create(&path)?;
         Ok(RuntimeDirectory(path))
     }
