@@ -128,7 +128,8 @@ impl Connection {
     async fn serve_codec(self: &Rc<Self>, codec: Codec, io: Io, drain: Watcher) {
         let manager = &self.manager;
         let stats = &manager.stats;
-        let io = Metered::new(io, &stats.downstream_cx_rx_bytes_total, &stats.downstream_cx_tx_bytes_total);
+        let (received, sent) = (&stats.downstream_cx_rx_bytes_total, &stats.downstream_cx_tx_bytes_total);
+        let io = Metered::new(io, (received.clone(), sent.clone()));
         let connection = Rc::clone(self);
         let service = move |request: Request| stream::serve(Rc::clone(&connection), request);
         let graceful = async {

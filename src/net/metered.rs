@@ -9,35 +9,53 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::Io;
 use crate::stats::Counter;
 
-/// An [`Io`] that counts.
-#[derive(Debug)]
-pub struct Metered {
-    io: Io,
-    received: Counter,
-    sent: Counter,
+/// What keeps count.
+pub trait Meter: Unpin {
+    /// So many bytes more have been received.
+    fn received(&self, bytes: u64);
+    /// So many bytes more have been handed to the socket.
+    fn sent(&self, bytes: u64);
 }
 
-impl Metered {
-    /// Counts from now on; what was peeked at counts when it is read.
-    #[must_use]
-    pub fn new(io: Io, received: &Counter, sent: &Counter) -> Metered {
-        Metered { io, received: received.clone(), sent: sent.clone() }
+/// Two counters: of bytes received, and of bytes sent.
+impl Meter for (Counter, Counter) {
+    fn received(&self, bytes: u64) {
+        self.0.add(bytes);
+    }
+
+    fn sent(&self, bytes: u64) {
+        self.1.add(bytes);
     }
 }
 
-impl AsyncRead for Metered {
+/// An [`Io`] that is counted.
+#[derive(Debug)]
+pub struct Metered<M> {
+    io: Io,
+    meter: M,
+}
+
+impl<M: Meter> Metered<M> {
+    /// Counts from now on; what was peeked at counts when it is read.
+    #[must_use]
+    pub fn new(io: Io, meter: M) -> Metered<M> {
+        Metered { io, meter }
+    }
+}
+
+impl<M: Meter> AsyncRead for Metered<M> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        self.received.add((buf.filled().len() - before) as u64);
+        self.meter.received((buf.filled().len() - before) as u64);
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Metered {
+impl<M: Meter> AsyncWrite for Metered<M> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let count = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
-        self.sent.add(count as u64);
+        self.meter.sent(count as u64);
         Poll::Ready(Ok(count))
     }
 
@@ -47,7 +65,7 @@ impl AsyncWrite for Metered {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let count = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
-        self.sent.add(count as u64);
+        self.meter.sent(count as u64);
         Poll::Ready(Ok(count))
     }
 
@@ -80,7 +98,7 @@ mod tests {
         let mut io = Io::unix(left).unwrap();
         right.write_all(b"hello").await.unwrap();
         io.peek(1).await.unwrap();
-        let mut metered = Metered::new(io, &received, &sent);
+        let mut metered = Metered::new(io, (received.clone(), sent.clone()));
         metered.read_exact(&mut [0; 5]).await.unwrap();
         metered.write_all(b"hi").await.unwrap();
         assert_eq!((received.value(), sent.value()), (5, 2));

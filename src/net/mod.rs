@@ -1,5 +1,7 @@
 //! Addresses and byte streams: what the rest of the crate says instead of "socket".
 
+use std::error::Error;
+
 pub mod acceptor;
 pub mod address;
 pub mod connection_limit;
@@ -10,7 +12,7 @@ pub use acceptor::Acceptor;
 pub use address::Address;
 pub use connection_limit::{ConnectionLimit, ConnectionLimits};
 pub use io::Io;
-pub use metered::Metered;
+pub use metered::{Meter, Metered};
 
 /// An application protocol that TLS peers agree on, as far as a proxy of HTTP has to tell them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,4 +42,16 @@ impl Alpn {
             Alpn::Http11 => "http/1.1",
         }
     }
+}
+
+/// An error and what caused it, in one line.
+#[must_use]
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::admin::Process as _;
 use crate::drain::{Drain, DrainMode};
+use crate::net::with_causes;
 use crate::proto::handoff::State;
 use crate::registration::{Control, Frozen};
 use crate::snapshot::{Change, Knock, Snapshot};
@@ -258,7 +259,7 @@ impl MainThread {
             (self.options.program.clone(), Rc::clone(&self.listening), self.sender.clone());
         let registrations = self.registrations.clone();
         let prepared = async move {
-            let successor = handoff::start(&program, &listening).await.map_err(|error| handoff::describe(&error))?;
+            let successor = handoff::start(&program, &listening).await.map_err(|error| with_causes(&error))?;
             let frozen = registrations.ok_or("nothing is served yet")?.freeze().await;
             let registrations = frozen.ok_or("registrations do not come to rest")?;
             Ok(Heir { successor, registrations })
@@ -305,7 +306,7 @@ impl MainThread {
             registrations.thaw();
             self.admin_drain = Drain::new();
             self.listening.reopen_admin(&self.process, &self.admin_drain.watch());
-            MainThread::keep_on(&handoff::describe(&error), answer);
+            MainThread::keep_on(&with_causes(&error), answer);
             return None;
         }
         registrations.hand_over();

@@ -10,7 +10,7 @@ use super::{
     Options, StartError,
     control::ControlSocket,
     document::Document,
-    handoff::{self, HandOffError, Predecessor},
+    handoff::{HandOffError, Predecessor},
     logging::Log,
     main_thread::{Event, MainThread},
     process::Process,
@@ -24,6 +24,7 @@ use crate::{
         Services,
         service::{InternalRequest, InternalService},
     },
+    net::with_causes,
     proto::handoff::State,
     registration,
     snapshot::{ConfigManager, Door, Snapshot},
@@ -52,7 +53,7 @@ pub async fn start(options: Options, log: Log) -> Result<(), StartError> {
         (Ok(prepared), predecessor) => prepared.serve(predecessor).await,
         (Err(error), None) => Err(error),
         (Err(error), Some(predecessor)) => {
-            predecessor.fail(handoff::describe(&error)).await;
+            predecessor.fail(with_causes(&error)).await;
             Err(StartError::Told)
         }
     }

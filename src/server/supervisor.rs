@@ -24,6 +24,7 @@ use super::{
     sockets::Listening,
     worker,
 };
+use crate::net::with_causes;
 use crate::sys::{
     notify::{Notification, NotifySocket},
     socket::ListenSocket,
@@ -200,7 +201,7 @@ impl Supervisor {
         match self.start_on_sockets().await {
             Ok(main) => self.main = main,
             Err(error) => {
-                tracing::error!("no process can be started: {}", handoff::describe(&error));
+                tracing::error!("no process can be started: {}", with_causes(&error));
                 self.ending = Some(ExitCode::FAILURE);
             }
         }

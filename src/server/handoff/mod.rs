@@ -9,7 +9,7 @@ mod predecessor;
 mod state;
 mod successor;
 
-use std::{error::Error, io, time::Duration};
+use std::{io, time::Duration};
 
 use prost::Message;
 
@@ -79,18 +79,6 @@ async fn receive<M: Message + Default>(channel: &Channel) -> Result<(M, Packet),
     let mut packet = channel.receive().await?.ok_or(HandOffError::Ended)?;
     let message = M::decode(std::mem::take(&mut packet.message).as_slice())?;
     Ok((message, packet))
-}
-
-/// An error and its causes in one line, as the command line prints it.
-pub fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

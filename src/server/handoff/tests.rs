@@ -6,6 +6,7 @@ use prost::Message;
 
 use super::{predecessor::News, *};
 use crate::{
+    net::with_causes,
     proto::handoff::{
         Hello, PredecessorMessage, State, SuccessorMessage, predecessor_message, successor_message::Message as Said,
     },
@@ -137,5 +138,5 @@ async fn a_program_that_never_gets_ready_is_given_up() {
     let error = start(&Program::of("/bin/cat"), &Listening::default()).await.unwrap_err();
     assert_eq!(error.to_string(), "the new process was not ready within 60 s");
     let error = start(&Program::of("/nowhere/portreeve"), &Listening::default()).await.unwrap_err();
-    assert_eq!(describe(&error), "cannot start /nowhere/portreeve: No such file or directory (os error 2)");
+    assert_eq!(with_causes(&error), "cannot start /nowhere/portreeve: No such file or directory (os error 2)");
 }

@@ -2,30 +2,30 @@
 
 use std::{
     cell::Cell,
-    io::{self, IoSlice},
-    pin::Pin,
+    io,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
     time::{Instant, timeout},
 };
 
 use super::{FailureKind, UpstreamFailure};
 use crate::{
-    net::{Address, Alpn, Io},
+    net::{Address, Alpn, Io, Meter, Metered},
     stats::Gauge,
     upstream::{Cluster, Host, HostRef},
 };
+
+/// A byte stream to a host.
+pub(super) type MeteredIo = Metered<TrafficMeter>;
 
 /// A connection that is ready for requests.
 pub(super) struct Established {
@@ -69,7 +69,8 @@ pub(super) async fn connect(
         Ok(Ok((io, alpn))) => {
             stats.upstream_cx_connect_ms.record(millis_since(started));
             let record = Rc::new(ConnectionRecord::new(cluster, host));
-            let io = MeteredIo { io, traffic: Arc::clone(&record.traffic), cluster: Arc::clone(cluster) };
+            let meter = TrafficMeter { traffic: Arc::clone(&record.traffic), cluster: Arc::clone(cluster) };
+            let io = Metered::new(io, meter);
             Ok(Established { io, alpn, record })
         }
         Ok(Err(error)) => {
@@ -268,59 +269,22 @@ pub(super) fn millis_since(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A connection's bytes, counted.
+/// A connection's bytes count for it and for its cluster.
 #[derive(Debug)]
-pub(super) struct MeteredIo {
-    io: Io,
+pub(super) struct TrafficMeter {
     traffic: Arc<Traffic>,
     cluster: Arc<Cluster>,
 }
 
-impl MeteredIo {
-    fn count_sent(&self, count: usize) {
-        // One worker writes; the atomic is for the type's sake alone.
-        self.traffic.sent.store(self.traffic.sent.load(Relaxed) + count as u64, Relaxed);
-        self.cluster.stats.upstream_cx_tx_bytes_total.add(count as u64);
-    }
-}
-
-impl AsyncRead for MeteredIo {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        let count = (buf.filled().len() - before) as u64;
-        self.traffic.received.store(self.traffic.received.load(Relaxed) + count, Relaxed);
-        self.cluster.stats.upstream_cx_rx_bytes_total.add(count);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for MeteredIo {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
-        self.count_sent(count);
-        Poll::Ready(Ok(count))
+impl Meter for TrafficMeter {
+    fn received(&self, bytes: u64) {
+        // One worker writes, here and below; the atomic is for the type's sake alone.
+        self.traffic.received.store(self.traffic.received.load(Relaxed) + bytes, Relaxed);
+        self.cluster.stats.upstream_cx_rx_bytes_total.add(bytes);
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
-        self.count_sent(count);
-        Poll::Ready(Ok(count))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+    fn sent(&self, bytes: u64) {
+        self.traffic.sent.store(self.traffic.sent.load(Relaxed) + bytes, Relaxed);
+        self.cluster.stats.upstream_cx_tx_bytes_total.add(bytes);
     }
 }

@@ -30,7 +30,7 @@ use crate::{
         to_origin_form,
         upgrade::Halves,
     },
-    net::Alpn,
+    net::{Alpn, with_causes},
     upstream::{HostRef, ProtocolOptions},
 };
 
@@ -282,19 +282,7 @@ fn failure(mut error: TrySendError<Request>, spare: Option<Request>, request: &m
     };
     let unprocessed = again.is_some();
     *request = again.unwrap_or_default();
-    UpstreamFailure { kind, unprocessed, cause: describe(&error) }
-}
-
-/// The error and what caused it, in one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
+    UpstreamFailure { kind, unprocessed, cause: with_causes(&error) }
 }
 
 /// A connection that is busy with one request.
