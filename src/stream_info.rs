@@ -99,17 +99,19 @@ pub struct StreamInfo {
     pub start: Instant,
     /// The same moment for people.
     pub start_time: SystemTime,
-    /// Downstream protocol.
-    pub protocol: Version,
+    /// What its log entry tells of.
+    pub log_type: LogType,
+    /// Downstream protocol; `None` for a connection without requests.
+    pub protocol: Option<Version>,
     /// The client's address as far as trusted (`x-forwarded-for`); `None`: the connection's.
     pub trusted_client: Option<SocketAddr>,
-    /// Request method.
-    pub method: Method,
+    /// Request method; `None` for a connection without requests.
+    pub method: Option<Method>,
     /// `:authority` or `Host` as sent upstream.
     pub authority: Option<HeaderValue>,
     /// `:path` as sent upstream.
     pub path: Option<PathAndQuery>,
-    /// `:scheme`: "http" or "https".
+    /// `:scheme`: "http" or "https"; empty for a connection without requests.
     pub scheme: &'static str,
     /// Request headers that a log asked for.
     pub request_headers: Vec<(HeaderName, HeaderValue)>,
@@ -137,12 +139,29 @@ pub struct StreamInfo {
     pub upstream_cluster: Option<Arc<str>>,
     /// Protocol spoken upstream.
     pub upstream_protocol: Option<Version>,
+    /// Our address on the connection upstream.
+    pub upstream_local: Option<Address>,
     /// Why a connection upstream failed.
     pub upstream_transport_failure_reason: Option<String>,
     /// How many times a host was tried.
     pub attempt_count: u32,
     /// Durations since `start`.
     pub timing: Timing,
+}
+
+/// What an entry of an access log tells of (`envoy.data.accesslog.v3.AccessLogType`): the names are those of `%ACCESS_LOG_TYPE%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogType {
+    /// A TCP proxy has its connection upstream.
+    TcpUpstreamConnected = 1,
+    /// A connection of a TCP proxy goes on.
+    TcpPeriodic = 2,
+    /// A connection of a TCP proxy has ended; also one that no filter served.
+    TcpConnectionEnd = 3,
+    /// A request has ended.
+    DownstreamEnd = 6,
+    /// A connection of a TCP proxy has begun.
+    TcpConnectionStart = 14,
 }
 
 /// Durations since the start of the request; `None` when it never came to that.
@@ -168,15 +187,29 @@ impl StreamInfo {
     /// The facts that are known when the headers of a request have been read.
     pub fn begin(connection: Rc<ConnectionInfo>, protocol: Version, method: Method) -> StreamInfo {
         StreamInfo {
-            connection,
             start: Instant::now(),
+            log_type: LogType::DownstreamEnd,
+            protocol: Some(protocol),
+            method: Some(method),
+            scheme: "http",
+            ..StreamInfo::of_connection(connection)
+        }
+    }
+
+    /// The facts of a connection that is served as a stream of bytes.
+    pub fn of_connection(connection: Rc<ConnectionInfo>) -> StreamInfo {
+        let start = connection.start;
+        StreamInfo {
+            connection,
+            start,
             start_time: SystemTime::now(),
-            protocol,
+            log_type: LogType::TcpConnectionEnd,
+            protocol: None,
             trusted_client: None,
-            method,
+            method: None,
             authority: None,
             path: None,
-            scheme: "http",
+            scheme: "",
             request_headers: Vec::new(),
             response_headers: Vec::new(),
             response_trailers: Vec::new(),
@@ -190,6 +223,7 @@ impl StreamInfo {
             upstream: None,
             upstream_cluster: None,
             upstream_protocol: None,
+            upstream_local: None,
             upstream_transport_failure_reason: None,
             attempt_count: 0,
             timing: Timing::default(),

@@ -26,9 +26,6 @@ use super::operator::{self, Header, Scope};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The value of `AccessLogType` that all our entries have.
-const DOWNSTREAM_END: i32 = 6;
-
 /// Envoy's flags that nothing here raises; a filter may name them all the same.
 const FLAGS_NEVER_RAISED: &[&str] = &[
     "DI", "FI", "RL", "UAEX", "RLSE", "IH", "RFCF", "NFCF", "DT", "OM", "DF", "DO", "DR", "UDO", "URX", "LH", "DPE",
@@ -63,6 +60,13 @@ pub enum Filter {
     GrpcStatus {
         /// The codes that are listed.
         statuses: Vec<u32>,
+        /// Whether the listed ones are the ones left out.
+        exclude: bool,
+    },
+    /// `log_type_filter`
+    LogType {
+        /// The types that are listed.
+        types: Vec<i32>,
         /// Whether the listed ones are the ones left out.
         exclude: bool,
     },
@@ -103,7 +107,7 @@ impl Filter {
                 exclude: *exclude,
             }),
             FilterSpecifier::LogTypeFilter(LogTypeFilter { types, exclude }) => {
-                Some(Filter::Constant(types.contains(&DOWNSTREAM_END) != *exclude))
+                Some(Filter::LogType { types: types.clone(), exclude: *exclude })
             }
             FilterSpecifier::HeaderFilter(HeaderFilter { header }) => {
                 let field = field.key("header_filter");
@@ -136,6 +140,7 @@ impl Filter {
             Filter::Flags(flags) => info.flags.intersects(*flags),
             Filter::AnyFlag => !info.flags.is_empty(),
             Filter::GrpcStatus { statuses, exclude } => statuses.contains(&info.grpc_status.unwrap_or(0)) != *exclude,
+            Filter::LogType { types, exclude } => types.contains(&(info.log_type as i32)) != *exclude,
             Filter::Constant(passes) => *passes,
         }
     }

@@ -45,8 +45,8 @@ impl<'a> Scope<'a> {
 
     /// The address of the host, once there was a connection to it.
     fn upstream_peer(&self) -> Option<&'a Address> {
-        self.info.upstream_protocol?;
-        self.info.upstream.as_ref().map(|upstream| &upstream.address)
+        let connected = self.info.upstream_protocol.is_some() || self.info.upstream_local.is_some();
+        self.info.upstream.as_ref().filter(|_| connected).map(|upstream| &upstream.address)
     }
 
     fn request_header(&self, name: &HeaderName) -> Option<&'a HeaderValue> {
@@ -193,7 +193,7 @@ pub const PRECISIONS: &[(&str, Precision)] =
 
 /// Operators that take no argument, by name.
 pub const COMMANDS: &[(&str, Print)] = &[
-    ("PROTOCOL", |s, out| text(out, Some(version(s.info.protocol)))),
+    ("PROTOCOL", |s, out| text(out, s.info.protocol.map(version))),
     ("UPSTREAM_PROTOCOL", |s, out| text(out, s.info.upstream_protocol.map(version))),
     ("RESPONSE_CODE", |s, out| number(out, Some(s.info.response_code.unwrap_or(0)))),
     ("RESPONSE_FLAGS", |s, out| list(out, "-", s.info.flags.names().map(|(short, _)| short))),
@@ -262,7 +262,7 @@ pub const COMMANDS: &[(&str, Print)] = &[
         let name = &*s.info.connection.filter_chain;
         text(out, Some(name).filter(|name| !name.is_empty()))
     }),
-    ("ACCESS_LOG_TYPE", |_, out| text(out, Some("DownstreamEnd"))),
+    ("ACCESS_LOG_TYPE", |s, out| display(out, Some(format_args!("{:?}", s.info.log_type)))),
     // Nothing sets custom flags, and local replies are logged after their bodies have gone: empty, but not absent.
     ("CUSTOM_FLAGS", |_, out| text(out, Some(""))),
     ("LOCAL_REPLY_BODY", |_, out| text(out, Some(""))),
@@ -414,10 +414,10 @@ fn first_present(main: &Header, alternative: Option<&Header>, mut print: impl Fn
 pub fn request_header<'a>(header: &Header, scope: &Scope<'a>) -> Option<&'a [u8]> {
     let info = scope.info;
     match header {
-        Header::Method => Some(info.method.as_str().as_bytes()),
+        Header::Method => info.method.as_ref().map(|method| method.as_str().as_bytes()),
         Header::Path => scope.path().map(str::as_bytes),
         Header::Authority => info.authority.as_ref().map(HeaderValue::as_bytes),
-        Header::Scheme => Some(info.scheme.as_bytes()),
+        Header::Scheme => Some(info.scheme.as_bytes()).filter(|scheme| !scheme.is_empty()),
         Header::Status | Header::Unknown => None,
         Header::Named(name) => scope.request_header(name).map(HeaderValue::as_bytes),
     }

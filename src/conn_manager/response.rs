@@ -148,7 +148,7 @@ impl Exchange {
         let info = &mut self.stream.info;
         if Refused::is_in(&response) {
             self.connection.retire();
-            if info.protocol == Version::HTTP_2 {
+            if info.protocol == Some(Version::HTTP_2) {
                 // A stream that is reset has no response: this is the end of the exchange.
                 return response;
             }
@@ -163,7 +163,7 @@ impl Exchange {
             self.complete = true;
             return response;
         }
-        if info.protocol != Version::HTTP_2 {
+        if info.protocol != Some(Version::HTTP_2) {
             self.connection.begin_writing(&self.stream.timer);
         }
         response.map(|body| Body::timed(ResponseBody { body, exchange: self, sleep: None }))
@@ -231,7 +231,7 @@ impl Exchange {
             stats.downstream_rq_completed.inc();
         } else if info.flags.is_empty() {
             stats.downstream_rq_rx_reset.inc();
-            let reset = info.protocol == Version::HTTP_2 && !self.connection.is_closed();
+            let reset = info.protocol == Some(Version::HTTP_2) && !self.connection.is_closed();
             let (flag, details) = if reset {
                 (ResponseFlags::DOWNSTREAM_REMOTE_RESET, "http2.remote_reset")
             } else {
