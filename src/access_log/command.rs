@@ -8,8 +8,9 @@ use crate::stream_info::PeerCertificate;
 
 use super::grpc_status;
 use super::operator::{
-    COMMANDS, Header, MOMENTS, Operator, PRECISIONS, PathSource, Printed, Query, Scope, UNANSWERED, Whitespace,
+    COMMANDS, Header, MOMENTS, Operator, PRECISIONS, PathSource, Printed, Query, UNANSWERED, Whitespace,
 };
+use super::scope::Scope;
 use super::time::{TimeFormat, UnknownSpecifier, Zone};
 
 /// A resolved command with its length limit.

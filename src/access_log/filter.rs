@@ -22,7 +22,8 @@ use crate::proto::type_v3::fractional_percent::DenominatorType;
 use crate::stream_info::{HeaderCapture, ResponseFlags, StreamInfo};
 
 use super::command;
-use super::operator::{self, Header, Scope};
+use super::operator::{self, Header};
+use super::scope::Scope;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 

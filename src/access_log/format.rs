@@ -6,9 +6,14 @@ use crate::config::Field;
 use crate::stream_info::HeaderCapture;
 
 use super::command::{Command, FormatError};
-use super::operator::{Operator, Printed, Scope};
+use super::operator::{Operator, Printed};
+use super::scope::Scope;
 
 /// A compiled text format.
+///
+/// For the value of a header: [`Format::parse`] when the configuration is loaded, [`Format::capture`] to have the headers kept that it
+/// reads of the request when it is filled in for a response, and for each message [`Format::render`] with [`Style::HeaderValue`] and
+/// [`Scope::of_request`] or [`Scope::of_response`]. Rendering appends to the caller's buffer and allocates nothing else.
 #[derive(Debug, Clone)]
 pub struct Format {
     pieces: Vec<Piece>,
@@ -25,6 +30,8 @@ pub(super) enum Piece {
 pub enum Style {
     /// A header value: absent facts print nothing, bytes stay as they are.
     HeaderValue,
+    /// A body: absent facts print `-`, bytes stay as they are.
+    Body,
     /// A line of a log: absent facts print `-`. Control bytes are escaped, so that nobody forges a line.
     Line,
     /// The same where the configuration says `omit_empty_values`: absent facts print nothing.
@@ -115,7 +122,7 @@ impl Format {
                 Piece::Command(command) => {
                     let start = out.len();
                     match (command.print(scope, out), style) {
-                        (Printed::Absent, Style::Line) => out.push(b'-'),
+                        (Printed::Absent, Style::Line | Style::Body) => out.push(b'-'),
                         (Printed::Text, Style::Line | Style::LineOmittingEmpty) => escape_controls(out, start),
                         _ => {}
                     }

@@ -11,7 +11,8 @@ use crate::proto::value::Kind;
 use crate::stream_info::HeaderCapture;
 
 use super::format::{Format, Piece};
-use super::operator::{Printed, Scope};
+use super::operator::Printed;
+use super::scope::Scope;
 
 /// A compiled JSON format.
 #[derive(Debug)]

@@ -8,72 +8,14 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::{HeaderName, HeaderValue, Version};
 
 use crate::net::Address;
-use crate::stream_info::{HeaderCapture, PeerCertificate, StreamInfo, TlsInfo};
+use crate::stream_info::{HeaderCapture, PeerCertificate, StreamInfo};
 
 use super::grpc_status;
+use super::scope::{ORIGINAL_PATH, Scope};
 use super::time::TimeFormat;
-
-/// What a format can read: the facts of a stream, and the headers where the caller still has them. Without them, the headers that the
-/// stream kept for its logs are used.
-#[derive(Debug, Clone, Copy)]
-pub struct Scope<'a> {
-    /// The stream.
-    pub info: &'a StreamInfo,
-    /// The request's headers.
-    pub request_headers: Option<&'a HeaderMap>,
-    /// The response's headers.
-    pub response_headers: Option<&'a HeaderMap>,
-}
-
-impl<'a> Scope<'a> {
-    /// The stream at its end, when only what it kept is left.
-    #[must_use]
-    pub fn finished(info: &'a StreamInfo) -> Self {
-        Self { info, request_headers: None, response_headers: None }
-    }
-
-    fn tls(&self) -> Option<&'a TlsInfo> {
-        self.info.connection.tls.as_ref()
-    }
-
-    fn peer(&self) -> Option<&'a PeerCertificate> {
-        self.tls()?.peer.as_deref()
-    }
-
-    /// The address of the host, once there was a connection to it.
-    fn upstream_peer(&self) -> Option<&'a Address> {
-        let connected = self.info.upstream_protocol.is_some() || self.info.upstream_local.is_some();
-        self.info.upstream.as_ref().filter(|_| connected).map(|upstream| &upstream.address)
-    }
-
-    fn request_header(&self, name: &HeaderName) -> Option<&'a HeaderValue> {
-        match self.request_headers {
-            Some(headers) => headers.get(name),
-            None => self.info.request_header(name),
-        }
-    }
-
-    fn response_header(&self, name: &HeaderName) -> Option<&'a HeaderValue> {
-        match self.response_headers {
-            Some(headers) => headers.get(name),
-            None => self.info.response_header(name),
-        }
-    }
-
-    fn path(&self) -> Option<&'a str> {
-        self.info.path.as_ref().map(http::uri::PathAndQuery::as_str)
-    }
-
-    /// The path as the client sent it, where a route has rewritten it.
-    fn original_path(&self) -> Option<&'a str> {
-        self.request_header(&ORIGINAL_PATH)?.to_str().ok()
-    }
-}
-
-const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 
 /// What an operator has printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -263,9 +205,9 @@ pub const COMMANDS: &[(&str, Print)] = &[
         text(out, Some(name).filter(|name| !name.is_empty()))
     }),
     ("ACCESS_LOG_TYPE", |s, out| display(out, Some(format_args!("{:?}", s.info.log_type)))),
-    // Nothing sets custom flags, and local replies are logged after their bodies have gone: empty, but not absent.
+    // Nothing sets custom flags: empty, but not absent.
     ("CUSTOM_FLAGS", |_, out| text(out, Some(""))),
-    ("LOCAL_REPLY_BODY", |_, out| text(out, Some(""))),
+    ("LOCAL_REPLY_BODY", |s, out| text(out, Some(s.local_reply_body))),
     ("UNIQUE_ID", |_, out| unique_id(out)),
     ("GRPC_STATUS_NUMBER", |s, out| number(out, s.info.grpc_status)),
 ];
@@ -352,7 +294,7 @@ impl Operator {
                 first_present(main, alternative.as_ref(), |header| print_response(header, scope, out))
             }
             Operator::Trailer(main, alternative) => first_present(main, alternative.as_ref(), |header| match header {
-                Header::Named(name) => text(out, info.response_trailer(name).map(HeaderValue::as_bytes)),
+                Header::Named(name) => text(out, scope.response_trailer(name).map(HeaderValue::as_bytes)),
                 _ => Printed::Absent,
             }),
             Operator::StartTime(format) => time(out, format, Some(info.start_time)),

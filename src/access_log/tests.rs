@@ -14,8 +14,7 @@ use crate::proto::{ListValue, Struct, Value};
 use crate::stream_info::{ConnectionInfo, PeerCertificate, ResponseFlags, StreamInfo, TlsInfo, UpstreamInfo};
 
 use super::json::JsonFormat;
-use super::operator::Scope;
-use super::{DEFAULT_FORMAT, Format, Style};
+use super::{Format, Scope, Style, SubstitutionFormat};
 
 fn stream() -> StreamInfo {
     let connection = ConnectionInfo {
@@ -74,8 +73,10 @@ fn line(format: &str, style: Style) -> String {
 
 #[test]
 fn the_default_format() {
+    let mut out = Vec::new();
+    SubstitutionFormat::default_log().render(&Scope::finished(&stream()), &mut out);
     assert_eq!(
-        line(DEFAULT_FORMAT, Style::Line),
+        String::from_utf8(out).unwrap(),
         "[2026-11-21T11:28:21.468Z] \"GET /u?a=b%20c%0a&x HTTP/2\" 503 UF 0 98 12 - \"9.9.9.9\" \"agent/1 \"q\"\\x09\" \"-\" \
          \"db.example:8443\" \"127.0.0.1:19902\"\n"
     );

@@ -47,14 +47,14 @@ impl HeaderMutations {
     /// Changes the headers of a request.
     pub fn apply_to_request(&self, headers: &mut HeaderMap, info: &StreamInfo) {
         self.remove(headers);
-        let values = self.values(headers, &Scope { info, request_headers: Some(headers), response_headers: None });
+        let values = self.values(headers, &Scope::of_request(info, headers));
         write(headers, values);
     }
 
     /// Changes the headers of a response. Of the request's headers, values can hold what [`HeaderMutations::capture`] asked for.
     pub fn apply_to_response(&self, headers: &mut HeaderMap, info: &StreamInfo) {
         self.remove(headers);
-        let values = self.values(headers, &Scope { info, request_headers: None, response_headers: Some(headers) });
+        let values = self.values(headers, &Scope::of_response(info, headers));
         write(headers, values);
     }
 
