@@ -39,12 +39,6 @@ NOT_TO_BE_JUDGED = [
     r"[Ii]nvalid OAuth|OAuth2 filter",
 ]
 # Where the two differ on purpose, by what the one says that refuses; `docs/differences-from-envoy.md` says more.
-ON_PURPOSE_ACCEPTED = [
-    (
-        r"Didn't find a registered implementation for 'envoy\.filters\.[a-z_.]+' with type URL: ''",
-        "a well-known filter is only named, without `typed_config`: taken for its type, with a warning",
-    ),
-]
 ON_PURPOSE_REFUSED = [
     (r"is given twice", "a field is given twice: Envoy silently takes the last"),
     (r"a second document begins", "a second document in the file: Envoy silently ignores it"),
@@ -163,9 +157,7 @@ def outcome(judgement):
         return on_purpose or "refused, though Envoy accepts it"
     if any(re.search(pattern, says) for pattern in MISSING_FILES + NOT_TO_BE_JUDGED):
         return "not to be judged: Envoy misses files that have no stub"
-    if not judgement.accepts:
-        return "refused by both"
-    return reason(says, ON_PURPOSE_ACCEPTED) or "accepted, though Envoy refuses it"
+    return "accepted, though Envoy refuses it" if judgement.accepts else "refused by both"
 
 
 def run(portreeve, tally):

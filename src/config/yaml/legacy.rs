@@ -1,7 +1,7 @@
-//! Spellings of older Envoys that files still have: what they are taken for, or what to write instead.
+//! Spellings of older Envoys that files still have: what to write instead.
 
 /// The type of an extension that is named without a `typed_config`: Envoy took the name for the type until 1.22, and every
-/// fifth public file still relies on it. Only extensions that do their job without settings are listed.
+/// fifth public file still has it so. Only extensions that do their job without settings are listed.
 pub(super) fn type_of_bare_name(message: &str, name: &str) -> Option<&'static str> {
     let known: &[(&str, &str)] = match message {
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter" => &[

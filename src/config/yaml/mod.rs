@@ -206,7 +206,8 @@ fn conflict(field: &FieldDescriptor, seen: &[FieldDescriptor]) -> Option<String>
     Some(format!("only one of {} may be set, and {} is set already", members.join(", "), other.name()))
 }
 
-/// Gives an extension that is only named, as Envoy allowed until 1.22, the type that its name stood for.
+/// Says of an extension that is only named, as Envoy allowed until 1.22, which type its name stood for. Goes on with that type, so
+/// that whatever else is wrong is reported in the same run.
 fn default_extension(
     descriptor: &MessageDescriptor,
     entries: &[Entry<'_>],
@@ -223,7 +224,7 @@ fn default_extension(
     let Some(type_name) = legacy::type_of_bare_name(descriptor.full_name(), &name.text) else { return };
     field
         .key("name")
-        .warning(format!("has no typed_config, which Envoy requires since 1.22: taken for an empty {type_name}"));
+        .error(format!("a name alone configures nothing: add typed_config: {{\"@type\": type.googleapis.com/{type_name}}}"));
     let mut any = Vec::new();
     well_known::put_any(&format!("type.googleapis.com/{type_name}"), &[], &mut any);
     put_bytes(typed_config.number(), &any, out);

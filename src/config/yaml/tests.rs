@@ -139,13 +139,13 @@ fn unknown_types_are_refused_with_the_nearest() {
 }
 
 #[test]
-fn well_known_extensions_may_be_named_only() {
+fn who_only_names_an_extension_reads_what_to_write() {
     for document in ["name: envoy.filters.http.router", "{name: envoy.filters.http.router, typed_config: {}}"] {
         let (filter, problems) = read::<proto::hcm::HttpFilter>(document);
         assert_eq!(
             problems,
-            ["name: has no typed_config, which Envoy requires since 1.22: \
-              taken for an empty envoy.extensions.filters.http.router.v3.Router"]
+            ["name: a name alone configures nothing: \
+              add typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}"]
         );
         let Some(proto::hcm::http_filter::ConfigType::TypedConfig(any)) = filter.config_type else { panic!("typed") };
         assert_eq!(any.type_url, "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router");
