@@ -7,6 +7,7 @@ import tempfile
 import urllib.error
 import urllib.request
 
+import browser
 from harness import CACHE, HERE, Certificates, Portreeve, Process, free_port
 from registration import Grpcurl
 
@@ -70,6 +71,7 @@ def static(tally, ingress):
     pages(tally, ingress, "static", "")
     pages(tally, ingress, "static, by path", "/worker/static")
     websockets(tally, ingress, "static")
+    browser.ide(tally, ingress.port)
 
 
 def registered(tally, ingress, port):
