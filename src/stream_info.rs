@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, uri::PathAndQuer
 use tokio::{net::unix::UCred, time::Instant};
 
 use crate::net::Address;
+use crate::proto;
 
 /// One accepted downstream connection; shared by its requests.
 #[derive(Debug)]
@@ -88,6 +89,12 @@ pub struct UpstreamInfo {
     pub address: Address,
     /// Name of the host, or its address where it has none.
     pub host_name: String,
+    /// What statistics call the cluster (`alt_stat_name`); as a rule its name.
+    pub cluster_stat_name: Arc<str>,
+    /// The cluster's metadata.
+    pub cluster_metadata: Option<Arc<proto::core::Metadata>>,
+    /// The host's metadata.
+    pub host_metadata: Option<proto::core::Metadata>,
 }
 
 /// One request and its response.

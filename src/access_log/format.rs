@@ -6,7 +6,8 @@ use crate::config::Field;
 use crate::stream_info::HeaderCapture;
 
 use super::command::{Command, FormatError};
-use super::operator::{Operator, Printed};
+use super::operator::Operator;
+use super::print::Printed;
 use super::scope::Scope;
 
 /// A compiled text format.
@@ -123,7 +124,9 @@ impl Format {
                     let start = out.len();
                     match (command.print(scope, out), style) {
                         (Printed::Absent, Style::Line | Style::Body) => out.push(b'-'),
-                        (Printed::Text, Style::Line | Style::LineOmittingEmpty) => escape_controls(out, start),
+                        (Printed::Text | Printed::Json, Style::Line | Style::LineOmittingEmpty) => {
+                            escape_controls(out, start)
+                        }
                         _ => {}
                     }
                 }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::operator::Printed;
+use super::print::Printed;
 
 /// How a status is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

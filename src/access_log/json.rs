@@ -11,7 +11,7 @@ use crate::proto::value::Kind;
 use crate::stream_info::HeaderCapture;
 
 use super::format::{Format, Piece};
-use super::operator::Printed;
+use super::print::Printed;
 use super::scope::Scope;
 
 /// A compiled JSON format.
@@ -147,7 +147,7 @@ fn render_text(format: &Format, scope: &Scope<'_>, omit_empty: bool, out: &mut V
                 escape(out, start + 1);
                 out.push(b'"');
             }
-            Printed::Number => {
+            Printed::Number | Printed::Json => {
                 out.remove(start);
             }
             Printed::Absent => {
@@ -175,6 +175,49 @@ fn render_text(format: &Format, scope: &Scope<'_>, omit_empty: bool, out: &mut V
     }
     out.push(b'"');
     true
+}
+
+/// Appends a value as JSON, with sorted keys.
+pub fn append(value: &Kind, out: &mut Vec<u8>) {
+    let each = |value: &proto::Value, out: &mut Vec<u8>| match &value.kind {
+        Some(kind) => append(kind, out),
+        None => out.extend_from_slice(b"null"),
+    };
+    match value {
+        Kind::NullValue(_) => out.extend_from_slice(b"null"),
+        Kind::BoolValue(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
+        Kind::NumberValue(value) => {
+            // Writing into a `Vec` cannot fail.
+            let _ = write!(out, "{value}");
+        }
+        Kind::StringValue(text) => {
+            out.push(b'"');
+            let start = out.len();
+            out.extend_from_slice(text.as_bytes());
+            escape(out, start);
+            out.push(b'"');
+        }
+        Kind::ListValue(list) => {
+            out.push(b'[');
+            for value in &list.values {
+                each(value, out);
+                out.push(b',');
+            }
+            close(b']', out);
+        }
+        Kind::StructValue(object) => {
+            let mut members: Vec<_> = object.fields.iter().collect();
+            members.sort_unstable_by_key(|(key, _)| *key);
+            out.push(b'{');
+            for (key, value) in members {
+                append(&Kind::StringValue(key.clone()), out);
+                out.push(b':');
+                each(value, out);
+                out.push(b',');
+            }
+            close(b'}', out);
+        }
+    }
 }
 
 fn quoted(text: &str) -> String {

@@ -10,6 +10,8 @@ mod format;
 mod grpc_status;
 mod json;
 mod operator;
+mod plain;
+mod print;
 mod scope;
 mod substitution;
 mod time;

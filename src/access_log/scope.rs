@@ -1,5 +1,7 @@
 //! What a format can read while it is filled in.
 
+use std::borrow::Cow;
+
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -8,6 +10,9 @@ use crate::stream_info::{PeerCertificate, StreamInfo, TlsInfo};
 
 /// Holds the path as the client sent it, where a route has rewritten it.
 pub const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+
+/// Holds the host as the client sent it, where a route has rewritten it.
+pub const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 
 /// The facts of a stream, and the headers where the caller still has them. Without them, the headers that the stream kept for its
 /// logs are used. Start with [`Scope::of_request`], [`Scope::of_response`] or [`Scope::finished`] and add what is known beyond that.
@@ -26,13 +31,7 @@ impl<'a> Scope<'a> {
     /// The stream when only what it kept is left, as for a log entry.
     #[must_use]
     pub fn finished(info: &'a StreamInfo) -> Self {
-        Self {
-            info,
-            request_headers: None,
-            response_headers: None,
-            response_trailers: None,
-            local_reply_body: b"",
-        }
+        Self { info, request_headers: None, response_headers: None, response_trailers: None, local_reply_body: b"" }
     }
 
     /// A stream whose request is at hand.
@@ -77,6 +76,19 @@ impl<'a> Scope<'a> {
     pub(super) fn upstream_peer(&self) -> Option<&'a Address> {
         let connected = self.info.upstream_protocol.is_some() || self.info.upstream_local.is_some();
         self.info.upstream.as_ref().filter(|_| connected).map(|upstream| &upstream.address)
+    }
+
+    /// Our address on the connection to it.
+    pub(super) fn upstream_local(&self) -> Option<&'a Address> {
+        self.info.upstream_local.as_ref()
+    }
+
+    /// The client: the trusted one of `x-forwarded-for`, else the connection's peer.
+    pub(super) fn client(&self) -> Option<Cow<'a, Address>> {
+        Some(match self.info.trusted_client {
+            Some(client) => Cow::Owned(Address::Ip(client)),
+            None => Cow::Borrowed(&self.info.connection.remote),
+        })
     }
 
     pub(super) fn request_header(&self, name: &HeaderName) -> Option<&'a HeaderValue> {

@@ -58,6 +58,9 @@ fn stream() -> StreamInfo {
         cluster: "c".into(),
         address: Address::Ip("127.0.0.1:19902".parse().unwrap()),
         host_name: "host.example:19902".to_owned(),
+        cluster_stat_name: "c".into(),
+        cluster_metadata: None,
+        host_metadata: None,
     }));
     info.timing.last_downstream_rx = Some(Duration::from_micros(1500));
     info.timing.first_upstream_rx = Some(Duration::from_millis(2));
@@ -88,7 +91,7 @@ fn operators_print_what_envoy_prints() {
         ("%START_TIME(%s)%|%START_TIME(%Y %E3S %f %3f %z %Z)%", "1795260501|2026 21.468 468000000 468 +0000 UTC"),
         ("%REQ(:METHOD)% %REQ(:PATH)% %REQ(:SCHEME)% %REQ(:AUTHORITY)%", "GET /z?a=b%20c%0a&x http db.example:8443"),
         ("%REQ(nope)%|%REQ(nope?user-agent):5%|%RESP(server)%|%RESP(:STATUS)%|%TRAILER(x)%", "-|agent|-|503|-"),
-        ("%RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG% %RESPONSE_CODE:1%", "UF UpstreamConnectionFailure 5"),
+        ("%RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG% %RESPONSE_CODE%", "UF UpstreamConnectionFailure 503"),
         ("%RESPONSE_CODE_DETAILS%|%RESPONSE_CODE_DETAILS(ALLOW_WHITESPACES)%", "upstream_reset|upstream reset"),
         (
             "%DURATION% %REQUEST_DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION% %REQUEST_TX_DURATION%",
@@ -148,15 +151,23 @@ fn mistakes_in_a_format_are_explained() {
         ("a %NOTHING_LIKE_IT_AT_ALL%", "unknown command %NOTHING_LIKE_IT_AT_ALL% at position 2"),
         ("50% done", "the '%' at position 2 starts no command; a percent sign is written '%%'"),
         ("%REQ(x%", "the '%' at position 0 starts no command; a percent sign is written '%%'"),
-        ("%REQ()%", "%REQ()% at position 0: \"\" is not a header name"),
+        ("%REQ()%", "%REQ()% at position 0: an argument is required"),
         ("%REQ(a?b?c)%", "%REQ(a?b?c)% at position 0: no more than one alternative is possible"),
         ("%DURATION(ms)%", "%DURATION(ms)% at position 0: the command takes no argument"),
-        ("%START_TIME(%Q)%", "%START_TIME(%Q)% at position 0: unknown time specifier \"%Q\""),
+        ("%PROTOCOL:5%", "%PROTOCOL:5% at position 0: the command takes no length"),
+        ("%START_TIME(%n)%", "%START_TIME(%n)% at position 0: a time cannot hold a new line"),
+        ("%START_TIME(%Y):4%", "%START_TIME(%Y):4% at position 0: the command takes no length"),
         (
-            "%COMMON_DURATION(DS_RX_BEG:X:ms)%",
-            "%COMMON_DURATION(DS_RX_BEG:X:ms)% at position 0: \"X\" is none of DS_RX_BEG, DS_RX_END, US_TX_BEG, US_TX_END, US_RX_BEG, US_RX_END, DS_TX_BEG, DS_TX_END",
+            "%COMMON_DURATION(DS_RX_BEG:DS_RX_END:s)%",
+            "%COMMON_DURATION(DS_RX_BEG:DS_RX_END:s)% at position 0: \"s\" is none of ms, us, ns",
         ),
-        ("%DYNAMIC_METADATA(a:b)%", "%DYNAMIC_METADATA% is valid in Envoy, not implemented by Portreeve yet"),
+        ("%DYNAMIC_METADATA%", "%DYNAMIC_METADATA% at position 0: an argument is required"),
+        ("%METADATA(NOPE:a)%", "%METADATA(NOPE:a)% at position 0: \"NOPE\" has no metadata"),
+        (
+            "%FILTER_STATE(k:X)%",
+            "%FILTER_STATE(k:X)% at position 0: expected a key, and behind a colon PLAIN, TYPED or FIELD:NAME",
+        ),
+        ("%TLS_JA3_FINGERPRINT%", "%TLS_JA3_FINGERPRINT% is valid in Envoy, not implemented by Portreeve yet"),
     ] {
         assert_eq!(Format::parse(format).unwrap_err().to_string(), expected, "{format}");
     }
@@ -165,7 +176,7 @@ fn mistakes_in_a_format_are_explained() {
 #[test]
 fn a_log_may_name_what_is_not_recorded() {
     let report = Report::new();
-    let format = Format::parse_for_log("%UPSTREAM_LOCAL_ADDRESS% %PROTOCOL%", Field::root(&report)).unwrap();
+    let format = Format::parse_for_log("%DOWNSTREAM_CX_RTT% %PROTOCOL%", Field::root(&report)).unwrap();
     let mut out = Vec::new();
     format.render(&Scope::finished(&stream()), Style::Line, &mut out);
     assert_eq!(out, b"- HTTP/2");

@@ -1,6 +1,7 @@
 //! `%START_TIME(FORMAT)%`: strftime formats, compiled once, printed without allocation.
 //!
-//! The specifiers are those of the C++ `put_time`, and Envoy's own `%s`, `%f`, `%1f` to `%9f`, `%E3S` and `%E*S`.
+//! The specifiers are those of the C++ `put_time`, and Envoy's own `%s`, `%f`, `%1f` to `%9f`, `%E3S`, `%E*S` and `%Ez`. What is no
+//! specifier prints as it is written.
 
 use std::io::Write;
 use std::time::SystemTime;
@@ -32,8 +33,10 @@ enum Piece {
     Fraction(u8),
     /// Seconds with this many digits after the point.
     SecondsWithFraction(u8),
-    /// Nanoseconds, without trailing zeros, point included (`%E*S`).
+    /// Seconds with nanoseconds, without trailing zeros, point included (`%E*S`).
     ExactSeconds,
+    /// The offset with a colon (`%Ez`).
+    OffsetWithColon,
 }
 
 /// Letters of [`Piece::Field`].
@@ -79,24 +82,25 @@ impl TimeFormat {
         TimeFormat::parse(text, zone).expect("invariant: the formats above are valid")
     }
 
-    /// Compiles a format; the error names the specifier that is not known.
+    /// Compiles a format.
     ///
     /// # Errors
-    /// The first specifier that is not known.
-    pub fn parse(text: &str, zone: Zone) -> Result<TimeFormat, UnknownSpecifier> {
+    /// It would print a new line.
+    pub fn parse(text: &str, zone: Zone) -> Result<TimeFormat, NewLine> {
         let mut format = TimeFormat { zone, pieces: Vec::new() };
         format.append(text)?;
         Ok(format)
     }
 
-    fn append(&mut self, text: &str) -> Result<(), UnknownSpecifier> {
+    fn append(&mut self, text: &str) -> Result<(), NewLine> {
         let mut rest = text;
         while let Some(at) = rest.find('%') {
             self.literal(&rest[..at]);
             let specifier = &rest[at + 1..];
-            let (piece, length) = specifier_at(specifier).ok_or_else(|| UnknownSpecifier {
-                specifier: format!("%{}", specifier.chars().next().map(String::from).unwrap_or_default()),
-            })?;
+            if specifier.starts_with('n') {
+                return Err(NewLine);
+            }
+            let (piece, length) = specifier_at(specifier).unwrap_or((Specifier::Literal("%"), 0));
             match piece {
                 Specifier::Piece(piece) => self.pieces.push(piece),
                 Specifier::Literal(text) => self.literal(text),
@@ -142,10 +146,10 @@ fn specifier_at(text: &str) -> Option<(Specifier, usize)> {
     let second = chars.next();
     Some(match (first, second) {
         ('%', _) => (Specifier::Literal("%"), 1),
-        ('n', _) => (Specifier::Literal("\n"), 1),
         ('t', _) => (Specifier::Literal("\t"), 1),
         ('f', _) => (Specifier::Piece(Piece::Fraction(9)), 1),
         ('1'..='9', Some('f')) => (Specifier::Piece(Piece::Fraction(digit(first)?)), 2),
+        ('E', Some('z')) => (Specifier::Piece(Piece::OffsetWithColon), 2),
         ('E', Some('*')) if chars.next() == Some('S') => (Specifier::Piece(Piece::ExactSeconds), 3),
         ('E', Some(digits @ '1'..='9')) if chars.next() == Some('S') => {
             (Specifier::Piece(Piece::SecondsWithFraction(digit(digits)?)), 3)
@@ -171,6 +175,11 @@ impl Piece {
             Piece::SecondsWithFraction(digits) => {
                 write!(out, "{:02}.", moment.second())?;
                 render_fraction(moment, *digits, out)
+            }
+            Piece::OffsetWithColon => {
+                let (hours, minutes, _) = moment.offset().as_hms();
+                let sign = if moment.offset().is_negative() { '-' } else { '+' };
+                write!(out, "{sign}{:02}:{:02}", hours.abs(), minutes.abs())
             }
             Piece::ExactSeconds => {
                 write!(out, "{:02}.{:09}", moment.second(), moment.nanosecond())?;
@@ -233,12 +242,10 @@ fn render_field(field: char, moment: OffsetDateTime, zone: Zone, out: &mut Vec<u
     }
 }
 
-/// A time format uses a specifier that does not exist.
+/// A time format would print a new line, and so more than one line of a log.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown time specifier {specifier:?}")]
-pub struct UnknownSpecifier {
-    specifier: String,
-}
+#[error("a time cannot hold a new line")]
+pub struct NewLine;
 
 #[cfg(test)]
 mod tests {
@@ -276,9 +283,9 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_specifier_is_named() {
-        let error = TimeFormat::parse("%Y %Q", Zone::Utc).unwrap_err();
-        assert_eq!(error.to_string(), "unknown time specifier \"%Q\"");
-        assert!(TimeFormat::parse("%Y %", Zone::Utc).is_err());
+    fn what_is_no_specifier_prints_as_it_is() {
+        assert_eq!(render("%Y %Q %10f %0f %3E %"), "2023 %Q %10f %0f %3E %");
+        assert_eq!(render("%Ez"), "+00:00");
+        assert_eq!(TimeFormat::parse("%Y%n", Zone::Utc), Err(NewLine));
     }
 }

@@ -23,7 +23,7 @@ use crate::{
             },
             load_balancing_policy::Policy,
         },
-        core::{self, transport_socket::ConfigType},
+        core::{self, Metadata, transport_socket::ConfigType},
         endpoint,
         raw_buffer::RawBuffer,
         tls::UpstreamTlsContext,
@@ -78,6 +78,8 @@ pub struct Cluster {
     pub name: Arc<str>,
     /// What its stats are named by: `alt_stat_name`, or its name.
     pub observability_name: Arc<str>,
+    /// What `%CLUSTER_METADATA%` prints from.
+    pub metadata: Option<Arc<Metadata>>,
     /// How its hosts are found.
     pub discovery: Discovery,
     /// Time for a connection, TLS included.
@@ -156,7 +158,6 @@ impl Cluster {
         field.ignored("ignore_health_on_host_removal", ignore_health_on_host_removal, why);
         field.ignored("wait_for_warm_on_init", wait_for_warm_on_init, "start-up waits for the first resolution");
         field.ignored("cleanup_interval", cleanup_interval, "it is for clusters of type ORIGINAL_DST");
-        field.ignored("metadata", metadata, "nothing selects by the metadata of a cluster yet");
         let why = "the statistics of a cluster are always on, and read by scraping them";
         field.ignored("stats_matcher", stats_matcher, why);
         field.ignored("track_timeout_budgets", track_timeout_budgets, why);
@@ -187,6 +188,7 @@ impl Cluster {
         let endpoints = named_endpoints(load_assignment.as_ref(), discovery?, field);
         Some(Cluster {
             name: name.as_str().into(),
+            metadata: metadata.clone().map(Arc::new),
             discovery: discovery?,
             connect_timeout: field.duration("connect_timeout", connect_timeout).unwrap_or(CONNECT_TIMEOUT),
             protocol,

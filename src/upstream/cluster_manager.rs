@@ -147,7 +147,14 @@ impl HostRef {
         let endpoint = &host.endpoint;
         let host_name =
             if endpoint.hostname.is_empty() { endpoint.address.to_string() } else { endpoint.hostname.clone() };
-        let info = UpstreamInfo { cluster: Arc::clone(&cluster.name), address: endpoint.address.clone(), host_name };
+        let info = UpstreamInfo {
+            cluster: Arc::clone(&cluster.name),
+            address: endpoint.address.clone(),
+            host_name,
+            cluster_stat_name: Arc::clone(&cluster.observability_name),
+            cluster_metadata: cluster.metadata.clone(),
+            host_metadata: endpoint.metadata.clone(),
+        };
         HostRef(Rc::new(HostState {
             host: Arc::clone(host),
             cluster: Arc::clone(cluster),
