@@ -333,7 +333,9 @@ const FLAGS: &[(ResponseFlags, &str, &str)] = &[
     (ResponseFlags::UPSTREAM_OVERFLOW, "UO", "UpstreamOverflow"),
     (ResponseFlags::NO_ROUTE_FOUND, "NR", "NoRouteFound"),
     (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "DC", "DownstreamConnectionTermination"),
+    (ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED, "URX", "UpstreamRetryLimitExceeded"),
     (ResponseFlags::STREAM_IDLE_TIMEOUT, "SI", "StreamIdleTimeout"),
+    (ResponseFlags::INVALID_ENVOY_REQUEST_HEADERS, "IH", "InvalidEnvoyRequestHeaders"),
     (ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "DPE", "DownstreamProtocolError"),
     (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "UPE", "UpstreamProtocolError"),
     (ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "UMSDR", "UpstreamMaxStreamDurationReached"),
@@ -379,6 +381,11 @@ impl ResponseFlags {
     pub const OVERLOAD_MANAGER: ResponseFlags = ResponseFlags(1 << 15);
     /// The client reset the stream.
     pub const DOWNSTREAM_REMOTE_RESET: ResponseFlags = ResponseFlags(1 << 16);
+
+    /// Another attempt would have been due, and there had been enough.
+    pub const UPSTREAM_RETRY_LIMIT_EXCEEDED: ResponseFlags = ResponseFlags(1 << 17);
+    /// The headers by which a request orders the router about are wrong.
+    pub const INVALID_ENVOY_REQUEST_HEADERS: ResponseFlags = ResponseFlags(1 << 18);
 
     /// Adds the flags of `other`.
     pub fn set(&mut self, other: ResponseFlags) {

@@ -193,6 +193,18 @@ impl Exchange {
                 }
                 (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "response_timeout")
             }
+            Expired::Try | Expired::TryIdle => {
+                if let Some(cluster) = &self.stream.cluster {
+                    cluster.cluster().stats.upstream_rq_per_try_idle_timeout.inc();
+                }
+                (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream_per_try_idle_timeout")
+            }
+            Expired::TryDuration => {
+                if let Some(cluster) = &self.stream.cluster {
+                    cluster.cluster().stats.upstream_rq_max_duration_reached.inc();
+                }
+                (ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "upstream_max_stream_duration_reached")
+            }
             Expired::Idle => {
                 stats.downstream_rq_idle_timeout.inc();
                 (ResponseFlags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout")

@@ -24,6 +24,30 @@ pub enum Expired {
     MaxDuration,
     /// `request_timeout`: the request did not end in time.
     Request,
+    /// `per_try_timeout`: the attempt brought no response in time.
+    Try,
+    /// `per_try_idle_timeout`: nothing moved in the attempt.
+    TryIdle,
+    /// The cluster's `max_stream_duration`, or the request's own, for the attempt.
+    TryDuration,
+}
+
+/// The deadlines of one attempt at a request; they begin to run when it has been sent.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TryTimeouts {
+    /// From the end of the request to the head of the response.
+    pub response: Option<Duration>,
+    /// The longest time in which nothing moves.
+    pub idle: Option<Duration>,
+    /// The longest life of the upstream's stream.
+    pub duration: Option<Duration>,
+}
+
+impl TryTimeouts {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.response.is_none() && self.idle.is_none() && self.duration.is_none()
+    }
 }
 
 /// The deadlines of one stream.
@@ -36,6 +60,8 @@ pub struct StreamTimer {
     request_timeout: Cell<Option<Duration>>,
     route_timeout: Cell<Option<Duration>>,
     request_end: Cell<Option<Instant>>,
+    attempt: Cell<TryTimeouts>,
+    attempt_start: Cell<Option<Instant>>,
     waiting: RefCell<Option<Waker>>,
 }
 
@@ -50,6 +76,8 @@ impl StreamTimer {
             request_timeout: Cell::new(None),
             route_timeout: Cell::new(None),
             request_end: Cell::new(None),
+            attempt: Cell::default(),
+            attempt_start: Cell::new(None),
             waiting: RefCell::new(None),
         }
     }
@@ -70,6 +98,30 @@ impl StreamTimer {
     /// Whether the request has been read to its end.
     pub fn is_request_complete(&self) -> bool {
         self.request_end.get().is_some()
+    }
+
+    /// When the request had been read to its end.
+    pub fn request_end(&self) -> Option<Instant> {
+        self.request_end.get()
+    }
+
+    /// An attempt begins; its deadlines run once it has been sent.
+    pub fn begin_attempt(&self, timeouts: TryTimeouts) {
+        self.attempt.set(timeouts);
+        self.attempt_start.set(None);
+    }
+
+    /// The attempt was sent at `at`. To be called as often as one likes.
+    pub fn start_attempt(&self, at: Instant) {
+        if self.attempt_start.get().is_none() {
+            self.attempt_start.set(Some(at));
+            self.touch(at.max(self.last_activity.get()));
+        }
+    }
+
+    /// The head of the response has come: the attempt is the last one.
+    pub fn settle_attempt(&self) {
+        self.attempt.set(TryTimeouts { response: None, ..self.attempt.get() });
     }
 
     /// The longest time in which nothing moves; `None`: for ever.
@@ -104,16 +156,28 @@ impl StreamTimer {
 
     /// The earliest deadline as things stand.
     fn next(&self) -> Option<(Instant, Expired)> {
-        let after = |from: Option<Instant>, timeout: &Cell<Option<Duration>>, expired| {
-            // A deadline beyond the clock's range is none.
-            Some((from?.checked_add(timeout.get()?)?, expired))
-        };
+        let of_stream = self.next_of_stream();
+        let Some(start) = self.attempt_start.get() else { return of_stream };
+        let TryTimeouts { response, idle, duration } = self.attempt.get();
+        let complete = self.request_end.get().map(|end| end.max(start));
+        [
+            of_stream,
+            within(complete, response, Expired::Try),
+            within(Some(self.last_activity.get()), idle, Expired::TryIdle),
+            within(Some(start), duration, Expired::TryDuration),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
+    }
+
+    fn next_of_stream(&self) -> Option<(Instant, Expired)> {
         let request_open = self.request_end.get().is_none().then_some(self.start);
         [
-            after(self.request_end.get(), &self.route_timeout, Expired::Route),
-            after(Some(self.start), &self.max_duration, Expired::MaxDuration),
-            after(request_open, &self.request_timeout, Expired::Request),
-            after(Some(self.last_activity.get()), &self.idle_timeout, Expired::Idle),
+            within(self.request_end.get(), self.route_timeout.get(), Expired::Route),
+            within(Some(self.start), self.max_duration.get(), Expired::MaxDuration),
+            within(request_open, self.request_timeout.get(), Expired::Request),
+            within(Some(self.last_activity.get()), self.idle_timeout.get(), Expired::Idle),
         ]
         .into_iter()
         .flatten()
@@ -160,6 +224,11 @@ impl StreamTimer {
         let mut sleep = pin!(self.sleep());
         poll_fn(|cx| self.poll_expired(sleep.as_mut(), cx)).await
     }
+}
+
+/// A deadline beyond the clock's range is none.
+fn within(from: Option<Instant>, timeout: Option<Duration>, expired: Expired) -> Option<(Instant, Expired)> {
+    Some((from?.checked_add(timeout?)?, expired))
 }
 
 #[cfg(test)]

@@ -64,6 +64,17 @@ pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
+/// A `grpc-timeout`, in the finest unit that has room for it, but none finer than milliseconds.
+pub fn timeout_value(timeout: Duration) -> HeaderValue {
+    const LARGEST: u64 = 99_999_999;
+    let (milliseconds, seconds) = (u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX), timeout.as_secs());
+    let (amount, unit) = [(milliseconds, 'm'), (seconds, 'S'), (seconds / 60, 'M')]
+        .into_iter()
+        .find(|(amount, _)| *amount <= LARGEST)
+        .unwrap_or(((seconds / 3600).min(LARGEST), 'H'));
+    HeaderValue::from_str(&format!("{amount}{unit}")).unwrap_or(HeaderValue::from_static("99999999H"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

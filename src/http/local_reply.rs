@@ -72,16 +72,24 @@ impl LocalReply {
     }
 
     /// No attempt brought response headers. `details` is Envoy's word for the last failure, such as
-    /// `upstream_reset_before_response_started{connection_failure}`.
+    /// `upstream_reset_before_response_started{connection_failure}`; `reason` the same for people.
     pub fn upstream_failure(flags: ResponseFlags, details: String, reason: &str) -> LocalReply {
-        let body = format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
+        let body = format!("upstream connect error or disconnect/reset before headers. {reason}");
         LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, details).because(flags, body)
     }
 
-    /// The route's timeout ran out before the response had begun.
-    pub fn upstream_timeout() -> LocalReply {
-        LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "response_timeout")
-            .because(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream request timeout")
+    /// A timeout of the route or of the last attempt ran out before the response had begun. `status` is 504, or 204 if the client
+    /// wants to be told so.
+    pub fn upstream_timeout(status: StatusCode, details: &'static str) -> LocalReply {
+        let body = if status == StatusCode::NO_CONTENT { "" } else { "upstream request timeout" };
+        LocalReply::new(status, details).because(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, body)
+    }
+
+    /// The last attempt had lived long enough before the response had begun.
+    pub fn upstream_max_duration(request_complete: bool) -> LocalReply {
+        let status = if request_complete { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::REQUEST_TIMEOUT };
+        LocalReply::new(status, "upstream_max_stream_duration_reached")
+            .because(ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "upstream max stream duration reached")
     }
 
     /// `max_stream_duration` ran out before the response had begun.

@@ -44,6 +44,17 @@ impl Refused {
     }
 }
 
+/// The same request without its body.
+pub fn copy_head(request: &Request) -> Request {
+    let mut copy = Request::new(Body::empty());
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    copy.headers_mut().clone_from(request.headers());
+    copy.extensions_mut().clone_from(request.extensions());
+    *copy.version_mut() = request.version();
+    copy
+}
+
 /// Host and port that the request is for, from its URI or else from `Host`; `None` when it has neither, or no text.
 pub fn authority<B>(request: &http::Request<B>) -> Option<&str> {
     match request.uri().authority() {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use http::{
-    HeaderName, Request,
+    HeaderMap, HeaderName, Request,
     header::{HOST, InvalidHeaderName},
 };
 
@@ -77,6 +77,15 @@ impl HeaderMatcher {
                 let forwarded = || request.headers().get("x-forwarded-proto").map(http::HeaderValue::as_bytes);
                 self.matches_values(uri.scheme_str().map(str::as_bytes).or_else(forwarded).into_iter())
             }
+        }
+    }
+
+    /// Whether a response has what this matcher asks for, among its fields: it has no pseudo-headers of a request.
+    #[must_use]
+    pub fn matches_headers(&self, headers: &HeaderMap) -> bool {
+        match &self.name {
+            Name::Field(name) => self.matches_values(headers.get_all(name).iter().map(http::HeaderValue::as_bytes)),
+            _ => self.matches_values(std::iter::empty()),
         }
     }
 

@@ -37,6 +37,9 @@ pub use envoy_types::pb::envoy::extensions::filters::network::http_connection_ma
 pub use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 pub use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3 as cares_dns_resolver;
 pub use envoy_types::pb::envoy::extensions::resource_monitors::downstream_connections::v3 as downstream_connections;
+pub use envoy_types::pb::envoy::extensions::retry::host::omit_canary_hosts::v3 as retry_omit_canary_hosts;
+pub use envoy_types::pb::envoy::extensions::retry::host::omit_host_metadata::v3 as retry_omit_host_metadata;
+pub use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3 as retry_previous_hosts;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 pub use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http_protocol_options;

@@ -2,18 +2,16 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::StatusCode;
 
 use super::{
-    Context,
+    Context, DirectResponse, Redirect, RetryPolicy,
     cluster_specifier::ClusterSpecifier,
     rewrite::{HostRewrite, Matched, PathRewrite},
 };
 use crate::{
-    config::{Field, data_source},
-    http::{authority, headers::X_FORWARDED_PROTO},
-    proto,
+    config::Field,
+    proto::{self, core::RoutingPriority},
 };
 
 /// The `action` of a route.
@@ -63,14 +61,19 @@ impl Action {
 pub struct Forward {
     /// From the end of the request to the end of the response; 15 s unless set, None if set to 0.
     pub timeout: Option<Duration>,
+    /// What a gRPC client's `grpc-timeout` does to the timeout (`max_grpc_timeout`, which is older than `max_stream_duration`).
+    pub grpc_timeout: Option<GrpcTimeout>,
     /// Overrides the connection manager's `stream_idle_timeout`; `Some(Duration::ZERO)` disables it.
     pub idle_timeout: Option<Duration>,
     /// Limits on the stream's life and what a gRPC client may ask for by `grpc-timeout`.
     pub max_stream_duration: Option<MaxStreamDuration>,
+    /// Which of a cluster's circuit breakers count its requests.
+    pub priority: RoutingPriority,
     /// Upgrades switched on or off for this route.
     pub upgrade_configs: Vec<UpgradeConfig>,
     /// The status of the answer if the cluster does not exist.
     pub cluster_not_found_status: StatusCode,
+    pub(super) retry_policy: Option<RetryPolicy>,
     pub(super) cluster: ClusterSpecifier,
     pub(super) path: Option<PathRewrite>,
     pub(super) host: Option<HostRewrite>,
@@ -121,37 +124,42 @@ impl Forward {
         field.unsupported("rate_limits", rate_limits);
         field.ignored("flush_timeout", flush_timeout, "idle_timeout also covers a client that does not read");
         field.ignored("early_data_policy", early_data_policy, "TLS early data is not accepted");
-        let why = "only requests that cannot have been processed are sent again";
-        field.ignored("retry_policy", retry_policy, why);
-        field.ignored("retry_policy_typed_config", retry_policy_typed_config, why);
-        field.ignored("hedge_policy", hedge_policy, why);
+        field.unsupported("retry_policy_typed_config", retry_policy_typed_config);
+        field.ignored("hedge_policy", hedge_policy, "attempts are made one after the other");
         field.ignored("request_mirror_policies", request_mirror_policies, "requests are not mirrored yet");
-        field.ignored("priority", priority, "all requests have the same priority");
         field.ignored("include_vh_rate_limits", include_vh_rate_limits, "there are no rate limits");
         field.ignored("hash_policy", hash_policy, "no load balancer here uses a hash yet");
         field.ignored("cors", cors, "use the filter's own configuration");
-        let why = "use max_stream_duration.grpc_timeout_header_max";
-        field.ignored("max_grpc_timeout", max_grpc_timeout, why);
-        field.ignored("grpc_timeout_offset", grpc_timeout_offset, why);
         let why = "redirects of upstreams are passed to the client";
         field.ignored("internal_redirect_policy", internal_redirect_policy, why);
         field.ignored("internal_redirect_action", internal_redirect_action, why);
         field.ignored("max_internal_redirects", max_internal_redirects, why);
 
-        let timeout = field.duration("timeout", timeout).unwrap_or(DEFAULT_TIMEOUT);
+        // The newer setting stands in place of the timeout, also of its default.
+        let default = if max_stream_duration.is_some() { Duration::ZERO } else { DEFAULT_TIMEOUT };
+        let timeout = field.duration("timeout", timeout).filter(|_| max_stream_duration.is_none()).unwrap_or(default);
+        let offset = field.duration("grpc_timeout_offset", grpc_timeout_offset);
         let specifier = cluster_specifier.as_ref();
         let cluster = specifier.and_then(|proto| ClusterSpecifier::from_proto(proto, context, field));
         Some(Forward {
             timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
+            grpc_timeout: field
+                .duration("max_grpc_timeout", max_grpc_timeout)
+                .filter(|_| max_stream_duration.is_none())
+                .map(|max| GrpcTimeout { max, offset: offset.unwrap_or_default() }),
             idle_timeout: field.duration("idle_timeout", idle_timeout),
             max_stream_duration: max_stream_duration
                 .as_ref()
                 .map(|limits| MaxStreamDuration::from_proto(*limits, field.key("max_stream_duration"))),
+            priority: RoutingPriority::try_from(*priority).unwrap_or_default(),
             upgrade_configs: UpgradeConfig::list_from_proto(upgrade_configs, field.key("upgrade_configs")),
             cluster_not_found_status: not_found_status(*cluster_not_found_response_code),
             path: path_rewrite_of(prefix_rewrite, regex_rewrite.as_ref(), matched, field),
             host: host_rewrite_specifier.as_ref().and_then(|proto| HostRewrite::from_proto(proto, field)),
             append_x_forwarded_host: *append_x_forwarded_host,
+            retry_policy: retry_policy
+                .as_ref()
+                .map(|policy| RetryPolicy::from_proto(policy, field.key("retry_policy"))),
             cluster: cluster?,
         })
     }
@@ -183,6 +191,23 @@ fn path_rewrite_of(
             field.key("regex_rewrite").error("cannot stand beside prefix_rewrite");
             None
         }
+    }
+}
+
+/// `max_grpc_timeout` and `grpc_timeout_offset`
+#[derive(Clone, Copy, Debug)]
+pub struct GrpcTimeout {
+    max: Duration,
+    offset: Duration,
+}
+
+impl GrpcTimeout {
+    /// The timeout of a gRPC client that asks for `asked`; None if it has none.
+    #[must_use]
+    pub fn limit(&self, asked: Option<Duration>) -> Option<Duration> {
+        let asked = asked.unwrap_or_default();
+        let granted = if self.offset < asked { asked.saturating_sub(self.offset) } else { asked };
+        [granted, self.max].into_iter().filter(|limit| !limit.is_zero()).min()
     }
 }
 
@@ -248,168 +273,5 @@ impl UpgradeConfig {
             configs.push(UpgradeConfig { upgrade_type, enabled: enabled.is_none_or(|enabled| enabled.value) });
         }
         configs
-    }
-}
-
-/// A compiled `RedirectAction`.
-#[derive(Debug)]
-pub struct Redirect {
-    /// 301 unless set.
-    pub status: StatusCode,
-    scheme: Option<String>,
-    host: Option<String>,
-    port: Option<u16>,
-    path: RedirectPath,
-    strip_query: bool,
-}
-
-#[derive(Debug)]
-enum RedirectPath {
-    Keep,
-    Replace(String),
-    Rewrite(PathRewrite),
-}
-
-impl Redirect {
-    fn from_proto(proto: &proto::route::RedirectAction, matched: Matched, field: Field<'_>) -> Option<Redirect> {
-        use proto::route::redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier};
-
-        let proto::route::RedirectAction {
-            host_redirect,
-            port_redirect,
-            response_code,
-            strip_query,
-            scheme_rewrite_specifier,
-            path_rewrite_specifier,
-        } = proto;
-        let status = match RedirectResponseCode::try_from(*response_code).unwrap_or_default() {
-            RedirectResponseCode::MovedPermanently => StatusCode::MOVED_PERMANENTLY,
-            RedirectResponseCode::Found => StatusCode::FOUND,
-            RedirectResponseCode::SeeOther => StatusCode::SEE_OTHER,
-            RedirectResponseCode::TemporaryRedirect => StatusCode::TEMPORARY_REDIRECT,
-            RedirectResponseCode::PermanentRedirect => StatusCode::PERMANENT_REDIRECT,
-        };
-        let port = u16::try_from(*port_redirect);
-        if port.is_err() {
-            field.key("port_redirect").error("must be at most 65535");
-        }
-        let path = match path_rewrite_specifier {
-            None => Some(RedirectPath::Keep),
-            Some(PathRewriteSpecifier::PathRedirect(path)) => Some(RedirectPath::Replace(path.clone())),
-            Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => {
-                PathRewrite::prefix(prefix, matched, field.key("prefix_rewrite")).map(RedirectPath::Rewrite)
-            }
-            Some(PathRewriteSpecifier::RegexRewrite(regex)) => {
-                PathRewrite::regex(regex, field.key("regex_rewrite")).map(RedirectPath::Rewrite)
-            }
-            Some(PathRewriteSpecifier::PathRewrite(format)) => {
-                field.unsupported("path_rewrite", format);
-                None
-            }
-        };
-        Some(Redirect {
-            status,
-            scheme: scheme_rewrite_specifier.as_ref().and_then(|scheme| match scheme {
-                SchemeRewriteSpecifier::HttpsRedirect(https) => https.then(|| "https".to_owned()),
-                SchemeRewriteSpecifier::SchemeRedirect(scheme) => Some(scheme.to_ascii_lowercase()),
-            }),
-            host: Some(host_redirect.clone()).filter(|host| !host.is_empty()),
-            port: port.ok().filter(|port| *port != 0),
-            path: path?,
-            strip_query: *strip_query,
-        })
-    }
-
-    /// The redirect of `require_tls`: the same URL by https.
-    pub(super) fn to_https() -> Redirect {
-        Redirect {
-            status: StatusCode::MOVED_PERMANENTLY,
-            scheme: Some("https".to_owned()),
-            host: None,
-            port: None,
-            path: RedirectPath::Keep,
-            strip_query: false,
-        }
-    }
-
-    /// The `location` header of the answer to `request`.
-    pub fn location<B>(&self, request: &Request<B>) -> String {
-        let forwarded_proto = request.headers().get(X_FORWARDED_PROTO).and_then(|proto| proto.to_str().ok());
-        let own_scheme = request.uri().scheme_str().or(forwarded_proto).unwrap_or("http");
-        let scheme = self.scheme.as_deref().unwrap_or(own_scheme);
-        let host = match &self.host {
-            Some(host) => host,
-            None => self.own_host(authority(request).unwrap_or_default(), scheme, forwarded_proto),
-        };
-        let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
-        let path = self.path(request.uri().path_and_query().map_or("/", |path| path.as_str()));
-        let slash = if path.starts_with('/') { "" } else { "/" };
-        [scheme, "://", host, &port, slash, &path].concat()
-    }
-
-    /// The host of the request. Its port goes if another is asked for, or if it was the default one of the scheme that changes.
-    fn own_host<'a>(&self, host: &'a str, scheme: &str, forwarded_proto: Option<&str>) -> &'a str {
-        let Some((name, port)) = split_port(host) else { return host };
-        let default = match forwarded_proto {
-            Some("https") => port == "443",
-            Some("http") => port == "80",
-            _ => false,
-        };
-        let leaves = default && Some(scheme) != forwarded_proto;
-        if self.port.is_some() || leaves { name } else { host }
-    }
-
-    fn path(&self, path_and_query: &str) -> String {
-        let query = path_and_query.find('?').map_or("", |at| &path_and_query[at..]);
-        let mut path = match &self.path {
-            // A query of its own goes before the request's, and stays.
-            RedirectPath::Replace(path) if path.contains('?') => return path.clone(),
-            RedirectPath::Replace(path) => [path, query].concat(),
-            RedirectPath::Rewrite(rewrite) => rewrite.apply(path_and_query),
-            RedirectPath::Keep => path_and_query.to_owned(),
-        };
-        if self.strip_query {
-            path.truncate(path.find('?').unwrap_or(path.len()));
-        }
-        path
-    }
-}
-
-/// Host and port of an authority that has a port; knows IPv6 addresses in brackets.
-pub(super) fn split_port(authority: &str) -> Option<(&str, &str)> {
-    let (host, port) = authority.rsplit_once(':')?;
-    (!host.starts_with('[') || host.ends_with(']')).then_some((host, port))
-}
-
-/// A compiled `DirectResponseAction`.
-#[derive(Debug)]
-pub struct DirectResponse {
-    /// 200 to 599.
-    pub status: StatusCode,
-    /// Empty if none is configured.
-    pub body: Bytes,
-}
-
-impl DirectResponse {
-    fn from_proto(
-        proto: &proto::route::DirectResponseAction,
-        context: &Context<'_>,
-        field: Field<'_>,
-    ) -> Option<DirectResponse> {
-        let proto::route::DirectResponseAction { status, body, body_format } = proto;
-        field.ignored("body_format", body_format, "the body is sent as it is");
-        let status = u16::try_from(*status).ok().and_then(|code| StatusCode::from_u16(code).ok())?;
-        let body = match body {
-            Some(body) => data_source::read(body, field.key("body"))?,
-            None => Vec::new(),
-        };
-        if body.len() > context.max_direct_response_body {
-            field.key("body").error(format!(
-                "has {} bytes, more than max_direct_response_body_size_bytes, {}",
-                body.len(),
-                context.max_direct_response_body
-            ));
-        }
-        Some(DirectResponse { status, body: body.into() })
     }
 }

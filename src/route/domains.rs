@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use super::action::split_port;
+use super::rewrite::split_port;
 use crate::{config::Field, proto};
 
 /// The domains of a route configuration.

@@ -7,10 +7,13 @@
 
 mod action;
 mod cluster_specifier;
+mod direct_response;
 mod domains;
 mod mutations;
 mod path_index;
+mod redirect;
 mod registered;
+mod retry_policy;
 mod rewrite;
 #[allow(clippy::module_inception, reason = "the file of the type that Envoy calls Route")]
 mod route;
@@ -23,10 +26,14 @@ use std::{
     sync::Arc,
 };
 
-pub use action::{Action, DirectResponse, Forward, MaxStreamDuration, Redirect, UpgradeConfig};
+pub use action::{Action, Forward, GrpcTimeout, MaxStreamDuration, UpgradeConfig};
+pub use direct_response::DirectResponse;
+pub use redirect::Redirect;
 pub use registered::{RegisteredRoute, RegisteredRoutes, RouteKey};
+pub use retry_policy::{BackOff, HostPredicate, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
 pub use route::Route;
 pub use route_ref::{Originals, RouteRef};
+pub use virtual_host::AttemptHeaders;
 
 use crate::{config::Field, proto, stream_info::HeaderCapture};
 use domains::Domains;

@@ -134,3 +134,9 @@ pub(super) fn literal_host(host: &str, field: Field<'_>) -> Option<HeaderValue> 
 pub(super) fn current_host<B>(request: &Request<B>) -> Option<HeaderValue> {
     authority(request).and_then(|host| HeaderValue::from_str(host).ok())
 }
+
+/// Host and port of an authority that has a port; knows IPv6 addresses in brackets.
+pub(super) fn split_port(authority: &str) -> Option<(&str, &str)> {
+    let (host, port) = authority.rsplit_once(':')?;
+    (!host.starts_with('[') || host.ends_with(']')).then_some((host, port))
+}

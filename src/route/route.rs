@@ -1,13 +1,14 @@
 //! A route: what it matches, what it does then.
 
 use super::{
-    Context,
-    action::{Action, Redirect},
+    Context, Redirect,
+    action::Action,
     cluster_specifier::ClusterSpecifier,
     filter_configs_unsupported,
     mutations::{Lists, Mutations},
     rewrite::Matched,
     route_match::RouteMatch,
+    virtual_host::buffer_limit,
 };
 use crate::{config::Field, proto, stream_info::HeaderCapture};
 
@@ -18,6 +19,7 @@ pub struct Route {
     pub name: String,
     /// What to do with the request.
     pub action: Action,
+    pub(super) buffer_limit: Option<usize>,
     pub(super) mutations: Mutations,
     pub(super) matcher: RouteMatch,
 }
@@ -46,9 +48,6 @@ impl Route {
         field.ignored("decorator", decorator, "requests are not traced yet");
         field.ignored("tracing", tracing, "requests are not traced yet");
         field.ignored("stat_prefix", stat_prefix, "there are no statistics by route");
-        let why = "bodies are streamed, not buffered";
-        field.ignored("per_request_buffer_limit_bytes", per_request_buffer_limit_bytes, why);
-        field.ignored("request_body_buffer_limit", request_body_buffer_limit, why);
         filter_configs_unsupported("typed_per_filter_config", typed_per_filter_config, field);
         let lists = Lists {
             request_headers_to_add,
@@ -61,7 +60,13 @@ impl Route {
         // The action is checked even if the match is wrong.
         let replaced = matcher.as_ref().map_or(Matched::Path, RouteMatch::matched);
         let action = action.as_ref().and_then(|proto| Action::from_proto(proto, replaced, context, field));
-        Some(Route { name: name.clone(), action: action?, mutations, matcher: matcher? })
+        Some(Route {
+            name: name.clone(),
+            action: action?,
+            buffer_limit: buffer_limit(per_request_buffer_limit_bytes, request_body_buffer_limit),
+            mutations,
+            matcher: matcher?,
+        })
     }
 
     /// Adds the request headers that it needs for the headers of responses.
@@ -81,6 +86,7 @@ impl Route {
         Route {
             name: String::new(),
             action: Action::Redirect(Redirect::to_https()),
+            buffer_limit: None,
             mutations: Mutations::default(),
             matcher: RouteMatch::any(),
         }

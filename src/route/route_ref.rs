@@ -2,16 +2,16 @@
 
 use std::{ops::Deref, rc::Rc, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, Request, Response, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Request, uri::PathAndQuery};
 
 use super::{
-    Action, Forward, RegisteredRoutes, Route, RouteConfiguration, RouteKey,
+    Action, AttemptHeaders, Forward, RegisteredRoutes, RetryPolicy, Route, RouteConfiguration, RouteKey,
     cluster_specifier::{ClusterSpecifier, WeightedCluster},
     mutations::Mutations,
     registered::Position,
     rewrite::{self, HostRewrite},
     route_match::Subject,
-    virtual_host::{RouteIndex, VirtualHost},
+    virtual_host::{DEFAULT_BUFFER_LIMIT, RouteIndex, VirtualHost},
 };
 use crate::{
     http::{
@@ -129,6 +129,26 @@ impl RouteRef {
             if matches!(routes.key(*position), RouteKey::Header(..)))
     }
 
+    /// The route's policy, or else the virtual host's.
+    #[must_use]
+    pub fn retry_policy(&self) -> Option<&RetryPolicy> {
+        let own = self.forward().and_then(|forward| forward.retry_policy.as_ref());
+        own.or(self.virtual_host().retry_policy.as_ref())
+    }
+
+    /// How much of a request's body may be kept for further attempts, in bytes.
+    #[must_use]
+    pub fn buffer_limit(&self) -> usize {
+        let limit = self.deref().buffer_limit.or(self.virtual_host().buffer_limit);
+        limit.unwrap_or(DEFAULT_BUFFER_LIMIT)
+    }
+
+    /// Which headers tell of the attempts at a request.
+    #[must_use]
+    pub fn attempt_headers(&self) -> AttemptHeaders {
+        self.virtual_host().attempt_headers
+    }
+
     /// Makes of the client's request the one that goes upstream: headers, then host, then path. Headers can quote `info`, where
     /// the path and the authority are put first.
     pub fn finalize_request<B>(&self, request: &mut Request<B>, info: &mut StreamInfo, originals: Originals) {
@@ -162,9 +182,9 @@ impl RouteRef {
     }
 
     /// Changes the headers of the response, whoever made it.
-    pub fn finalize_response<B>(&self, response: &mut Response<B>, info: &StreamInfo) {
+    pub fn finalize_response(&self, headers: &mut HeaderMap, info: &StreamInfo) {
         for mutations in self.mutations() {
-            mutations.response.apply_to_response(response.headers_mut(), info);
+            mutations.response.apply_to_response(headers, info);
         }
     }
 

@@ -3,7 +3,7 @@
 use http::{HeaderValue, Request};
 
 use super::{
-    Context, filter_configs_unsupported,
+    Context, RetryPolicy, filter_configs_unsupported,
     mutations::{Lists, Mutations},
     path_index::{PathIndex, first_at_or_after},
     route::Route,
@@ -30,7 +30,37 @@ pub(super) struct VirtualHost {
     require_tls: TlsRequirementType,
     https_redirect: Route,
     pub(super) mutations: Mutations,
+    pub(super) retry_policy: Option<RetryPolicy>,
+    pub(super) buffer_limit: Option<usize>,
+    pub(super) attempt_headers: AttemptHeaders,
 }
+
+/// Which headers tell of the attempts at a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AttemptHeaders {
+    /// `x-envoy-attempt-count` upstream.
+    pub count_in_request: bool,
+    /// `x-envoy-attempt-count` downstream.
+    pub count_in_response: bool,
+    /// `x-envoy-is-timeout-retry` on further attempts.
+    pub timeout_retry: bool,
+}
+
+/// How much of a request's body is kept for further attempts, in bytes: the newer of both settings, or else the older one, which
+/// cannot raise the limit.
+pub(super) fn buffer_limit(
+    per_request_buffer_limit_bytes: &Option<proto::UInt32Value>,
+    request_body_buffer_limit: &Option<proto::UInt64Value>,
+) -> Option<usize> {
+    match (request_body_buffer_limit, per_request_buffer_limit_bytes) {
+        (Some(limit), _) => Some(usize::try_from(limit.value).unwrap_or(usize::MAX)),
+        (None, Some(limit)) => Some(DEFAULT_BUFFER_LIMIT.min(limit.value as usize)),
+        (None, None) => None,
+    }
+}
+
+/// As much of a body is kept unless a setting says otherwise.
+pub(super) const DEFAULT_BUFFER_LIMIT: usize = 1024 * 1024;
 
 /// Which route of a virtual host.
 #[derive(Clone, Copy, Debug)]
@@ -78,16 +108,8 @@ impl VirtualHost {
         field.unsupported("route_specifiers", route_specifiers);
         field.ignored("virtual_clusters", virtual_clusters, "there are no statistics by virtual cluster");
         field.ignored("cors", cors, "use the filter's own configuration");
-        let why = "only requests that cannot have been processed are sent again";
-        field.ignored("retry_policy", retry_policy, why);
-        field.ignored("retry_policy_typed_config", retry_policy_typed_config, why);
-        field.ignored("hedge_policy", hedge_policy, why);
-        field.ignored("include_is_timeout_retry_header", include_is_timeout_retry_header, why);
-        field.ignored("include_request_attempt_count", include_request_attempt_count, why);
-        field.ignored("include_attempt_count_in_response", include_attempt_count_in_response, why);
-        let why = "bodies are streamed, not buffered";
-        field.ignored("per_request_buffer_limit_bytes", per_request_buffer_limit_bytes, why);
-        field.ignored("request_body_buffer_limit", request_body_buffer_limit, why);
+        field.unsupported("retry_policy_typed_config", retry_policy_typed_config);
+        field.ignored("hedge_policy", hedge_policy, "attempts are made one after the other");
         field.ignored("request_mirror_policies", request_mirror_policies, "requests are not mirrored yet");
         field.ignored("metadata", metadata, "nothing reads it");
         filter_configs_unsupported("typed_per_filter_config", typed_per_filter_config, field);
@@ -106,6 +128,15 @@ impl VirtualHost {
         VirtualHost {
             require_tls: TlsRequirementType::try_from(*require_tls).unwrap_or(TlsRequirementType::All),
             mutations: Mutations::from_proto(&lists, field),
+            retry_policy: retry_policy
+                .as_ref()
+                .map(|policy| RetryPolicy::from_proto(policy, field.key("retry_policy"))),
+            buffer_limit: buffer_limit(per_request_buffer_limit_bytes, request_body_buffer_limit),
+            attempt_headers: AttemptHeaders {
+                count_in_request: *include_request_attempt_count,
+                count_in_response: *include_attempt_count_in_response,
+                timeout_retry: *include_is_timeout_retry_header,
+            },
             ..VirtualHost::with_routes(name.clone(), routes)
         }
     }
@@ -130,6 +161,9 @@ impl VirtualHost {
             require_tls: TlsRequirementType::None,
             https_redirect: Route::https_redirect(),
             mutations: Mutations::default(),
+            retry_policy: None,
+            buffer_limit: None,
+            attempt_headers: AttemptHeaders::default(),
         }
     }
 

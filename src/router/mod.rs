@@ -1,30 +1,38 @@
 //! The router filter, `envoy.filters.http.router`: the last of every chain, the one that answers.
 //!
-//! It turns the route into an answer: a redirect, a direct response, or the answer of a host. An attempt that no host can have
-//! processed is repeated here; every other failure becomes a [`LocalReply`] by the table in `failure.rs`.
+//! It turns the route into an answer: a redirect, a direct response, or the answer of a host. What is decided once for a request is
+//! here (cluster, deadlines, headers); its attempts are in `upstream_request.rs`, and what may follow one in `retry.rs`. What fails
+//! in the end becomes a [`LocalReply`] by the table in `failure.rs`.
 
 mod failure;
+mod kept_body;
+mod orders;
+mod retry;
+mod timeouts;
+mod upstream_request;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use tokio::time::Instant;
+use http_body::Body as _;
 
 use crate::{
     config::field::Field,
-    filter::{http::Stream, timer::Expired},
-    http::{Request, Response, body::Body, grpc, headers, local_reply::LocalReply},
+    filter::http::Stream,
+    http::{Request, Response, grpc, local_reply::LocalReply},
     proto,
     route::{Action, Forward, Originals, Redirect, RouteRef},
     stats,
-    upstream::{ClusterState, HostRef, UpstreamFailure, UpstreamTiming},
+    upstream::ClusterState,
 };
+use failure::OVERLOADED;
+use kept_body::KeptBody;
+use orders::Orders;
+use retry::RetryState;
+use timeouts::Timeouts;
+use upstream_request::{ATTEMPT_COUNT, UpstreamRequest};
 
-/// How often a request is sent to hosts that turn out not to have processed it.
-const MAX_ATTEMPTS: u32 = 3;
-
-const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-const REQUESTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
 stats::declare! {
@@ -38,7 +46,7 @@ stats::declare! {
         rq_redirect: Counter,
         /// Requests answered by a route's direct response.
         rq_direct_response: Counter,
-        /// Requests that a route matched.
+        /// Requests that came as far as the router.
         rq_total: Counter,
     }
 }
@@ -48,6 +56,7 @@ stats::declare! {
 pub struct Router {
     stats: RouterStats,
     suppress_envoy_headers: bool,
+    respect_expected_rq_timeout: bool,
 }
 
 impl Router {
@@ -70,7 +79,6 @@ impl Router {
         field.ignored("upstream_log", upstream_log, "upstream logs are not implemented yet");
         field.ignored("upstream_log_options", upstream_log_options, "upstream logs are not implemented yet");
         field.unsupported("strict_check_headers", strict_check_headers);
-        field.ignored("respect_expected_rq_timeout", respect_expected_rq_timeout, "the route's timeout counts");
         field.ignored(
             "suppress_grpc_request_failure_code_stats",
             suppress_grpc_request_failure_code_stats,
@@ -82,7 +90,11 @@ impl Router {
             reject_connect_request_early_data,
             "CONNECT is not proxied yet",
         );
-        Router { stats: RouterStats::new(scope), suppress_envoy_headers: *suppress_envoy_headers }
+        Router {
+            stats: RouterStats::new(scope),
+            suppress_envoy_headers: *suppress_envoy_headers,
+            respect_expected_rq_timeout: *respect_expected_rq_timeout,
+        }
     }
 
     /// The answer to a request: from a host, or our own.
@@ -90,29 +102,22 @@ impl Router {
     /// # Errors
     /// The reply that stands for the failure.
     pub async fn route(&self, request: &mut Request, stream: &mut Stream) -> Result<Response, LocalReply> {
+        self.stats.rq_total.inc();
         let Some(route) = stream.route.clone() else {
             self.stats.no_route.inc();
             stream.capture_request(request);
             return Err(LocalReply::route_not_found());
         };
-        self.stats.rq_total.inc();
         match &route.action {
             Action::Redirect(redirect) => {
-                self.stats.rq_redirect.inc();
+                self.stats.rq_direct_response.inc();
                 stream.capture_request(request);
-                let mut response = redirect_response(redirect, request)?;
-                stream.info.response_code_details = "direct_response".into();
-                route.finalize_response(&mut response, &stream.info);
-                Ok(response)
+                Err(finalized(redirect_reply(redirect, request)?, &route, stream))
             }
             Action::DirectResponse(direct) => {
                 self.stats.rq_direct_response.inc();
                 stream.capture_request(request);
-                let reply = LocalReply::direct_response(direct.status, direct.body.clone());
-                let mut response = reply.into_response(stream.is_grpc);
-                stream.info.response_code_details = "direct_response".into();
-                route.finalize_response(&mut response, &stream.info);
-                Ok(response)
+                Err(finalized(LocalReply::direct_response(direct.status, direct.body.clone()), &route, stream))
             }
             Action::Forward(forward) => self.forward(&route, forward, request, stream).await,
         }
@@ -133,17 +138,47 @@ impl Router {
             }
         };
         stream.cluster = Some(Rc::clone(&cluster));
-        self.set_timeouts(forward, request, stream);
+        let orders = Orders::take(request.headers_mut());
+        let timeouts = self.set_timeouts(route, forward, &orders, request, stream);
+        let told = route.attempt_headers();
+        if told.count_in_request {
+            request.headers_mut().insert(ATTEMPT_COUNT, HeaderValue::from(1));
+        }
         route.finalize_request(request, &mut stream.info, self.originals());
-        let started = Instant::now();
-        let mut response = self.attempts(&cluster, route, request, stream).await?;
-        if !self.suppress_envoy_headers {
-            let elapsed = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let timeout_status =
+            if orders.timeout_by_no_content { StatusCode::NO_CONTENT } else { StatusCode::GATEWAY_TIMEOUT };
+        let retry = RetryState::new(route.retry_policy(), orders, request, &cluster, forward.priority);
+        let kept = retry.as_ref().and_then(|_| keep_body(request, route, &cluster));
+        let originals = self.originals();
+        let priority = forward.priority;
+        let mut upstream =
+            UpstreamRequest { cluster: &cluster, route, originals, priority, timeouts, timeout_status, retry, kept };
+        let mut answer = upstream.send(request, stream).await;
+        if told.count_in_response {
+            let count = HeaderValue::from(stream.info.attempt_count);
+            match &mut answer {
+                Ok(response) => response.headers_mut().insert(ATTEMPT_COUNT, count),
+                Err(reply) => reply.headers.insert(ATTEMPT_COUNT, count),
+            };
+        }
+        let mut response = answer.map_err(|reply| self.without_envoy_headers(reply))?;
+        // Of a response that came before the end of the request there is no time to tell.
+        if let Some(end) = stream.timer.request_end()
+            && !self.suppress_envoy_headers
+        {
+            let elapsed = u64::try_from(end.elapsed().as_millis()).unwrap_or(u64::MAX);
             response.headers_mut().insert(SERVICE_TIME, HeaderValue::from(elapsed));
         }
         stream.info.response_code_details = "via_upstream".into();
-        route.finalize_response(&mut response, &stream.info);
+        route.finalize_response(response.headers_mut(), &stream.info);
         Ok(response)
+    }
+
+    fn without_envoy_headers(&self, mut reply: LocalReply) -> LocalReply {
+        if self.suppress_envoy_headers {
+            reply.headers.remove(OVERLOADED);
+        }
+        reply
     }
 
     fn originals(&self) -> Originals {
@@ -168,106 +203,50 @@ impl Router {
         })
     }
 
-    /// The route's timeout, or what the client asked for within it, counts from the end of the request.
-    fn set_timeouts(&self, forward: &Forward, request: &mut Request, stream: &Stream) {
-        let headers = request.headers_mut();
-        let asked = headers.get(&REQUESTED_TIMEOUT);
-        let asked = asked.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        let timeout = match asked.map(Duration::from_millis) {
-            Some(asked) => (!asked.is_zero()).then_some(asked),
-            None => forward.timeout,
-        };
-        headers::remove_orders(headers);
-        stream.timer.set_route_timeout(timeout);
-        if let Some(limits) = &forward.max_stream_duration {
-            let by_client = if stream.is_grpc { grpc::timeout(headers) } else { None };
-            if let Some(limit) = limits.limit(by_client) {
-                stream.timer.set_max_duration((!limit.is_zero()).then_some(limit));
-            }
-        }
-        if let Some(timeout) = timeout
-            && !self.suppress_envoy_headers
-        {
-            let milliseconds = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-            headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(milliseconds));
-        }
-    }
-
-    /// Sends the request, again if no host can have processed it, until a response begins or a deadline passes.
-    async fn attempts(
+    /// The route's timeouts, or what the client asked for; the host is told of them.
+    fn set_timeouts(
         &self,
-        cluster: &Rc<ClusterState>,
         route: &RouteRef,
+        forward: &Forward,
+        orders: &Orders,
         request: &mut Request,
-        stream: &mut Stream,
-    ) -> Result<Response, LocalReply> {
-        loop {
-            let Some(host) = cluster.choose_host() else {
-                stream.info.upstream_cluster = Some(Arc::clone(&cluster.cluster().name));
-                stream.capture_request(request);
-                return Err(charged(cluster, LocalReply::no_healthy_upstream()));
-            };
-            stream.info.attempt_count += 1;
-            stream.info.upstream = Some(Rc::clone(host.info()));
-            route.finalize_host(request, &host.endpoint.hostname, self.originals());
-            stream.capture_request(request);
-            match attempt(cluster, &host, request, stream).await? {
-                Ok(response) => return Ok(response),
-                Err(UpstreamFailure { kind, unprocessed: true, .. })
-                    if failure::is_race(kind) && stream.info.attempt_count < MAX_ATTEMPTS => {}
-                Err(failure) => return Err(charged(cluster, failure::reply(failure, &mut stream.info))),
-            }
+        stream: &Stream,
+    ) -> Timeouts {
+        let headers = request.headers_mut();
+        let grpc_timeout = stream.is_grpc.then(|| grpc::timeout(headers));
+        let respect = self.respect_expected_rq_timeout;
+        let timeouts = Timeouts::of_request(forward, route.retry_policy(), orders, grpc_timeout, respect);
+        stream.timer.set_route_timeout(timeouts.response);
+        if let Some(limits) = &forward.max_stream_duration
+            && let Some(limit) = limits.limit(grpc_timeout.flatten())
+        {
+            stream.timer.set_max_duration((!limit.is_zero()).then_some(limit));
         }
+        let by_envoy_header = !self.suppress_envoy_headers && !(respect && orders.expected_timeout.is_some());
+        timeouts.tell(headers, Duration::ZERO, by_envoy_header);
+        timeouts
     }
 }
 
-/// A reply of ours for which the cluster is to blame counts as one of its responses.
-fn charged(cluster: &ClusterState, reply: LocalReply) -> LocalReply {
-    let cluster = cluster.cluster();
-    cluster.stats.upstream_rq_completed.inc();
-    cluster.response_codes.inc(reply.status.as_u16());
-    reply
-}
-
-/// One attempt, unless a deadline of the stream passes first.
-async fn attempt(
-    cluster: &Rc<ClusterState>,
-    host: &HostRef,
-    request: &mut Request,
-    stream: &mut Stream,
-) -> Result<Result<Response, UpstreamFailure>, LocalReply> {
-    let mut timing = UpstreamTiming::default();
-    let outcome = tokio::select! {
-        biased;
-        sent = cluster.send(host, request, &mut timing) => Ok(sent),
-        expired = stream.timer.expired() => Err(expired),
-    };
-    let info = &mut stream.info;
-    let since_start = |at: Option<Instant>| at.map(|at| at - info.start);
-    info.timing.first_upstream_tx = since_start(timing.first_byte_sent);
-    info.timing.first_upstream_rx = since_start(timing.headers_received);
-    match outcome {
-        Ok(Ok(response)) => {
-            info.upstream_protocol = Some(response.version());
-            Ok(Ok(response))
-        }
-        Ok(Err(failure)) => Ok(Err(failure)),
-        Err(Expired::Route) => {
-            cluster.cluster().stats.upstream_rq_timeout.inc();
-            host.stats.rq_timeout.inc();
-            Err(charged(cluster, LocalReply::upstream_timeout()))
-        }
-        Err(Expired::Idle) => Err(LocalReply::stream_idle_timeout(stream.timer.is_request_complete())),
-        Err(Expired::MaxDuration) => Err(LocalReply::max_duration_timeout()),
-        Err(Expired::Request) => Err(LocalReply::request_timeout()),
+/// Keeps the body of a request that may have to be sent again.
+fn keep_body(request: &mut Request, route: &RouteRef, cluster: &ClusterState) -> Option<KeptBody> {
+    if request.body().is_end_stream() {
+        return None;
     }
+    let body = std::mem::take(request.body_mut());
+    Some(KeptBody::new(body, route.buffer_limit(), &cluster.cluster().stats.retry_or_shadow_abandoned))
 }
 
-fn redirect_response(redirect: &Redirect, request: &Request) -> Result<Response, LocalReply> {
+fn redirect_reply(redirect: &Redirect, request: &Request) -> Result<LocalReply, LocalReply> {
     let location = HeaderValue::from_str(&redirect.location(request))
         .map_err(|_| LocalReply::new(StatusCode::BAD_REQUEST, "path_normalization_failed"))?;
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = redirect.status;
-    response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
+    let mut reply = LocalReply::direct_response(redirect.status, Bytes::new());
+    reply.headers.insert(header::LOCATION, location);
+    Ok(reply)
+}
+
+/// A route's own answer, with the headers that the route gives every response.
+fn finalized(mut reply: LocalReply, route: &RouteRef, stream: &Stream) -> LocalReply {
+    route.finalize_response(&mut reply.headers, &stream.info);
+    reply
 }

@@ -6,7 +6,7 @@ use prost::Name;
 use socket2::TcpKeepalive;
 
 use super::{
-    ClusterStats, Endpoint, Host, HostSet, HostStats,
+    CircuitBreakers, ClusterStats, Endpoint, Host, HostSet, HostStats,
     dns::{DnsFields, DnsOptions},
     load_assignment::{self, NamedEndpoint},
     protocol_options::{DeprecatedOptions, Protocol, ProtocolOptions},
@@ -28,7 +28,7 @@ use crate::{
         raw_buffer::RawBuffer,
         tls::UpstreamTlsContext,
     },
-    stats::{Registry, ResponseCodes, Scope},
+    stats::{Counter, Registry, ResponseCodes, Scope},
     tls::{Secrets, UpstreamTls},
 };
 
@@ -92,10 +92,16 @@ pub struct Cluster {
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// The percentage of healthy hosts below which health is no criterion any more.
     pub healthy_panic_threshold: f64,
+    /// How much of it may be in use at once.
+    pub circuit_breakers: CircuitBreakers,
     /// What is counted under `cluster.<name>.`
     pub stats: ClusterStats,
     /// Responses by status: `upstream_rq_<code>` and `upstream_rq_<class>`.
     pub response_codes: ResponseCodes,
+    /// Responses that another attempt followed.
+    pub retried_completed: Counter,
+    /// The same by status: `retry.upstream_rq_<code>` and `retry.upstream_rq_<class>`.
+    pub retried_codes: ResponseCodes,
     pub(super) dns: DnsOptions,
     pub(super) endpoints: Vec<NamedEndpoint>,
     host_stats: Scope,
@@ -145,7 +151,6 @@ impl Cluster {
         field.unsupported("filters", filters);
         field.unsupported("connection_pool_per_downstream_connection", connection_pool_per_downstream_connection);
         field.ignored("outlier_detection", outlier_detection, "hosts are not ejected for their errors yet");
-        field.ignored("circuit_breakers", circuit_breakers, "connections and requests have built-in bounds");
         field.ignored("preconnect_policy", preconnect_policy, "connections are made when they are needed");
         field.ignored("queuing_policies", queuing_policies, "requests wait in the order in which they came");
         let why = "what waits is bounded by the windows of HTTP/2 and by the sockets";
@@ -195,8 +200,15 @@ impl Cluster {
             tls: tls.ok()?,
             tcp_keepalive: connection_options(upstream_connection_options.as_ref(), field),
             healthy_panic_threshold: panic_threshold(common_lb_config.as_ref(), field.key("common_lb_config")),
+            circuit_breakers: CircuitBreakers::from_proto(
+                circuit_breakers.as_ref(),
+                field.key("circuit_breakers"),
+                &scope,
+            ),
             stats: ClusterStats::new(&scope),
             response_codes: ResponseCodes::new(&scope, "upstream_rq"),
+            retried_completed: scope.scope("retry").counter("upstream_rq_completed"),
+            retried_codes: ResponseCodes::new(&scope.scope("retry"), "upstream_rq"),
             dns: DnsOptions::from_proto(&dns, field)?,
             endpoints: endpoints?,
             host_stats: registry.unlisted().scope(&format!("cluster.{name}")),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Cluster, ClusterEntry, Host, HostSet, UpstreamFailure, UpstreamTiming, conn_pool::Pools,
+    Cluster, ClusterEntry, Host, HostSet, UpstreamAttempt, UpstreamFailure, conn_pool::Pools,
     load_balancer::LoadBalancer,
 };
 use crate::{
@@ -124,9 +124,9 @@ impl ClusterState {
         &self,
         host: &HostRef,
         request: &mut Request,
-        timing: &mut UpstreamTiming,
+        attempt: &UpstreamAttempt,
     ) -> Result<Response, UpstreamFailure> {
-        host.0.pools.send(host, request, timing).await
+        host.0.pools.send(host, request, attempt).await
     }
 }
 

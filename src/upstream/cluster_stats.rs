@@ -60,8 +60,32 @@ stats::declare! {
         upstream_rq_pending_failure_eject: Counter,
         /// Requests cancelled before they had a connection.
         upstream_rq_cancelled: Counter,
-        /// Requests whose connection was closed for want of time.
+        /// Requests that the route's timeout ended.
         upstream_rq_timeout: Counter,
+        /// Attempts given up because of `per_try_timeout`.
+        upstream_rq_per_try_timeout: Counter,
+        /// Attempts given up because of `per_try_idle_timeout`.
+        upstream_rq_per_try_idle_timeout: Counter,
+        /// Attempts given up because the stream upstream had lived long enough.
+        upstream_rq_max_duration_reached: Counter,
+        /// Further attempts.
+        upstream_rq_retry: Counter,
+        /// Further attempts that brought an answer which called for no other.
+        upstream_rq_retry_success: Counter,
+        /// Further attempts not made because there were too many.
+        upstream_rq_retry_overflow: Counter,
+        /// Requests whose attempts were used up.
+        upstream_rq_retry_limit_exceeded: Counter,
+        /// Further attempts after a wait of our own choice.
+        upstream_rq_retry_backoff_exponential: Counter,
+        /// Further attempts after a wait that the response asked for.
+        upstream_rq_retry_backoff_ratelimited: Counter,
+        /// Requests that will not be sent again or mirrored, because their body is too large to be kept.
+        retry_or_shadow_abandoned: Counter,
+        /// Redirects that were followed.
+        upstream_internal_redirect_succeeded_total: Counter,
+        /// Redirects that should have been followed and went to the client.
+        upstream_internal_redirect_failed_total: Counter,
         /// Requests that the host reset.
         upstream_rq_rx_reset: Counter,
         /// Requests that we reset.

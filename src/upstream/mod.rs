@@ -4,6 +4,7 @@
 //! it: per cluster the balancer's position, per host the connections. A request takes two steps here:
 //! [`ClusterState::choose_host`], then [`ClusterState::send`], both on the worker's own thread.
 
+mod circuit_breaker;
 mod cluster;
 mod cluster_manager;
 mod cluster_stats;
@@ -15,10 +16,11 @@ mod load_assignment;
 mod load_balancer;
 mod protocol_options;
 
+pub use circuit_breaker::{CircuitBreakers, Resource, Thresholds};
 pub use cluster::{Cluster, ClusterEntry, Discovery};
 pub use cluster_manager::{ClusterManager, ClusterState, HostRef};
 pub use cluster_stats::ClusterStats;
-pub use conn_pool::{FailureKind, UpstreamFailure, UpstreamTiming};
+pub use conn_pool::{FailureKind, UpstreamAttempt, UpstreamFailure};
 pub use host::{Endpoint, Health, Host, HostStats};
 pub use host_set::HostSet;
 pub use protocol_options::{Http1Options, Protocol, ProtocolOptions};

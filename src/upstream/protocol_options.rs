@@ -34,6 +34,8 @@ pub struct ProtocolOptions {
     pub idle_timeout: Option<Duration>,
     /// A connection is closed after this many requests.
     pub max_requests_per_connection: Option<NonZeroU32>,
+    /// The longest life of one attempt.
+    pub max_stream_duration: Option<Duration>,
     /// The largest response head that is accepted, in bytes.
     pub max_response_headers_bytes: u32,
     /// The most response headers that are accepted.
@@ -73,6 +75,7 @@ impl Default for ProtocolOptions {
             protocol: Protocol::Http1,
             idle_timeout: Some(Duration::from_hours(1)),
             max_requests_per_connection: None,
+            max_stream_duration: None,
             max_response_headers_bytes: 60 * 1024,
             max_response_headers: 100,
             auto_sni: false,
@@ -239,7 +242,8 @@ impl ProtocolOptions {
         let why = "connections upstream are bounded by idle_timeout and max_requests_per_connection only";
         field.ignored("max_connection_duration", max_connection_duration, why);
         field.ignored("max_connection_duration_jitter", max_connection_duration_jitter, why);
-        field.ignored("max_stream_duration", max_stream_duration, "streams are bounded by the route's timeouts only");
+        let duration = field.duration("max_stream_duration", max_stream_duration);
+        self.max_stream_duration = duration.filter(|duration| !duration.is_zero());
         let why = "it is for requests; set it on the connection manager";
         field.ignored("headers_with_underscores_action", headers_with_underscores_action, why);
     }

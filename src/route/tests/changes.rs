@@ -192,7 +192,7 @@ fn levels_act_in_envoys_order() {
         let route = find(&table, &request).unwrap();
         route.finalize_request(&mut request, &mut StreamInfo::sample(), Originals::Told);
         let mut response = Response::new(());
-        route.finalize_response(&mut response, &StreamInfo::sample());
+        route.finalize_response(response.headers_mut(), &StreamInfo::sample());
         for headers in [request.headers(), response.headers()] {
             let added: Vec<_> = headers.get_all("x-added").iter().map(|value| value.to_str().unwrap()).collect();
             assert_eq!(added, order);

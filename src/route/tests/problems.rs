@@ -110,11 +110,9 @@ routes:
     assert_eq!(
         found,
         [
-            "retry_policy: has no effect: only requests that cannot have been processed are sent again",
             "routes[0].decorator: has no effect: requests are not traced yet",
             "routes[0].typed_per_filter_config[\"envoy.filters.http.cors\"]: \
              has no effect: no filter here has settings by route yet",
-            "routes[0].route.retry_policy: has no effect: only requests that cannot have been processed are sent again",
             "routes[0].route.hash_policy: has no effect: no load balancer here uses a hash yet",
         ]
     );

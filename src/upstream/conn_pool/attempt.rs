@@ -1,6 +1,10 @@
 //! One attempt at a request: when what happened, and how it failed.
 
+use std::cell::Cell;
+
 use tokio::time::Instant;
+
+use crate::proto::core::RoutingPriority;
 
 /// An attempt that brought no response headers.
 #[derive(Debug)]
@@ -39,15 +43,18 @@ pub enum FailureKind {
     RequestBody,
 }
 
-/// The moments of an attempt; `None` when it never came to that.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct UpstreamTiming {
+/// One attempt at a request: on whose account, and when what happened. It can be read while the attempt goes on; a moment is `None`
+/// when it never came to that.
+#[derive(Debug, Default, Clone)]
+pub struct UpstreamAttempt {
+    /// Which circuit breakers count it.
+    pub priority: RoutingPriority,
     /// A new connection was begun for it; `None` when a pooled one served.
-    pub connect_started: Option<Instant>,
+    pub connect_started: Cell<Option<Instant>>,
     /// The new connection was ready, TLS included.
-    pub connected: Option<Instant>,
+    pub connected: Cell<Option<Instant>>,
     /// The request was handed to a connection.
-    pub first_byte_sent: Option<Instant>,
+    pub first_byte_sent: Cell<Option<Instant>>,
     /// The response's headers came.
-    pub headers_received: Option<Instant>,
+    pub headers_received: Cell<Option<Instant>>,
 }

@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{task::spawn_local, time::Instant};
 
 use super::{
-    FailureKind, UpstreamFailure, UpstreamTiming,
+    FailureKind, UpstreamAttempt, UpstreamFailure,
     connect::{ConnectError, ConnectionRecord, Established, Side, connect},
     response::{ActiveRequest, Exchange, guarded},
 };
@@ -27,7 +27,7 @@ use crate::{
     http::{
         Request, Response,
         body::{Body, BodyError},
-        to_origin_form,
+        copy_head, to_origin_form,
         upgrade::Halves,
     },
     net::{Alpn, with_causes},
@@ -63,23 +63,23 @@ impl Pool {
         self: &Rc<Pool>,
         host: &HostRef,
         request: &mut Request,
-        timing: &mut UpstreamTiming,
+        attempt: &UpstreamAttempt,
     ) -> Result<Response, UpstreamFailure> {
         let connection = match self.take_idle() {
             Some(connection) => connection,
             // Boxed, so that the many requests that find one do not carry its state.
-            None => Box::pin(self.connect(host, timing)).await.map_err(ConnectError::into_failure)?,
+            None => Box::pin(self.connect(host, attempt)).await.map_err(ConnectError::into_failure)?,
         };
         prepare(request);
         let spare = spare(request, &connection.record);
         let received = connection.record.received();
         connection.record.begin();
         let active = ActiveRequest::begin(host);
-        timing.first_byte_sent = Some(active.started());
+        attempt.first_byte_sent.set(Some(active.started()));
         let mut lease = Lease { pool: Rc::downgrade(self), connection, active };
         match lease.connection.sender.try_send_request(std::mem::take(request)).await {
             Ok(response) => {
-                timing.headers_received = Some(Instant::now());
+                attempt.headers_received.set(Some(Instant::now()));
                 lease.active.answered(response.status());
                 Ok(response.map(|incoming| guarded(incoming.into(), lease)))
             }
@@ -97,12 +97,12 @@ impl Pool {
         &self,
         host: &HostRef,
         request: &mut Request,
-        timing: &mut UpstreamTiming,
+        attempt: &UpstreamAttempt,
     ) -> Result<Response, UpstreamFailure> {
-        timing.connect_started = Some(Instant::now());
+        attempt.connect_started.set(Some(Instant::now()));
         let established = connect(host, self.server_name.as_deref(), &[Alpn::Http11]).await;
         let established = established.map_err(ConnectError::into_failure)?;
-        timing.connected = Some(Instant::now());
+        attempt.connected.set(Some(Instant::now()));
         let Established { io, record, .. } = established;
         let (mut sender, connection) = match builder(&record.cluster().protocol).handshake(TokioIo::new(io)).await {
             Ok(started) => started,
@@ -114,7 +114,7 @@ impl Pool {
         let outgoing = std::mem::take(request.body_mut());
         prepare(request);
         let active = ActiveRequest::begin(host);
-        timing.first_byte_sent = Some(active.started());
+        attempt.first_byte_sent.set(Some(active.started()));
         let mut response = match sender.try_send_request(std::mem::take(request)).await {
             Ok(response) => response,
             Err(error) => {
@@ -124,7 +124,7 @@ impl Pool {
                 return Err(failure);
             }
         };
-        timing.headers_received = Some(Instant::now());
+        attempt.headers_received.set(Some(Instant::now()));
         active.answered(response.status());
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response.map(|incoming| guarded(incoming.into(), active)));
@@ -155,10 +155,10 @@ impl Pool {
         }
     }
 
-    async fn connect(self: &Rc<Pool>, host: &HostRef, timing: &mut UpstreamTiming) -> Result<Connection, ConnectError> {
-        timing.connect_started = Some(Instant::now());
+    async fn connect(self: &Rc<Pool>, host: &HostRef, attempt: &UpstreamAttempt) -> Result<Connection, ConnectError> {
+        attempt.connect_started.set(Some(Instant::now()));
         let established = connect(host, self.server_name.as_deref(), &[Alpn::Http11]).await?;
-        timing.connected = Some(Instant::now());
+        attempt.connected.set(Some(Instant::now()));
         self.start(established).await
     }
 
@@ -257,12 +257,7 @@ fn spare(request: &Request, record: &ConnectionRecord) -> Option<Request> {
     if !record.has_idled() || !safe || !request.body().is_end_stream() {
         return None;
     }
-    let mut spare = Request::new(Body::empty());
-    spare.method_mut().clone_from(request.method());
-    spare.uri_mut().clone_from(request.uri());
-    spare.headers_mut().clone_from(request.headers());
-    spare.extensions_mut().clone_from(request.extensions());
-    Some(spare)
+    Some(copy_head(request))
 }
 
 /// What came of a request without a response; `spare` if it may be sent once more. What can be sent again goes to `request`.

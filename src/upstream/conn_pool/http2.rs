@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use super::{
-    FailureKind, UpstreamFailure, UpstreamTiming,
+    FailureKind, UpstreamAttempt, UpstreamFailure,
     connect::{ConnectError, ConnectionRecord, Established, MeteredIo, Side, connect},
     replay::Recorder,
     response::{ActiveRequest, Exchange, guarded},
@@ -91,14 +91,14 @@ impl Pool {
         self: &Rc<Pool>,
         host: &HostRef,
         request: &mut Request,
-        timing: &mut UpstreamTiming,
+        attempt: &UpstreamAttempt,
     ) -> Result<Response, UpstreamFailure> {
         let slot = match self.take_slot() {
             Some(slot) => slot,
             // Boxed, so that the many requests that need not wait do not carry its state.
-            None => Box::pin(self.wait(host, timing)).await.map_err(ConnectError::into_failure)?,
+            None => Box::pin(self.wait(host, attempt)).await.map_err(ConnectError::into_failure)?,
         };
-        exchange(slot, host, request, timing).await
+        exchange(slot, host, request, attempt).await
     }
 
     fn take_slot(&self) -> Option<Slot> {
@@ -106,7 +106,7 @@ impl Pool {
         connections.iter().find(|connection| connection.has_room()).map(Slot::new)
     }
 
-    async fn wait(self: &Rc<Pool>, host: &HostRef, timing: &mut UpstreamTiming) -> Result<Slot, ConnectError> {
+    async fn wait(self: &Rc<Pool>, host: &HostRef, attempt: &UpstreamAttempt) -> Result<Slot, ConnectError> {
         let stats = &host.cluster().stats;
         self.waiting.borrow_mut().retain(|waiter| !waiter.slot.is_closed());
         if self.waiting.borrow().len() >= MAX_WAITING {
@@ -123,8 +123,8 @@ impl Pool {
         let slot = given.unwrap_or_else(|_| Err(ConnectError::new(FailureKind::Connect, &"the pool was closed")))?;
         let connected = slot.0.record.started();
         if connected > started {
-            timing.connect_started = Some(started);
-            timing.connected = Some(connected);
+            attempt.connect_started.set(Some(started));
+            attempt.connected.set(Some(connected));
         }
         Ok(slot)
     }
@@ -377,7 +377,7 @@ async fn exchange(
     slot: Slot,
     host: &HostRef,
     request: &mut Request,
-    timing: &mut UpstreamTiming,
+    attempt: &UpstreamAttempt,
 ) -> Result<Response, UpstreamFailure> {
     prepare(request, host);
     let mut sent = http::Request::new(());
@@ -392,26 +392,26 @@ async fn exchange(
     let recorder = Recorder::new(body);
     let before = Traffic::of(&slot.0.record);
     let active = ActiveRequest::begin(host);
-    timing.first_byte_sent = Some(active.started());
-    let mut attempt = match slot.0.open(sent, ended) {
+    attempt.first_byte_sent.set(Some(active.started()));
+    let mut running = match slot.0.open(sent, ended) {
         Ok((response, stream)) => Attempt { response, pump: Pump::new(recorder, stream), uploaded: ended },
         Err(error) => {
             active.unanswered(false);
             return Err(failure(&error, true, recorder, request));
         }
     };
-    match poll_fn(|cx| attempt.poll(cx)).await {
+    match poll_fn(|cx| running.poll(cx)).await {
         Ok(response) => {
-            timing.headers_received = Some(Instant::now());
+            attempt.headers_received.set(Some(Instant::now()));
             slot.0.settle();
             active.answered(response.status());
             let slot = Rc::new(slot);
-            let running = Running { active, upload: attempt.go_on(&slot), _slot: slot };
-            Ok(response.map(|stream| guarded(stream.into(), running)))
+            let upload = running.go_on(&slot);
+            Ok(response.map(|stream| guarded(stream.into(), Running { active, upload, _slot: slot })))
         }
         Err(error) => {
             active.unanswered(error.is_reset() && error.is_remote());
-            let recorder = attempt.pump.into_body();
+            let recorder = running.pump.into_body();
             if recorder.is_broken() {
                 let cause = "the request's body broke off".to_owned();
                 return Err(UpstreamFailure { kind: FailureKind::RequestBody, unprocessed: false, cause });

@@ -22,7 +22,7 @@ use crate::{
 };
 use connect::{ConnectError, connect};
 
-pub use attempt::{FailureKind, UpstreamFailure, UpstreamTiming};
+pub use attempt::{FailureKind, UpstreamAttempt, UpstreamFailure};
 
 /// The connections of one worker to one host.
 pub(super) struct Pools {
@@ -52,7 +52,7 @@ impl Pools {
         &self,
         host: &HostRef,
         request: &mut Request,
-        timing: &mut UpstreamTiming,
+        attempt: &UpstreamAttempt,
     ) -> Result<Response, UpstreamFailure> {
         let cluster = host.cluster();
         if cluster.protocol.auto_sni
@@ -60,9 +60,9 @@ impl Pools {
             && let Some(authority) = authority(request)
         {
             let pool = self.by_name(host_of(authority));
-            return pool.send(host, request, timing).await;
+            return pool.send(host, request, attempt).await;
         }
-        self.own.send(host, request, timing).await
+        self.own.send(host, request, attempt).await
     }
 
     /// The connections that ask for this name. Clients choose the names, so those without connections are forgotten.
@@ -105,32 +105,37 @@ impl Pool {
         &self,
         host: &HostRef,
         request: &mut Request,
-        timing: &mut UpstreamTiming,
+        attempt: &UpstreamAttempt,
     ) -> Result<Response, UpstreamFailure> {
         if request.extensions().get::<Upgrade>().is_some() {
             // Boxed, so that other requests do not carry its state.
-            return Box::pin(self.http1.upgrade(host, request, timing)).await;
+            return Box::pin(self.http1.upgrade(host, request, attempt)).await;
         }
         let http2 = match host.cluster().protocol.protocol {
             Protocol::Http1 => false,
             Protocol::Http2 => true,
             Protocol::Downstream => request.version() == Version::HTTP_2,
-            Protocol::Alpn => return Box::pin(self.send_by_alpn(host, request, timing)).await,
+            Protocol::Alpn => return Box::pin(self.send_by_alpn(host, request, attempt)).await,
         };
-        if http2 { self.http2.send(host, request, timing).await } else { self.http1.send(host, request, timing).await }
+        if http2 {
+            self.http2.send(host, request, attempt).await
+        } else {
+            self.http1.send(host, request, attempt).await
+        }
     }
 
     async fn send_by_alpn(
         &self,
         host: &HostRef,
         request: &mut Request,
-        timing: &mut UpstreamTiming,
+        attempt: &UpstreamAttempt,
     ) -> Result<Response, UpstreamFailure> {
         let chosen = Rc::clone(&self.chosen.borrow());
-        let alpn = chosen.get_or_try_init(|| self.negotiate(host, timing)).await.map_err(ConnectError::into_failure)?;
+        let alpn =
+            chosen.get_or_try_init(|| self.negotiate(host, attempt)).await.map_err(ConnectError::into_failure)?;
         let outcome = match alpn {
-            Alpn::H2 => self.http2.send(host, request, timing).await,
-            Alpn::Http11 => self.http1.send(host, request, timing).await,
+            Alpn::H2 => self.http2.send(host, request, attempt).await,
+            Alpn::Http11 => self.http1.send(host, request, attempt).await,
         };
         if outcome.is_err() {
             // Perhaps the host speaks another protocol now.
@@ -140,10 +145,10 @@ impl Pool {
     }
 
     /// Makes the first connection, and leaves it to the pool of the protocol that the host chooses.
-    async fn negotiate(&self, host: &HostRef, timing: &mut UpstreamTiming) -> Result<Alpn, ConnectError> {
-        timing.connect_started = Some(Instant::now());
+    async fn negotiate(&self, host: &HostRef, attempt: &UpstreamAttempt) -> Result<Alpn, ConnectError> {
+        attempt.connect_started.set(Some(Instant::now()));
         let established = connect(host, self.server_name.as_deref(), &[Alpn::H2, Alpn::Http11]).await?;
-        timing.connected = Some(Instant::now());
+        attempt.connected.set(Some(Instant::now()));
         if established.alpn == Some(Alpn::H2) {
             self.http2.adopt(established).await?;
             Ok(Alpn::H2)

@@ -89,9 +89,6 @@ impl ActiveRequest {
 
     /// A response has begun.
     pub(super) fn answered(&self, status: StatusCode) {
-        let cluster = self.host.cluster();
-        cluster.stats.upstream_rq_completed.inc();
-        cluster.response_codes.inc(status.as_u16());
         if status.is_server_error() { self.host.stats.rq_error.inc() } else { self.host.stats.rq_success.inc() }
     }
 

@@ -19,7 +19,7 @@ use crate::{
     proto,
     stats::Registry,
     tls::Secrets,
-    upstream::{ClusterEntry, ClusterManager, ClusterState, FailureKind, HostRef, UpstreamFailure, UpstreamTiming},
+    upstream::{ClusterEntry, ClusterManager, ClusterState, FailureKind, HostRef, UpstreamAttempt, UpstreamFailure},
 };
 
 /// Runs a test as a worker would, with a limit on time.
@@ -67,7 +67,7 @@ pub(super) async fn send(cluster: &ClusterState, mut request: Request) -> Result
 /// Leaves the request where it was if the host has not processed it.
 pub(super) async fn try_send(cluster: &ClusterState, request: &mut Request) -> Result<Response, UpstreamFailure> {
     let host = cluster.choose_host().unwrap();
-    cluster.send(&host, request, &mut UpstreamTiming::default()).await
+    cluster.send(&host, request, &UpstreamAttempt::default()).await
 }
 
 pub(super) async fn send_to(
@@ -75,7 +75,7 @@ pub(super) async fn send_to(
     host: &HostRef,
     mut request: Request,
 ) -> Result<Response, UpstreamFailure> {
-    cluster.send(host, &mut request, &mut UpstreamTiming::default()).await
+    cluster.send(host, &mut request, &UpstreamAttempt::default()).await
 }
 
 pub(super) fn get(path: &str) -> Request {

@@ -1,0 +1,269 @@
+//! A request on its way to the hosts of a cluster: attempt by attempt, until a response begins or nothing is left to try.
+
+use std::{future::poll_fn, pin::pin, rc::Rc, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    failure,
+    kept_body::KeptBody,
+    retry::{Loss, RetryState, Verdict},
+    timeouts::Timeouts,
+};
+use crate::{
+    filter::{
+        http::Stream,
+        timer::{Expired, StreamTimer},
+    },
+    http::{Request, Response, copy_head, local_reply::LocalReply},
+    proto::core::RoutingPriority,
+    route::{Originals, RouteRef},
+    stream_info::ResponseFlags,
+    upstream::{ClusterState, HostRef, UpstreamAttempt, UpstreamFailure},
+};
+
+/// How often a request is sent to hosts that turn out not to have processed it.
+const MAX_RACES: u32 = 2;
+
+pub(super) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
+
+/// A request, and all that decides about its attempts.
+pub(super) struct UpstreamRequest<'a> {
+    pub cluster: &'a Rc<ClusterState>,
+    pub route: &'a RouteRef,
+    pub originals: Originals,
+    pub priority: RoutingPriority,
+    pub timeouts: Timeouts,
+    /// The status that tells of a timeout.
+    pub timeout_status: StatusCode,
+    /// What may follow a failed attempt; `None` if nothing asks for that.
+    pub retry: Option<RetryState<'a>>,
+    /// The body, if it may be needed again.
+    pub kept: Option<KeptBody>,
+}
+
+/// What an attempt brought.
+enum Outcome {
+    Response(Response),
+    Failure {
+        failure: UpstreamFailure,
+        sent: bool,
+    },
+    /// One of the deadlines of the attempt passed.
+    TimedOut(Expired),
+}
+
+impl UpstreamRequest<'_> {
+    /// Sends the request, again where that is due, until a response begins or a deadline passes.
+    pub(super) async fn send(&mut self, request: &mut Request, stream: &mut Stream) -> Result<Response, LocalReply> {
+        let mut races = 0;
+        loop {
+            let Some(host) = self.choose_host() else {
+                stream.info.upstream_cluster = Some(Arc::clone(&self.cluster.cluster().name));
+                stream.capture_request(request);
+                return Err(self.charge(LocalReply::no_healthy_upstream()));
+            };
+            stream.info.attempt_count += 1;
+            stream.info.upstream = Some(Rc::clone(host.info()));
+            let mut copy;
+            let sent = if self.retry.is_some() {
+                copy = copy_head(request);
+                *copy.body_mut() = match &self.kept {
+                    Some(kept) => kept.read(),
+                    None => std::mem::take(request.body_mut()),
+                };
+                &mut copy
+            } else {
+                &mut *request
+            };
+            self.route.finalize_host(sent, &host.endpoint.hostname, self.originals);
+            stream.capture_request(sent);
+            let outcome = self.attempt(&host, sent, stream).await?;
+            let race = matches!(&outcome, Outcome::Failure { failure, .. }
+                if failure.unprocessed && failure::is_race(failure.kind))
+                && races < MAX_RACES;
+            let is_timeout = matches!(outcome, Outcome::TimedOut(_));
+            match self.judge(&outcome, stream) {
+                Verdict::Again(wait) => {
+                    self.count_retried(&outcome, &host);
+                    drop(outcome);
+                    self.wait(wait, stream).await?;
+                    self.prepare_retry(request, stream, is_timeout);
+                }
+                _ if race => races += 1,
+                verdict => return self.finish(outcome, verdict, stream),
+            }
+        }
+    }
+
+    fn choose_host(&mut self) -> Option<HostRef> {
+        match &mut self.retry {
+            Some(retry) => retry.choose_host(),
+            None => self.cluster.choose_host(),
+        }
+    }
+
+    /// One attempt, unless a deadline of the stream passes first.
+    async fn attempt(&self, host: &HostRef, request: &mut Request, stream: &mut Stream) -> Result<Outcome, LocalReply> {
+        let attempt = UpstreamAttempt { priority: self.priority, ..UpstreamAttempt::default() };
+        let deadlines = self.timeouts.of_attempt(self.cluster.cluster());
+        if !deadlines.is_empty() {
+            stream.timer.begin_attempt(deadlines);
+        }
+        let outcome = tokio::select! {
+            biased;
+            sent = self.cluster.send(host, request, &attempt) => Ok(sent),
+            expired = expired(&stream.timer, &attempt) => Err(expired),
+        };
+        let info = &mut stream.info;
+        let since_start = |at: Option<Instant>| at.map(|at| at - info.start);
+        info.timing.first_upstream_tx = since_start(attempt.first_byte_sent.get());
+        info.timing.first_upstream_rx = since_start(attempt.headers_received.get());
+        match outcome {
+            Ok(Ok(response)) => {
+                info.upstream_protocol = Some(response.version());
+                Ok(Outcome::Response(response))
+            }
+            Ok(Err(failure)) => Ok(Outcome::Failure { failure, sent: attempt.first_byte_sent.get().is_some() }),
+            Err(expired) => self.expire(expired, host, stream),
+        }
+    }
+
+    /// What a deadline that has passed ends: the attempt or the request.
+    fn expire(&self, expired: Expired, host: &HostRef, stream: &Stream) -> Result<Outcome, LocalReply> {
+        let stats = &self.cluster.cluster().stats;
+        match expired {
+            Expired::Route => {
+                stats.upstream_rq_timeout.inc();
+                host.stats.rq_timeout.inc();
+                Err(self.charge(LocalReply::upstream_timeout(self.timeout_status, "response_timeout")))
+            }
+            Expired::Idle => Err(LocalReply::stream_idle_timeout(stream.timer.is_request_complete())),
+            Expired::MaxDuration => Err(LocalReply::max_duration_timeout()),
+            Expired::Request => Err(LocalReply::request_timeout()),
+            Expired::Try => {
+                stats.upstream_rq_per_try_timeout.inc();
+                host.stats.rq_timeout.inc();
+                Ok(Outcome::TimedOut(expired))
+            }
+            Expired::TryIdle => {
+                stats.upstream_rq_per_try_idle_timeout.inc();
+                host.stats.rq_timeout.inc();
+                Ok(Outcome::TimedOut(expired))
+            }
+            Expired::TryDuration => {
+                stats.upstream_rq_max_duration_reached.inc();
+                Ok(Outcome::TimedOut(expired))
+            }
+        }
+    }
+
+    fn judge(&mut self, outcome: &Outcome, stream: &mut Stream) -> Verdict {
+        if self.kept.as_ref().is_some_and(|kept| !kept.is_whole()) {
+            self.retry = None;
+        }
+        let Some(retry) = &mut self.retry else { return Verdict::Final };
+        let random = &stream.worker.random;
+        let verdict = match outcome {
+            Outcome::Response(response) => retry.after_response(response, random),
+            Outcome::Failure { failure, sent } => {
+                retry.after_loss(Loss::Failed { kind: failure.kind, sent: *sent }, random)
+            }
+            Outcome::TimedOut(_) => retry.after_loss(Loss::TimedOut, random),
+        };
+        match verdict {
+            Verdict::LimitExceeded => stream.info.flags.set(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED),
+            Verdict::Overflow => stream.info.flags.set(ResponseFlags::UPSTREAM_OVERFLOW),
+            Verdict::Again(_) | Verdict::Final => {}
+        }
+        verdict
+    }
+
+    fn count_retried(&self, outcome: &Outcome, host: &HostRef) {
+        if let Outcome::Response(response) = outcome {
+            let cluster = self.cluster.cluster();
+            cluster.retried_completed.inc();
+            cluster.retried_codes.inc(response.status().as_u16());
+            if !response.status().is_server_error() {
+                host.stats.rq_error.inc();
+            }
+        }
+    }
+
+    async fn wait(&self, time: Duration, stream: &Stream) -> Result<(), LocalReply> {
+        let expired = tokio::select! {
+            () = sleep(time) => return Ok(()),
+            expired = stream.timer.expired() => expired,
+        };
+        Err(match expired {
+            Expired::Idle => LocalReply::stream_idle_timeout(stream.timer.is_request_complete()),
+            Expired::MaxDuration => LocalReply::max_duration_timeout(),
+            Expired::Request => LocalReply::request_timeout(),
+            _ => LocalReply::upstream_timeout(self.timeout_status, "response_timeout"),
+        })
+    }
+
+    /// Tells the host of the next attempt that it is not the first, and how much time is left.
+    fn prepare_retry(&self, request: &mut Request, stream: &Stream, after_timeout: bool) {
+        let told = self.route.attempt_headers();
+        let headers = request.headers_mut();
+        if told.count_in_request {
+            headers.insert(ATTEMPT_COUNT, HeaderValue::from(stream.info.attempt_count + 1));
+        }
+        if told.timeout_retry {
+            let value = if after_timeout { "true" } else { "false" };
+            headers.insert(IS_TIMEOUT_RETRY, HeaderValue::from_static(value));
+        }
+        let elapsed = stream.timer.request_end().map(|end| end.elapsed()).unwrap_or_default();
+        self.timeouts.tell(headers, elapsed, self.originals == Originals::Told);
+    }
+
+    /// What the last attempt brought, as the answer.
+    fn finish(&mut self, outcome: Outcome, _verdict: Verdict, stream: &mut Stream) -> Result<Response, LocalReply> {
+        let retried = stream.info.attempt_count > 1 && self.retry.is_some();
+        match outcome {
+            Outcome::Response(response) => {
+                stream.timer.settle_attempt();
+                if let Some(kept) = &self.kept {
+                    kept.forget();
+                }
+                let cluster = self.cluster.cluster();
+                cluster.stats.upstream_rq_completed.inc();
+                cluster.response_codes.inc(response.status().as_u16());
+                Ok(response)
+            }
+            Outcome::Failure { failure, .. } => Err(self.charge(failure::reply(failure, retried, &mut stream.info))),
+            Outcome::TimedOut(Expired::TryDuration) => {
+                Err(self.charge(LocalReply::upstream_max_duration(stream.timer.is_request_complete())))
+            }
+            Outcome::TimedOut(Expired::TryIdle) => {
+                Err(self.charge(LocalReply::upstream_timeout(self.timeout_status, "upstream_per_try_idle_timeout")))
+            }
+            Outcome::TimedOut(_) => {
+                Err(self.charge(LocalReply::upstream_timeout(self.timeout_status, "upstream_per_try_timeout")))
+            }
+        }
+    }
+
+    /// A reply of ours for which the cluster is to blame counts as one of its responses.
+    fn charge(&self, reply: LocalReply) -> LocalReply {
+        let cluster = self.cluster.cluster();
+        cluster.stats.upstream_rq_completed.inc();
+        cluster.response_codes.inc(reply.status.as_u16());
+        reply
+    }
+}
+
+/// The deadline that passes first; those of the attempt run from when it has been sent.
+async fn expired(timer: &StreamTimer, attempt: &UpstreamAttempt) -> Expired {
+    let mut sleep = pin!(timer.sleep());
+    poll_fn(|cx| {
+        if let Some(at) = attempt.first_byte_sent.get() {
+            timer.start_attempt(at);
+        }
+        timer.poll_expired(sleep.as_mut(), cx)
+    })
+    .await
+}
