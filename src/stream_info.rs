@@ -53,6 +53,10 @@ pub struct TlsInfo {
     pub alpn: Option<Box<[u8]>>,
     /// The verified peer certificate.
     pub peer: Option<Box<PeerCertificate>>,
+    /// The peer's certificates in DER form as it sent them, its own first; empty unless verified.
+    pub peer_chain: Vec<Box<[u8]>>,
+    /// URI subject alternative names of our certificate.
+    pub local_uri_sans: Vec<String>,
 }
 
 /// The facts of a peer's certificate that logs, headers and authorization use.

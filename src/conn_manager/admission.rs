@@ -34,7 +34,14 @@ pub(super) fn admit(connection: &Connection, request: &mut Request, stream: &mut
     headers::remove_hop_by_hop(headers, upgrade)
         .map_err(|error| LocalReply::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     let random = connection.worker.random.next_u128();
-    let origin = headers::admit_request(headers, &manager.headers, &connection.downstream, random);
+    let origin =
+        headers::admit_request(headers, &manager.headers, &connection.downstream, random).map_err(|rejected| {
+            manager.stats.downstream_rq_rejected_via_ip_detection.inc();
+            LocalReply::ip_detection_failed(rejected.0)
+        })?;
+    if let Some(scheme) = &manager.headers.scheme {
+        stream.info.scheme = if scheme == "https" { "https" } else { "http" };
+    }
     if origin.client != connection.info.remote.ip() {
         stream.info.trusted_client = origin.client.map(|ip| (ip, 0).into());
     }

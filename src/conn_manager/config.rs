@@ -1,5 +1,7 @@
 //! From `envoy.extensions.filters.network.http_connection_manager.v3` to [`HttpConnectionManager`].
 
+mod headers;
+
 use std::{sync::Arc, time::Duration};
 
 use http::HeaderValue;
@@ -10,11 +12,9 @@ use crate::{
     config::field::Field,
     filter::{FactoryContext, http::HttpFilterConfig, network::NetworkFilter},
     http::{
-        headers::{HeaderRules, InternalAddresses, ServerHeader},
         http1, http2,
         path::{EscapedSlashes, PathRules},
     },
-    matcher::CidrRange,
     proto::{self, core, hcm},
     route::RouteConfiguration,
     router::Router,
@@ -23,8 +23,6 @@ use crate::{
 };
 use hcm::http_connection_manager::{self as proto_manager, RouteSpecifier, StripPortMode};
 
-/// Default of `server_name`.
-const SERVER_NAME: &str = "envoy";
 /// Envoy's default for `max_request_headers_kb`.
 const MAX_REQUEST_HEADERS_KB: u32 = 60;
 /// Envoy's default for `common_http_protocol_options.max_headers_count`.
@@ -55,16 +53,16 @@ impl HttpConnectionManager {
             codec_type,
             stat_prefix,
             http_filters,
-            add_user_agent,
+            add_user_agent: _,
             tracing,
             common_http_protocol_options,
             http1_safe_max_connection_duration,
             http_protocol_options,
             http2_protocol_options,
             http3_protocol_options,
-            server_name,
-            server_header_transformation,
-            scheme_header_transformation,
+            server_name: _,
+            server_header_transformation: _,
+            scheme_header_transformation: _,
             max_request_headers_kb,
             stream_idle_timeout,
             stream_flush_timeout,
@@ -77,21 +75,21 @@ impl HttpConnectionManager {
             access_log_flush_interval,
             flush_access_log_on_new_request,
             access_log_options,
-            use_remote_address,
-            xff_num_trusted_hops,
-            original_ip_detection_extensions,
+            use_remote_address: _,
+            xff_num_trusted_hops: _,
+            original_ip_detection_extensions: _,
             early_header_mutation_extensions,
-            internal_address_config,
-            skip_xff_append,
-            via,
-            generate_request_id,
-            preserve_external_request_id,
-            always_set_request_id_in_response,
-            forward_client_cert_details,
-            set_current_client_cert_details,
+            internal_address_config: _,
+            skip_xff_append: _,
+            via: _,
+            generate_request_id: _,
+            preserve_external_request_id: _,
+            always_set_request_id_in_response: _,
+            forward_client_cert_details: _,
+            set_current_client_cert_details: _,
             forward_client_cert_matcher,
             proxy_100_continue,
-            represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+            represent_ipv4_remote_address_as_ipv4_mapped_ipv6: _,
             upgrade_configs,
             normalize_path,
             merge_slashes,
@@ -104,10 +102,10 @@ impl HttpConnectionManager {
             strip_trailing_host_dot,
             proxy_status_config,
             typed_header_validation_config,
-            append_x_forwarded_port,
+            append_x_forwarded_port: _,
             append_local_overload,
             add_proxy_protocol_connection_state,
-            forward_proto_config,
+            forward_proto_config: _,
             route_specifier,
             strip_port_mode,
         } = manager;
@@ -115,7 +113,6 @@ impl HttpConnectionManager {
         field.ignored("tracing", tracing, "tracing is not implemented yet");
         field.ignored("http1_safe_max_connection_duration", http1_safe_max_connection_duration, "it is always safe");
         field.unsupported("http3_protocol_options", http3_protocol_options);
-        field.unsupported("scheme_header_transformation", scheme_header_transformation);
         field.ignored("stream_flush_timeout", stream_flush_timeout, "the stream idle timeout counts");
         field.ignored(
             "drain_timeout",
@@ -131,17 +128,9 @@ impl HttpConnectionManager {
             "a request is logged at its end",
         );
         field.ignored("access_log_options", access_log_options, "a request is logged at its end");
-        field.unsupported("original_ip_detection_extensions", original_ip_detection_extensions);
         field.unsupported("early_header_mutation_extensions", early_header_mutation_extensions);
-        field.unsupported("forward_client_cert_details", forward_client_cert_details);
-        field.unsupported("set_current_client_cert_details", set_current_client_cert_details);
         field.unsupported("forward_client_cert_matcher", forward_client_cert_matcher);
         field.ignored("proxy_100_continue", proxy_100_continue, "100 Continue is answered here");
-        field.ignored(
-            "represent_ipv4_remote_address_as_ipv4_mapped_ipv6",
-            represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
-            "IPv4 addresses are written as such",
-        );
         field.ignored("request_id_extension", request_id_extension, "request ids are UUIDs");
         field.ignored("local_reply_config", local_reply_config, "local replies are not rewritten yet");
         field.ignored(
@@ -158,7 +147,6 @@ impl HttpConnectionManager {
             add_proxy_protocol_connection_state,
             "PROXY protocol is not implemented yet",
         );
-        field.unsupported("forward_proto_config", forward_proto_config);
 
         let scope = cx.stats.scope(&format!("http.{stat_prefix}"));
         let common =
@@ -179,25 +167,7 @@ impl HttpConnectionManager {
         };
         let max_header_bytes = max_request_headers_kb.as_ref().map_or(MAX_REQUEST_HEADERS_KB, |kb| kb.value) * 1024;
         let http2 = http2::Options::from_proto(http2_protocol_options.as_ref(), field.key("http2_protocol_options"));
-        let server_name = if server_name.is_empty() { SERVER_NAME } else { server_name };
-        let headers = HeaderRules {
-            use_remote_address: use_remote_address.as_ref().is_some_and(|value| value.value),
-            xff_num_trusted_hops: *xff_num_trusted_hops as usize,
-            skip_xff_append: *skip_xff_append,
-            append_x_forwarded_port: *append_x_forwarded_port,
-            internal_addresses: internal_addresses(
-                internal_address_config.as_ref(),
-                field.key("internal_address_config"),
-            ),
-            user_agent: (add_user_agent.as_ref().filter(|add| add.value))
-                .and_then(|_| header_value(cx.service_cluster, field.key("add_user_agent"))),
-            via: if via.is_empty() { None } else { header_value(via, field.key("via")) },
-            generate_request_id: generate_request_id.as_ref().is_none_or(|value| value.value),
-            preserve_external_request_id: *preserve_external_request_id,
-            always_set_request_id_in_response: *always_set_request_id_in_response,
-            server_header: server_header(*server_header_transformation),
-            server_name: header_value(server_name, field.key("server_name"))?,
-        };
+        let headers = headers::rules(manager, field, cx);
         let path = PathRules {
             normalize_path: normalize_path.as_ref().is_some_and(|value| value.value),
             merge_slashes: *merge_slashes,
@@ -221,7 +191,7 @@ impl HttpConnectionManager {
             filters,
             router,
             access_logs,
-            headers,
+            headers: headers?,
             path,
             max_header_bytes,
             strip_port: strip_port(*strip_matching_host_port, strip_port_mode.as_ref(), field),
@@ -235,22 +205,6 @@ impl HttpConnectionManager {
 /// A duration of which zero means none; `None` where nothing is set.
 fn timeout(field: Field<'_>, name: &'static str, value: &Option<proto::Duration>) -> Option<Option<Duration>> {
     field.duration(name, value).map(|duration| (!duration.is_zero()).then_some(duration))
-}
-
-fn header_value(text: &str, field: Field<'_>) -> Option<HeaderValue> {
-    let value = HeaderValue::from_str(text).ok();
-    if value.is_none() {
-        field.error("has characters that a header may not have");
-    }
-    value
-}
-
-fn server_header(transformation: i32) -> ServerHeader {
-    match proto_manager::ServerHeaderTransformation::try_from(transformation) {
-        Ok(proto_manager::ServerHeaderTransformation::AppendIfAbsent) => ServerHeader::AppendIfAbsent,
-        Ok(proto_manager::ServerHeaderTransformation::PassThrough) => ServerHeader::PassThrough,
-        Ok(proto_manager::ServerHeaderTransformation::Overwrite) | Err(_) => ServerHeader::Overwrite,
-    }
 }
 
 fn strip_port(matching: bool, mode: Option<&StripPortMode>, field: Field<'_>) -> StripPort {
@@ -510,18 +464,6 @@ fn upgrades(configs: &[proto_manager::UpgradeConfig], field: Field<'_>) -> Vec<S
         }
     }
     upgrades
-}
-
-fn internal_addresses(config: Option<&proto_manager::InternalAddressConfig>, field: Field<'_>) -> InternalAddresses {
-    let Some(proto_manager::InternalAddressConfig { unix_sockets, cidr_ranges }) = config else {
-        return InternalAddresses::default();
-    };
-    let field = field.key("cidr_ranges");
-    let ranges = cidr_ranges.iter().enumerate();
-    InternalAddresses {
-        unix_sockets: *unix_sockets,
-        cidr_ranges: ranges.filter_map(|(index, range)| CidrRange::from_proto(range, field.index(index))).collect(),
-    }
 }
 
 fn escaped_slashes(action: i32) -> EscapedSlashes {

@@ -64,7 +64,7 @@ impl Connection {
         let routes = Rc::new(Arc::clone(&manager.routes));
         let nothing_reads = manager.access_logs.is_empty() && manager.capture == HeaderCapture::default();
         let capture = (!nothing_reads).then(|| Rc::new(manager.capture.clone()));
-        let downstream = Downstream::new(info.remote.ip(), info.local.port(), info.tls.is_some());
+        let downstream = Downstream::of_connection(&info, &manager.headers);
         let start = info.start;
         Connection {
             manager,

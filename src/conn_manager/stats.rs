@@ -71,6 +71,8 @@ stats::declare! {
         downstream_rq_non_relative_path: Counter,
         /// Requests whose path could not be normalized.
         downstream_rq_failed_path_normalization: Counter,
+        /// Requests without the client's address that `original_ip_detection_extensions` ask for.
+        downstream_rq_rejected_via_ip_detection: Counter,
         /// Requests redirected to their normalized path.
         downstream_rq_redirected_with_normalized_path: Counter,
         /// Upgrades refused because no setting allows them.

@@ -58,6 +58,7 @@ fn manager_with(registry: &Arc<Registry>, services: &Services) -> Arc<HttpConnec
         connection_limits: &ConnectionLimits::default(),
         access_logs: &access_log::Sinks::new(access_log::Mode::Check, &registry.scope("")),
         service_cluster: "",
+        service_node: "",
     };
     Arc::new(HttpConnectionManager::from_proto(&proto, Field::root(&report), &cx).unwrap())
 }

@@ -47,6 +47,8 @@ pub struct FactoryContext<'a> {
     pub access_logs: &'a access_log::Sinks,
     /// `node.cluster`, or `--service-cluster`.
     pub service_cluster: &'a str,
+    /// `node.id`, or `--service-node`.
+    pub service_node: &'a str,
 }
 
 /// Handles of the services that run on the main thread and are reached through filters.

@@ -4,15 +4,19 @@
 //! Pure functions over a header map; the settings are in [`HeaderRules`], the connection's facts in [`Downstream`]. A
 //! request passes [`remove_hop_by_hop`], then [`admit_request`]; its response passes the former and [`finish_response`].
 
+mod client_cert;
+mod origin;
+
 use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, HOST, SERVER, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA},
+    header::{CONNECTION, HOST, REFERER, SERVER, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA},
 };
 
-use crate::matcher::CidrRange;
+pub use client_cert::{CertDetails, CertFormat, ClientCertRules, Forwarding};
+pub use origin::{Downstream, ForwardProto, InternalAddresses, IpDetection, Origin, OriginRejected};
 
 /// Identifies a request across all hops.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -31,12 +35,13 @@ pub const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-o
 /// The host before a rewrite.
 pub const X_ENVOY_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 
-/// Facts of a client's certificate, which nobody before us could know.
-const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// Facts of the certificates of clients.
+pub const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const DOWNSTREAM_SERVICE_CLUSTER: HeaderName = HeaderName::from_static("x-envoy-downstream-service-cluster");
+const DOWNSTREAM_SERVICE_NODE: HeaderName = HeaderName::from_static("x-envoy-downstream-service-node");
 const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 const FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
 
@@ -67,7 +72,7 @@ static INTERNAL_ONLY: [HeaderName; 4] = [
 static NOT_FROM_CLIENTS: [HeaderName; 5] = [
     HeaderName::from_static("x-envoy-decorator-operation"),
     DOWNSTREAM_SERVICE_CLUSTER,
-    HeaderName::from_static("x-envoy-downstream-service-node"),
+    DOWNSTREAM_SERVICE_NODE,
     X_ENVOY_ORIGINAL_HOST,
     X_ENVOY_ORIGINAL_PATH,
 ];
@@ -87,10 +92,20 @@ pub struct HeaderRules {
     pub skip_xff_append: bool,
     /// Set `x-forwarded-port` to the port that the client connected to.
     pub append_x_forwarded_port: bool,
+    /// `original_ip_detection_extensions`; empty: by `x-forwarded-for`, with `xff_num_trusted_hops`.
+    pub ip_detection: Vec<IpDetection>,
     /// Who counts as internal (`internal_address_config`); nobody by default.
     pub internal_addresses: InternalAddresses,
-    /// `add_user_agent`: the service cluster, as `user-agent` where there is none and `x-envoy-downstream-service-cluster`.
-    pub user_agent: Option<HeaderValue>,
+    /// Write IPv4 addresses as IPv6 ones (`represent_ipv4_remote_address_as_ipv4_mapped_ipv6`).
+    pub ipv4_as_ipv6: bool,
+    /// `scheme_to_overwrite`, "http" or "https".
+    pub scheme: Option<HeaderValue>,
+    /// `forward_proto_config`
+    pub forward_proto: ForwardProto,
+    /// What becomes of `x-forwarded-client-cert`.
+    pub client_cert: ClientCertRules,
+    /// `add_user_agent`: who we are.
+    pub user_agent: Option<UserAgent>,
     /// Appended to `via` in both directions.
     pub via: Option<HeaderValue>,
     /// Give requests without `x-request-id` one.
@@ -112,7 +127,12 @@ impl Default for HeaderRules {
             xff_num_trusted_hops: 0,
             skip_xff_append: false,
             append_x_forwarded_port: false,
+            ip_detection: Vec::new(),
             internal_addresses: InternalAddresses::default(),
+            ipv4_as_ipv6: false,
+            scheme: None,
+            forward_proto: ForwardProto::default(),
+            client_cert: ClientCertRules::default(),
             user_agent: None,
             via: None,
             generate_request_id: true,
@@ -124,22 +144,13 @@ impl Default for HeaderRules {
     }
 }
 
-/// `internal_address_config`
-#[derive(Clone, Debug, Default)]
-pub struct InternalAddresses {
-    /// Peers in these ranges are internal.
-    pub cidr_ranges: Vec<CidrRange>,
-    /// Peers on Unix sockets are.
-    pub unix_sockets: bool,
-}
-
-impl InternalAddresses {
-    fn contains(&self, client: Option<IpAddr>) -> bool {
-        match client {
-            Some(address) => self.cidr_ranges.iter().any(|range| range.contains(address)),
-            None => self.unix_sockets,
-        }
-    }
+/// What `add_user_agent` tells upstreams of us.
+#[derive(Clone, Debug)]
+pub struct UserAgent {
+    /// The service cluster: `x-envoy-downstream-service-cluster`, and `user-agent` where there is none.
+    pub cluster: HeaderValue,
+    /// The service node: `x-envoy-downstream-service-node`; `None` if it has no name.
+    pub node: Option<HeaderValue>,
 }
 
 /// `server_header_transformation`
@@ -152,37 +163,6 @@ pub enum ServerHeader {
     AppendIfAbsent,
     /// The response has the upstream's name or none.
     PassThrough,
-}
-
-/// The facts of a downstream connection that the rules need, in the form in which they go into headers.
-#[derive(Clone, Debug)]
-pub struct Downstream {
-    peer: Option<IpAddr>,
-    peer_value: HeaderValue,
-    local_port: Option<u16>,
-    scheme: HeaderValue,
-}
-
-impl Downstream {
-    /// `peer` and `local_port` are None on a Unix socket.
-    #[must_use]
-    pub fn new(peer: Option<IpAddr>, local_port: Option<u16>, tls: bool) -> Downstream {
-        Downstream {
-            peer,
-            peer_value: peer.map_or(HeaderValue::from_static(""), address_value),
-            local_port,
-            scheme: HeaderValue::from_static(if tls { "https" } else { "http" }),
-        }
-    }
-}
-
-/// Who sent a request, as far as it can be trusted.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Origin {
-    /// The client's address by `x-forwarded-for` or by the connection; None on a Unix socket.
-    pub client: Option<IpAddr>,
-    /// The request came from an internal address and was marked `x-envoy-internal`.
-    pub internal: bool,
 }
 
 /// `Connection` nominates a header that a client must not make us drop, or too many headers: the request is answered with
@@ -263,71 +243,64 @@ fn remove_nominated(headers: &mut HeaderMap) -> Result<(), ConnectionHeaderRejec
 
 /// Applies the rules to a request that has passed [`remove_hop_by_hop`], and tells who sent it. `random` becomes the
 /// `x-request-id` where one is due.
-pub fn admit_request(headers: &mut HeaderMap, rules: &HeaderRules, downstream: &Downstream, random: u128) -> Origin {
-    let (client, may_be_internal) = client_address(headers, rules, downstream);
-    if rules.use_remote_address && !rules.skip_xff_append && downstream.peer.is_some() {
-        append(headers, X_FORWARDED_FOR, &downstream.peer_value, ",");
-    }
-    // Without a trusted proxy before us, what the request says of scheme and port is hearsay.
-    let hearsay = rules.use_remote_address && rules.xff_num_trusted_hops == 0;
-    if hearsay || !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, downstream.scheme.clone());
-    }
-    if let Some(port) = downstream.local_port.filter(|_| rules.append_x_forwarded_port)
-        && (hearsay || !headers.contains_key(X_FORWARDED_PORT))
-    {
-        headers.insert(X_FORWARDED_PORT, port.into());
-    }
-
+///
+/// # Errors
+/// If the request must show a client's address, and does not.
+pub fn admit_request(
+    headers: &mut HeaderMap,
+    rules: &HeaderRules,
+    downstream: &Downstream,
+    random: u128,
+) -> Result<Origin, OriginRejected> {
+    remove_bad_referer(headers);
+    let (client, may_be_internal) = origin::detect(headers, rules, downstream)?;
+    set_forwarded(headers, rules, downstream);
     let internal = may_be_internal && rules.internal_addresses.contains(client);
     let edge = rules.use_remote_address && !internal;
     remove_privileged(headers, internal, edge);
     if internal {
         headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
     }
-    if let Some(name) = &rules.user_agent {
-        headers.insert(DOWNSTREAM_SERVICE_CLUSTER, name.clone());
+    if let Some(UserAgent { cluster, node }) = &rules.user_agent {
+        headers.insert(DOWNSTREAM_SERVICE_CLUSTER, cluster.clone());
         if headers.get(USER_AGENT).is_none_or(HeaderValue::is_empty) {
-            headers.insert(USER_AGENT, name.clone());
+            headers.insert(USER_AGENT, cluster.clone());
+        }
+        if let Some(node) = node {
+            headers.insert(DOWNSTREAM_SERVICE_NODE, node.clone());
         }
     }
     if let Some(via) = &rules.via {
         append(headers, VIA, via, ", ");
     }
     if let Some(address) = client.filter(|_| edge) {
-        let known = downstream.peer == client;
-        headers.insert(EXTERNAL_ADDRESS, if known { downstream.peer_value.clone() } else { address_value(address) });
+        headers.insert(EXTERNAL_ADDRESS, downstream.address_value(address, rules));
     }
     let replace = edge && !rules.preserve_external_request_id;
     if rules.generate_request_id && (replace || !headers.contains_key(X_REQUEST_ID)) {
         headers.insert(X_REQUEST_ID, request_id(random));
     }
-    Origin { client, internal }
+    client_cert::forward(headers, &rules.client_cert, downstream);
+    Ok(Origin { client, internal })
 }
 
-/// The client's address, and whether it can be an internal one: only a request that passed no proxy can come from inside.
-fn client_address(headers: &HeaderMap, rules: &HeaderRules, downstream: &Downstream) -> (Option<IpAddr>, bool) {
-    let hops = rules.xff_num_trusted_hops;
-    if rules.use_remote_address {
-        let forwarded = hops.checked_sub(1).and_then(|skip| forwarded_address(headers, skip));
-        return (forwarded.or(downstream.peer), !headers.contains_key(X_FORWARDED_FOR));
+/// Sets scheme and port that the client used. Without a trusted proxy before us, what the request says of them is hearsay.
+fn set_forwarded(headers: &mut HeaderMap, rules: &HeaderRules, downstream: &Downstream) {
+    let hearsay = rules.use_remote_address && rules.xff_num_trusted_hops == 0;
+    if let Some(scheme) = &rules.scheme {
+        headers.insert(X_FORWARDED_PROTO, scheme.clone());
+    } else if hearsay || !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, downstream.scheme(&rules.forward_proto));
     }
-    match forwarded_address(headers, hops) {
-        Some(address) => (Some(address), tokens(headers, &X_FORWARDED_FOR).nth(1).is_none()),
-        None => (downstream.peer, false),
+    if let Some(port) = downstream.local_port().filter(|_| rules.append_x_forwarded_port)
+        && (hearsay || !headers.contains_key(X_FORWARDED_PORT))
+    {
+        headers.insert(X_FORWARDED_PORT, port.into());
     }
-}
-
-/// The address in `x-forwarded-for` before the last `skip` ones.
-fn forwarded_address(headers: &HeaderMap, skip: usize) -> Option<IpAddr> {
-    let last_first =
-        headers.get_all(X_FORWARDED_FOR).iter().rev().flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
-    str::from_utf8(last_first.map(<[u8]>::trim_ascii).nth(skip)?).ok()?.parse().ok()
 }
 
 /// Removes what the sender has no right to say.
 fn remove_privileged(headers: &mut HeaderMap, internal: bool, edge: bool) {
-    headers.remove(CLIENT_CERT);
     remove_envoy(headers, |name| {
         *name == X_ENVOY_INTERNAL
             || !internal && (ORDERS.contains(name) || INTERNAL_ONLY.contains(name))
@@ -409,6 +382,29 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 
 fn address_value(address: IpAddr) -> HeaderValue {
     HeaderValue::from_maybe_shared(Bytes::from(address.to_string())).expect("invariant: addresses are visible ASCII")
+}
+
+/// Removes a `referer` that is no URL or relative reference, one with a fragment or userinfo, and several.
+fn remove_bad_referer(headers: &mut HeaderMap) {
+    let Some(referer) = headers.get(REFERER) else { return };
+    if headers.get_all(REFERER).iter().nth(1).is_some() || !is_referer(referer.as_bytes()) {
+        headers.remove(REFERER);
+    }
+}
+
+/// Whether every byte may be in a URL (RFC 3986), and none ends its path and query or begins with userinfo.
+fn is_referer(value: &[u8]) -> bool {
+    let in_url = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(byte);
+    let first_segment = value.split(|byte| *byte == b'/').next().unwrap_or_default();
+    let plain = !first_segment.contains(&b':');
+    let absolute = || {
+        let uri = http::Uri::try_from(value).ok()?;
+        let (_, authority) = (uri.scheme()?, uri.authority()?);
+        let port = authority.as_str().strip_prefix(authority.host())?.strip_prefix(':').unwrap_or_default();
+        Some(!authority.host().is_empty() && (port.is_empty() || port.parse::<u16>().is_ok()))
+    };
+    plain && value.iter().all(in_url)
+        || value.iter().all(|byte| in_url(byte) || b"[]".contains(byte)) && absolute().unwrap_or(false)
 }
 
 /// A version 4 UUID (RFC 9562).

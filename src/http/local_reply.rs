@@ -146,6 +146,11 @@ impl LocalReply {
         LocalReply::new(StatusCode::BAD_REQUEST, "path_normalization_failed")
     }
 
+    /// The request does not show the client's address, as `original_ip_detection_extensions` ask for.
+    pub fn ip_detection_failed(status: StatusCode) -> LocalReply {
+        LocalReply::new(status, "rejecting because detection failed")
+    }
+
     /// The request asks for an upgrade that neither the connection manager nor the route allows.
     pub fn upgrade_failed() -> LocalReply {
         LocalReply::new(StatusCode::FORBIDDEN, "upgrade_failed")

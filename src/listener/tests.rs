@@ -86,6 +86,7 @@ impl Bench {
             connection_limits: &self.limits,
             access_logs: &access_log::Sinks::new(access_log::Mode::Check, &self.registry.scope("")),
             service_cluster: "",
+            service_node: "",
         };
         let listener = Listener::from_proto(&proto, Field::root(&report), &cx);
         (listener, report.into_problems().iter().map(ToString::to_string).collect())

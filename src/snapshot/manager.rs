@@ -140,6 +140,7 @@ impl ConfigManager {
             connection_limits: &bootstrap.connection_limits,
             access_logs: &self.access_logs,
             service_cluster: proto.node.as_ref().map(|node| node.cluster.as_str()).unwrap_or_default(),
+            service_node: proto.node.as_ref().map(|node| node.id.as_str()).unwrap_or_default(),
         };
         let listeners = self.listeners(&resources, before, field.key("listeners"), &cx);
         if report.has_errors() {

@@ -153,14 +153,18 @@ impl DownstreamTls {
     }
 
     fn info(&self, session: &ServerConnection) -> TlsInfo {
-        let leaf = session.peer_certificates().and_then(|chain| chain.first());
+        // What nobody vouches for is no fact.
+        let chain = session.peer_certificates().filter(|_| self.validation.vouches()).unwrap_or_default();
+        // The session does not tell which certificate was shown.
+        let own = if let [only] = &self.certificates[..] { Some(&only.loaded) } else { None };
         TlsInfo {
             version: session.protocol_version().map_or("", stats::version_name),
             cipher: stats::cipher_name(session),
             sni: session.server_name().map(Into::into),
             alpn: session.alpn_protocol().map(Into::into),
-            // What nobody vouches for is no fact.
-            peer: leaf.filter(|_| self.validation.vouches()).and_then(|der| x509::facts(der)).map(Box::new),
+            peer: chain.first().and_then(|der| x509::facts(der)).map(Box::new),
+            peer_chain: chain.iter().map(|der| der.to_vec().into()).collect(),
+            local_uri_sans: own.map(|own| own.facts.uri_sans.clone()).unwrap_or_default(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The expectations were taken from Envoy 1.40.
 
 use super::*;
+use crate::matcher::CidrRange;
 
 fn headers(lines: &[(&str, &str)]) -> HeaderMap {
     lines
@@ -17,6 +18,10 @@ fn names(headers: &HeaderMap) -> Vec<&str> {
     let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
     names.sort_unstable();
     names
+}
+
+fn admit_request(headers: &mut HeaderMap, rules: &HeaderRules, downstream: &Downstream, random: u128) -> Origin {
+    super::admit_request(headers, rules, downstream, random).unwrap()
 }
 
 fn peer() -> Downstream {
@@ -240,7 +245,7 @@ fn request_ids() {
 fn via_and_user_agent() {
     let rules = HeaderRules {
         via: Some(HeaderValue::from_static("1.1 edge")),
-        user_agent: Some(HeaderValue::from_static("ingress")),
+        user_agent: Some(UserAgent { cluster: HeaderValue::from_static("ingress"), node: None }),
         ..HeaderRules::default()
     };
     let mut request = headers(&[("via", "1.0 a"), ("user-agent", "curl")]);
