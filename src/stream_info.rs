@@ -341,8 +341,9 @@ const FLAGS: &[(ResponseFlags, &str, &str)] = &[
     (ResponseFlags::STREAM_IDLE_TIMEOUT, "SI", "StreamIdleTimeout"),
     (ResponseFlags::INVALID_ENVOY_REQUEST_HEADERS, "IH", "InvalidEnvoyRequestHeaders"),
     (ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "DPE", "DownstreamProtocolError"),
-    (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "UPE", "UpstreamProtocolError"),
     (ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "UMSDR", "UpstreamMaxStreamDurationReached"),
+    (ResponseFlags::DURATION_TIMEOUT, "DT", "DurationTimeout"),
+    (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "UPE", "UpstreamProtocolError"),
     (ResponseFlags::NO_CLUSTER_FOUND, "NC", "NoClusterFound"),
     (ResponseFlags::OVERLOAD_MANAGER, "OM", "OverloadManagerTerminated"),
     (ResponseFlags::DOWNSTREAM_REMOTE_RESET, "DR", "DownstreamRemoteReset"),
@@ -390,6 +391,8 @@ impl ResponseFlags {
     pub const UPSTREAM_RETRY_LIMIT_EXCEEDED: ResponseFlags = ResponseFlags(1 << 17);
     /// The headers by which a request orders the router about are wrong.
     pub const INVALID_ENVOY_REQUEST_HEADERS: ResponseFlags = ResponseFlags(1 << 18);
+    /// A connection lasted as long as it may.
+    pub const DURATION_TIMEOUT: ResponseFlags = ResponseFlags(1 << 19);
 
     /// Adds the flags of `other`.
     pub fn set(&mut self, other: ResponseFlags) {

@@ -29,8 +29,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Envoy's flags that nothing here raises; a filter may name them all the same.
 const FLAGS_NEVER_RAISED: &[&str] = &[
-    "DI", "FI", "RL", "UAEX", "RLSE", "IH", "RFCF", "NFCF", "DT", "OM", "DF", "DO", "DR", "UDO", "URX", "LH", "DPE",
-    "UMSDR", "SI", "UPE", "NC",
+    "DI", "FI", "RL", "UAEX", "RLSE", "IH", "RFCF", "NFCF", "OM", "DF", "DO", "DR", "UDO", "LH", "DPE", "UMSDR", "SI",
+    "UPE", "NC",
 ];
 
 /// A compiled filter.

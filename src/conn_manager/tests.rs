@@ -16,7 +16,7 @@ use crate::{
     config::{self, Field, Report, Source},
     drain::{Drain, DrainMode},
     filter::{
-        FactoryContext, Random, Services, WorkerContext,
+        DEFAULT_BUFFER_LIMIT, FactoryContext, Random, Services, WorkerContext,
         network::NetworkFilter,
         service::{InternalRequest, InternalService, SendBody},
     },
@@ -59,6 +59,7 @@ fn manager_with(registry: &Arc<Registry>, services: &Services) -> Arc<HttpConnec
         access_logs: &access_log::Sinks::new(access_log::Mode::Check, &registry.scope("")),
         service_cluster: "",
         service_node: "",
+        buffer_limit: DEFAULT_BUFFER_LIMIT,
     };
     Arc::new(HttpConnectionManager::from_proto(&proto, Field::root(&report), &cx).unwrap())
 }

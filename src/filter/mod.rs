@@ -49,7 +49,12 @@ pub struct FactoryContext<'a> {
     pub service_cluster: &'a str,
     /// `node.id`, or `--service-node`.
     pub service_node: &'a str,
+    /// How much of a connection's bytes may wait here for the other side: the listener's `per_connection_buffer_limit_bytes`.
+    pub buffer_limit: usize,
 }
+
+/// Envoy's `per_connection_buffer_limit_bytes` where a listener sets none.
+pub const DEFAULT_BUFFER_LIMIT: usize = 1 << 20;
 
 /// Handles of the services that run on the main thread and are reached through filters.
 #[derive(Clone, Debug, Default)]
@@ -70,9 +75,14 @@ pub struct WorkerContext {
     pub date: DateCache,
     /// Lines of access logs on their way.
     pub access_logs: access_log::Buffers,
+    /// Where bytes are read to that are written on at once; borrowed for no longer than that.
+    pub relay_buffer: RefCell<Vec<u8>>,
     registered: RefCell<Rc<Arc<RegisteredRoutes>>>,
     connections: Cell<u64>,
 }
+
+/// What one read may take of a connection whose bytes are only passed on.
+const RELAY_BUFFER: usize = 64 * 1024;
 
 impl WorkerContext {
     /// The context of worker `index`, which knows no registered routes yet.
@@ -84,6 +94,7 @@ impl WorkerContext {
             random,
             date: DateCache::new(),
             access_logs: access_log::Buffers::default(),
+            relay_buffer: RefCell::new(vec![0; RELAY_BUFFER]),
             registered,
             connections: Cell::new(0),
         }

@@ -101,7 +101,6 @@ impl Listener {
         field.unsupported("internal_listener", listener_specifier);
         let buffers = "buffers have a fixed size, and those of HTTP/2 that of its windows";
         let accepted = "as many are accepted at once as there are";
-        field.ignored("per_connection_buffer_limit_bytes", per_connection_buffer_limit_bytes, buffers);
         let watermark_timeout = per_connection_buffer_high_watermark_timeout;
         field.ignored("per_connection_buffer_high_watermark_timeout", watermark_timeout, buffers);
         let accept_limit = max_connections_to_accept_per_socket_event;
@@ -124,6 +123,13 @@ impl Listener {
         let addresses = addresses(address.as_ref(), additional_addresses, field);
         let address = addresses.as_ref().map(|addresses| addresses[0].address.to_string()).unwrap_or_default();
         let scope = cx.stats.scope("listener").scope(if stat_prefix.is_empty() { &address } else { stat_prefix });
+        let cx = &FactoryContext {
+            buffer_limit: per_connection_buffer_limit_bytes
+                .map(|limit| usize::try_from(limit.value).unwrap_or(usize::MAX))
+                .filter(|limit| *limit > 0)
+                .unwrap_or(cx.buffer_limit),
+            ..*cx
+        };
         let filter_chains = FilterChains::from_proto(filter_chains, default_filter_chain.as_ref(), field, cx, &scope);
         let inspection = inspection::Settings {
             listener_filters,

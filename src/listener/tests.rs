@@ -15,7 +15,7 @@ use crate::{
     config::{self, Field, Report, Source},
     drain::{Drain, DrainMode, Watcher},
     filter::{
-        FactoryContext, LocalFuture, Random, Services, WorkerContext,
+        DEFAULT_BUFFER_LIMIT, FactoryContext, LocalFuture, Random, Services, WorkerContext,
         network::{NetworkFilter, NetworkFilterFactory},
     },
     net::{Address, Alpn, ConnectionLimits, Io},
@@ -87,6 +87,7 @@ impl Bench {
             access_logs: &access_log::Sinks::new(access_log::Mode::Check, &self.registry.scope("")),
             service_cluster: "",
             service_node: "",
+            buffer_limit: DEFAULT_BUFFER_LIMIT,
         };
         let listener = Listener::from_proto(&proto, Field::root(&report), &cx);
         (listener, report.into_problems().iter().map(ToString::to_string).collect())

@@ -6,8 +6,10 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
@@ -95,6 +97,18 @@ impl Io {
             Stream::TlsServer(stream) => stream.get_ref().0.peer_credentials(),
             Stream::TlsClient(stream) => stream.get_ref().0.peer_credentials(),
         }
+    }
+
+    /// Makes the end of this connection a reset: what is on its way is dropped, and the peer learns that something went wrong.
+    pub fn reset_on_close(&self) {
+        let set = match &self.stream {
+            Stream::Tcp(stream) => SockRef::from(stream).set_linger(Some(Duration::ZERO)),
+            Stream::Unix(_) => Ok(()),
+            Stream::TlsServer(stream) => return stream.get_ref().0.reset_on_close(),
+            Stream::TlsClient(stream) => return stream.get_ref().0.reset_on_close(),
+        };
+        // A socket that does not know the option is closed like any other.
+        drop(set);
     }
 
     /// Waits for the first `count` bytes without consuming them: to see what the peer speaks. Fewer bytes are returned only

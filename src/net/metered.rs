@@ -41,6 +41,11 @@ impl<M: Meter> Metered<M> {
     pub fn new(io: Io, meter: M) -> Metered<M> {
         Metered { io, meter }
     }
+
+    /// What is counted.
+    pub fn get_ref(&self) -> &Io {
+        &self.io
+    }
 }
 
 impl<M: Meter> AsyncRead for Metered<M> {

@@ -1,5 +1,7 @@
 //! Network filters: what serves a connection once its transport is up. One row each.
 
+mod tcp_proxy;
+
 use std::sync::Arc;
 
 use crate::{
@@ -13,7 +15,7 @@ use crate::{
 };
 
 /// Every network filter that a configuration can name.
-pub const FACTORIES: &[NetworkFilterFactory] = &[conn_manager::FACTORY];
+pub const FACTORIES: &[NetworkFilterFactory] = &[conn_manager::FACTORY, tcp_proxy::FACTORY];
 
 /// The package of Envoy's network filters.
 const PACKAGE: &str = "envoy.extensions.filters.network.";

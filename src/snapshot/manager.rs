@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use crate::access_log::{Mode, Sinks};
 use crate::config::{Field, Report};
-use crate::filter::{FactoryContext, Services};
+use crate::filter::{DEFAULT_BUFFER_LIMIT, FactoryContext, Services};
 use crate::listener::Listener;
 use crate::net::ConnectionLimit;
 use crate::proto;
@@ -141,6 +141,7 @@ impl ConfigManager {
             access_logs: &self.access_logs,
             service_cluster: proto.node.as_ref().map(|node| node.cluster.as_str()).unwrap_or_default(),
             service_node: proto.node.as_ref().map(|node| node.id.as_str()).unwrap_or_default(),
+            buffer_limit: DEFAULT_BUFFER_LIMIT,
         };
         let listeners = self.listeners(&resources, before, field.key("listeners"), &cx);
         if report.has_errors() {

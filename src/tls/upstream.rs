@@ -141,9 +141,12 @@ impl UpstreamTls {
     }
 
     /// What is offered: what the context lists, less the HTTP that the pool does not speak; or what the pool speaks, if no HTTP
-    /// is left of that.
+    /// is left of that. To a caller that speaks no HTTP it is not known what is spoken: what the context lists.
     fn protocols(&self, alpn: &[Alpn]) -> Vec<Vec<u8>> {
         let listed = self.connector.config().alpn_protocols.iter();
+        if alpn.is_empty() {
+            return listed.cloned().collect();
+        }
         let mut offered: Vec<Vec<u8>> =
             listed.filter(|name| Alpn::from_wire(name).is_none_or(|known| alpn.contains(&known))).cloned().collect();
         if !offered.iter().any(|name| Alpn::from_wire(name).is_some()) {

@@ -10,11 +10,12 @@ use std::{
 };
 
 use super::{
-    Cluster, ClusterEntry, Host, HostSet, UpstreamAttempt, UpstreamFailure, conn_pool::Pools,
+    Cluster, ClusterEntry, Host, HostSet, TcpConnection, UpstreamAttempt, UpstreamFailure, conn_pool::Pools,
     load_balancer::LoadBalancer,
 };
 use crate::{
     http::{Request, Response},
+    proto::core::RoutingPriority,
     stream_info::UpstreamInfo,
 };
 
@@ -127,6 +128,19 @@ impl ClusterState {
         attempt: &UpstreamAttempt,
     ) -> Result<Response, UpstreamFailure> {
         host.0.pools.send(host, request, attempt).await
+    }
+
+    /// Whether it has as many connections as there may be, on all workers.
+    pub fn is_full(&self) -> bool {
+        !self.cluster.circuit_breakers.of(RoutingPriority::Default).connections.has_room()
+    }
+
+    /// Makes a connection for a stream of bytes. Dropping the future gives it up.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn connect(&self, host: &HostRef) -> Result<TcpConnection, UpstreamFailure> {
+        TcpConnection::connect(host).await
     }
 }
 

@@ -16,6 +16,8 @@ stats::declare! {
         upstream_cx_http2_total: Counter,
         /// Connections that could not be made.
         upstream_cx_connect_fail: Counter,
+        /// Times that no more hosts were tried for a TCP connection, because each had failed.
+        upstream_cx_connect_attempts_exceeded: Counter,
         /// Connections that were not made in time.
         upstream_cx_connect_timeout: Counter,
         /// Time to make a connection, in milliseconds.
@@ -46,6 +48,10 @@ stats::declare! {
         upstream_cx_overflow: Counter,
         /// Times that no connection could be used or made for a request, because there was no host.
         upstream_cx_none_healthy: Counter,
+        /// Times that a host was not read from because its client could not take more.
+        upstream_flow_control_paused_reading_total: Counter,
+        /// Times that a host was read from again after that.
+        upstream_flow_control_resumed_reading_total: Counter,
         /// Requests sent, retries included.
         upstream_rq_total: Counter,
         /// Requests running now.

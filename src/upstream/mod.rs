@@ -20,7 +20,7 @@ pub use circuit_breaker::{CircuitBreakers, Resource, Thresholds};
 pub use cluster::{Cluster, ClusterEntry, Discovery};
 pub use cluster_manager::{ClusterManager, ClusterState, HostRef};
 pub use cluster_stats::ClusterStats;
-pub use conn_pool::{FailureKind, UpstreamAttempt, UpstreamFailure};
+pub use conn_pool::{FailureKind, TcpConnection, UpstreamAttempt, UpstreamFailure};
 pub use host::{Endpoint, Health, Host, HostStats};
 pub use host_set::HostSet;
 pub use protocol_options::{Http1Options, Protocol, ProtocolOptions};

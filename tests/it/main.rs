@@ -18,5 +18,6 @@ mod reload;
 mod routing;
 mod signals;
 mod start_up;
+mod tcp_proxy;
 mod tls;
 mod websocket;

@@ -222,9 +222,9 @@ fn default_extension(
     let name = entries.iter().find(|entry| entry.key == "name").map(|entry| &entry.node.value);
     let Some(Value::Text(name)) = name else { return };
     let Some(type_name) = legacy::type_of_bare_name(descriptor.full_name(), &name.text) else { return };
-    field
-        .key("name")
-        .error(format!("a name alone configures nothing: add typed_config: {{\"@type\": type.googleapis.com/{type_name}}}"));
+    field.key("name").error(format!(
+        "a name alone configures nothing: add typed_config: {{\"@type\": type.googleapis.com/{type_name}}}"
+    ));
     let mut any = Vec::new();
     well_known::put_any(&format!("type.googleapis.com/{type_name}"), &[], &mut any);
     put_bytes(typed_config.number(), &any, out);

@@ -20,6 +20,7 @@ use tokio::{
 use super::{FailureKind, UpstreamFailure};
 use crate::{
     net::{Address, Alpn, Io, Meter, Metered},
+    proto::core::RoutingPriority,
     stats::Gauge,
     upstream::{Cluster, Host, HostRef},
 };
@@ -54,7 +55,7 @@ impl ConnectError {
 }
 
 /// Connects to a host within `connect_timeout`, TLS included. `server_name` is asked for instead of the host's own name.
-/// `alpn` is what the caller speaks, best first.
+/// `alpn` is what the caller speaks, best first; a caller that speaks no HTTP names none.
 pub(super) async fn connect(
     host: &HostRef,
     server_name: Option<&str>,
@@ -75,12 +76,16 @@ pub(super) async fn connect(
         }
         Ok(Err(error)) => {
             stats.upstream_cx_connect_fail.inc();
+            stats.upstream_cx_destroy.inc();
+            stats.upstream_cx_destroy_remote.inc();
             host.stats.cx_connect_fail.inc();
             Err(error)
         }
         Err(_) => {
             stats.upstream_cx_connect_fail.inc();
             stats.upstream_cx_connect_timeout.inc();
+            stats.upstream_cx_destroy.inc();
+            stats.upstream_cx_destroy_local.inc();
             host.stats.cx_connect_fail.inc();
             Err(ConnectError::new(FailureKind::ConnectTimeout, &"connection timeout"))
         }
@@ -154,6 +159,7 @@ struct Traffic {
 impl ConnectionRecord {
     fn new(cluster: &Arc<Cluster>, host: &Host) -> ConnectionRecord {
         cluster.stats.upstream_cx_active.inc();
+        cluster.circuit_breakers.of(RoutingPriority::Default).connections.take();
         host.stats.cx_active.inc();
         let now = Instant::now();
         ConnectionRecord {
@@ -248,6 +254,7 @@ impl Drop for ConnectionRecord {
     fn drop(&mut self) {
         let stats = &self.cluster.stats;
         stats.upstream_cx_active.dec();
+        self.cluster.circuit_breakers.of(RoutingPriority::Default).connections.give_back();
         self.host_active.dec();
         stats.upstream_cx_length_ms.record(millis_since(self.started));
         stats.upstream_cx_destroy.inc();

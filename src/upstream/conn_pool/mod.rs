@@ -9,6 +9,7 @@ mod http1;
 mod http2;
 mod replay;
 mod response;
+mod tcp;
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
@@ -23,6 +24,7 @@ use crate::{
 use connect::{ConnectError, connect};
 
 pub use attempt::{FailureKind, UpstreamAttempt, UpstreamFailure};
+pub use tcp::TcpConnection;
 
 /// The connections of one worker to one host.
 pub(super) struct Pools {

@@ -1,0 +1,264 @@
+//! One connection of a TCP proxy: its connection upstream, how long both may last, and what is written down of them.
+
+use std::{cell::Cell, future::pending, io, pin::pin, rc::Rc, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{
+    TcpProxy, TcpProxyStats,
+    relay::{Direction, Ended, Peer, Shared, relay},
+};
+use crate::{
+    drain::Watcher,
+    filter::WorkerContext,
+    net::{Io, Meter, Metered},
+    stream_info::{ConnectionInfo, LogType, ResponseFlags, StreamInfo},
+    upstream::{ClusterState, FailureKind, TcpConnection},
+};
+
+/// A connection in service. Its end, however it comes, is logged.
+pub(super) struct Session<'a> {
+    proxy: &'a TcpProxy,
+    worker: &'a WorkerContext,
+    info: StreamInfo,
+    traffic: Rc<Traffic>,
+}
+
+/// Bytes of the connection downstream.
+#[derive(Default)]
+struct Traffic {
+    received: Cell<u64>,
+    sent: Cell<u64>,
+}
+
+/// Counts them for the proxy, too.
+struct TrafficMeter<'a> {
+    stats: &'a TcpProxyStats,
+    traffic: Rc<Traffic>,
+}
+
+impl Meter for TrafficMeter<'_> {
+    fn received(&self, bytes: u64) {
+        self.stats.downstream_cx_rx_bytes_total.add(bytes);
+        self.traffic.received.set(self.traffic.received.get() + bytes);
+    }
+
+    fn sent(&self, bytes: u64) {
+        self.stats.downstream_cx_tx_bytes_total.add(bytes);
+        self.traffic.sent.set(self.traffic.sent.get() + bytes);
+    }
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn begin(proxy: &'a TcpProxy, connection: Rc<ConnectionInfo>, worker: &'a WorkerContext) -> Session<'a> {
+        proxy.stats.downstream_cx_total.inc();
+        let info = StreamInfo::of_connection(connection);
+        let mut session = Session { proxy, worker, info, traffic: Rc::default() };
+        if proxy.log_also.on_start {
+            session.log(LogType::TcpConnectionStart);
+        }
+        session
+    }
+
+    /// Serves the connection until both its sides have ended, or it has lasted as long as it may, or the drain is over.
+    pub(super) async fn serve(mut self, io: Io, mut drain: Watcher) {
+        let start = self.info.connection.start;
+        let proxy = self.proxy;
+        let life = proxy.max_duration.as_ref().map(|max| max.draw(&self.worker.random));
+        let outlived = async {
+            match life.and_then(|life| start.checked_add(life)) {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        let over = tokio::select! {
+            biased;
+            () = self.proxy_bytes(io, drain.clone()) => false,
+            () = outlived => true,
+            () = drain.deadline() => false,
+        };
+        if over {
+            proxy.stats.max_downstream_connection_duration.inc();
+            self.info.flags.set(ResponseFlags::DURATION_TIMEOUT);
+        }
+    }
+
+    async fn proxy_bytes(&mut self, mut io: Io, drain: Watcher) {
+        if self.proxy.connect.awaits_data {
+            match io.peek(1).await {
+                Ok(first) if !first.is_empty() => self.proxy.stats.early_data_received_count_total.inc(),
+                _ => return,
+            }
+        }
+        // Boxed, so that the connection does not carry to its end what it took to connect.
+        let Some((cluster, upstream)) = Box::pin(self.connect()).await else { return };
+        self.info.upstream_local = Some(upstream.local_address().clone());
+        if self.proxy.log_also.on_connected {
+            self.log(LogType::TcpUpstreamConnected);
+        }
+        self.relay(io, &cluster, upstream, drain).await;
+    }
+
+    /// A connection to a host of the cluster, after as many attempts as there may be.
+    async fn connect(&mut self) -> Option<(Rc<ClusterState>, TcpConnection)> {
+        let name = self.proxy.clusters.choose(&self.worker.random);
+        let Some(cluster) = self.worker.clusters.get(name) else {
+            self.proxy.stats.downstream_cx_no_route.inc();
+            self.info.flags.set(ResponseFlags::NO_ROUTE_FOUND);
+            return None;
+        };
+        self.info.upstream_cluster = Some(Arc::clone(&cluster.cluster().name));
+        let connect = &self.proxy.connect;
+        loop {
+            if cluster.is_full() {
+                cluster.cluster().stats.upstream_cx_overflow.inc();
+                self.info.flags.set(ResponseFlags::UPSTREAM_OVERFLOW);
+                return None;
+            }
+            if self.info.attempt_count >= connect.max_attempts {
+                cluster.cluster().stats.upstream_cx_connect_attempts_exceeded.inc();
+                self.info.flags.set(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+                return None;
+            }
+            if self.info.attempt_count > 0
+                && let Some(backoff) = &connect.backoff
+            {
+                sleep(backoff.pause(self.info.attempt_count, &self.worker.random)).await;
+            }
+            let Some(host) = cluster.choose_host() else {
+                self.info.flags.set(ResponseFlags::NO_HEALTHY_UPSTREAM);
+                return None;
+            };
+            self.info.attempt_count += 1;
+            self.info.upstream = Some(Rc::clone(host.info()));
+            match cluster.connect(&host).await {
+                Ok(upstream) => return Some((cluster, upstream)),
+                Err(failure) => {
+                    self.info.flags.set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+                    if failure.kind != FailureKind::ConnectTimeout {
+                        self.info.upstream_transport_failure_reason = Some(failure.cause);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn relay(&mut self, io: Io, cluster: &ClusterState, mut upstream: TcpConnection, mut drain: Watcher) {
+        let (proxy, worker) = (self.proxy, self.worker);
+        let stats = &proxy.stats;
+        let cluster = &cluster.cluster().stats;
+        let mut downstream = Metered::new(io, TrafficMeter { stats, traffic: Rc::clone(&self.traffic) });
+        let mut up = Direction::new(
+            Peer::Downstream,
+            &stats.downstream_flow_control_paused_reading_total,
+            &stats.downstream_flow_control_resumed_reading_total,
+        );
+        let mut down = Direction::new(
+            Peer::Upstream,
+            &cluster.upstream_flow_control_paused_reading_total,
+            &cluster.upstream_flow_control_resumed_reading_total,
+        );
+        let last_active = Cell::new(Instant::now());
+        let flushing = Flushing { stats, begun: Cell::new(false) };
+        let shared = Shared {
+            buffer: &worker.relay_buffer,
+            limit: proxy.buffer_limit,
+            last_active: &last_active,
+            on_flush: &|| flushing.begin(),
+        };
+        let ended = {
+            let mut relayed = pin!(relay(&mut downstream, &mut upstream, [&mut up, &mut down], &shared));
+            loop {
+                tokio::select! {
+                    biased;
+                    ended = &mut relayed => break Some(ended),
+                    () = idle(proxy.idle_timeout, &last_active) => {
+                        stats.idle_timeout.inc();
+                        break None;
+                    }
+                    () = drain.moment(), if proxy.check_drain_close => {
+                        stats.downstream_cx_drain_close.inc();
+                        break None;
+                    }
+                    () = interval(proxy.log_also.every) => self.log(LogType::TcpPeriodic),
+                }
+            }
+        };
+        let (downstream, upstream_io) = (downstream.get_ref(), upstream.io());
+        match ended {
+            Some(Ended::Closed(Peer::Upstream)) => upstream.closed_by_host(),
+            Some(Ended::Broken(Peer::Upstream, error)) => {
+                upstream.closed_by_host();
+                if is_reset(&error) {
+                    self.info.flags.set(ResponseFlags::UPSTREAM_REMOTE_RESET);
+                    downstream.reset_on_close();
+                }
+            }
+            Some(Ended::Broken(Peer::Downstream, error)) if is_reset(&error) => upstream_io.reset_on_close(),
+            _ => {}
+        }
+    }
+
+    fn log(&mut self, log_type: LogType) {
+        let info = &mut self.info;
+        info.log_type = log_type;
+        info.timing.end = Some(info.start.elapsed());
+        info.bytes_received = self.traffic.received.get();
+        info.bytes_sent = self.traffic.sent.get();
+        for log in &self.proxy.access_logs {
+            log.log(info, &self.worker.access_logs);
+        }
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        self.log(LogType::TcpConnectionEnd);
+    }
+}
+
+/// The last bytes upstream of a connection that has ended, counted.
+struct Flushing<'a> {
+    stats: &'a TcpProxyStats,
+    begun: Cell<bool>,
+}
+
+impl Flushing<'_> {
+    fn begin(&self) {
+        self.begun.set(true);
+        self.stats.upstream_flush_total.inc();
+        self.stats.upstream_flush_active.inc();
+    }
+}
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        if self.begun.get() {
+            self.stats.upstream_flush_active.dec();
+        }
+    }
+}
+
+/// Resolves when nothing has moved for this long.
+async fn idle(timeout: Option<Duration>, last_active: &Cell<Instant>) {
+    loop {
+        let Some(at) = timeout.and_then(|timeout| last_active.get().checked_add(timeout)) else {
+            return pending().await;
+        };
+        if at <= Instant::now() {
+            return;
+        }
+        sleep_until(at).await;
+    }
+}
+
+async fn interval(every: Option<Duration>) {
+    match every {
+        Some(every) => sleep(every).await,
+        None => pending().await,
+    }
+}
+
+fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}

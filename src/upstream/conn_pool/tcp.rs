@@ -1,0 +1,119 @@
+//! TCP upstream: one connection for each connection downstream, made when it is needed and never used again.
+
+use std::{
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{
+    UpstreamFailure,
+    connect::{ConnectError, ConnectionRecord, MeteredIo, Side, connect},
+};
+use crate::{
+    net::{Address, Io},
+    stats::Gauge,
+    upstream::HostRef,
+};
+
+/// A connection to a host for a stream of bytes. Unless [`Self::closed_by_host`] says otherwise, it is we who close it, by dropping it.
+#[derive(Debug)]
+pub struct TcpConnection {
+    io: MeteredIo,
+    record: Rc<ConnectionRecord>,
+    cluster_active: Gauge,
+    host_active: Gauge,
+}
+
+impl TcpConnection {
+    /// Connects to a host. It counts as a request that waits, and then as one that runs, as in Envoy.
+    pub(in crate::upstream) async fn connect(host: &HostRef) -> Result<TcpConnection, UpstreamFailure> {
+        let stats = &host.cluster().stats;
+        stats.upstream_rq_pending_total.inc();
+        stats.upstream_rq_pending_active.inc();
+        let waiting = Waiting { host, over: false };
+        let established = connect(host, None, &[]).await;
+        waiting.over();
+        let established = established.map_err(|error| {
+            stats.upstream_rq_pending_failure_eject.inc();
+            ConnectError::into_failure(error)
+        })?;
+        let (cluster_active, host_active) = (stats.upstream_rq_active.clone(), host.stats.rq_active.clone());
+        stats.upstream_rq_total.inc();
+        host.stats.rq_total.inc();
+        cluster_active.inc();
+        host_active.inc();
+        established.record.begin();
+        Ok(TcpConnection { io: established.io, record: established.record, cluster_active, host_active })
+    }
+
+    /// Our address on it.
+    #[must_use]
+    pub fn local_address(&self) -> &Address {
+        self.io.get_ref().local_address()
+    }
+
+    /// Notes that the host has closed it.
+    pub fn closed_by_host(&self) {
+        self.record.close(Side::Remote);
+    }
+
+    /// The bytes below the counting.
+    #[must_use]
+    pub fn io(&self) -> &Io {
+        self.io.get_ref()
+    }
+}
+
+impl Drop for TcpConnection {
+    fn drop(&mut self) {
+        self.record.close(Side::Local);
+        self.cluster_active.dec();
+        self.host_active.dec();
+    }
+}
+
+/// A connection that is being made, which its client may give up.
+struct Waiting<'a> {
+    host: &'a HostRef,
+    over: bool,
+}
+
+impl Waiting<'_> {
+    fn over(mut self) {
+        self.over = true;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let stats = &self.host.cluster().stats;
+        stats.upstream_rq_pending_active.dec();
+        if !self.over {
+            stats.upstream_rq_cancelled.inc();
+        }
+    }
+}
+
+impl AsyncRead for TcpConnection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TcpConnection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
