@@ -38,6 +38,8 @@ pub mod drain;
 pub mod matcher;
 pub mod net;
 
+pub mod runtime;
+
 pub mod config;
 
 pub mod proto;

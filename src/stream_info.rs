@@ -5,6 +5,7 @@
 
 use std::{
     borrow::Cow,
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
@@ -51,6 +52,8 @@ pub struct TlsInfo {
     pub sni: Option<Box<str>>,
     /// The agreed application protocol.
     pub alpn: Option<Box<[u8]>>,
+    /// Whether the peer presented a certificate, verified or not.
+    pub peer_presented: bool,
     /// The verified peer certificate.
     pub peer: Option<Box<PeerCertificate>>,
     /// The peer's certificates in DER form as it sent them, its own first; empty unless verified.
@@ -142,6 +145,8 @@ pub struct StreamInfo {
     pub bytes_received: u64,
     /// Response body bytes written.
     pub bytes_sent: u64,
+    /// What filters have found out, by the name of the filter.
+    pub dynamic_metadata: HashMap<String, proto::Struct>,
     /// Name of the chosen route.
     pub route_name: Option<Rc<str>>,
     /// Where the request went.
@@ -230,6 +235,7 @@ impl StreamInfo {
             grpc_status: None,
             bytes_received: 0,
             bytes_sent: 0,
+            dynamic_metadata: HashMap::new(),
             route_name: None,
             upstream: None,
             upstream_cluster: None,

@@ -16,6 +16,7 @@ use std::{
 const LAYERS: &[&[&str]] = &[
     &["proto", "sys", "stats"],
     &["config"],
+    &["runtime"],
     &["net", "matcher", "drain"],
     &["stream_info"],
     &["access_log", "tls"],

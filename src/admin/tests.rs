@@ -37,6 +37,7 @@ impl Fake {
             listeners: BTreeMap::new(),
             clusters: Arc::default(),
             registered: Arc::default(),
+            runtime: Arc::default(),
             proto: Arc::default(),
             loaded: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
         })

@@ -21,6 +21,8 @@ struct Diagnostic {
     bytes: Range<usize>,
     line: usize,
     column: usize,
+    /// The line of the other place that the problem is about.
+    beside: Option<usize>,
 }
 
 /// Whether a text is shown in colours, as on a terminal.
@@ -53,7 +55,11 @@ impl<'s> Diagnostics<'s> {
                     }
                 }
                 let (line, column) = lines.line_and_column(bytes.start);
-                Diagnostic { problem, bytes, line, column }
+                let beside = root.as_ref().zip(problem.beside.as_ref()).map(|(root, other)| {
+                    let other = locate::locate(text, root, other, false);
+                    lines.line_and_column(other.start).0
+                });
+                Diagnostic { problem, bytes, line, column, beside }
             })
             .collect();
         diagnostics.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
@@ -103,7 +109,11 @@ impl Diagnostic {
             (Colours::On, Severity::Warning) => ("\x1b[1m", "\x1b[1;33m", "\x1b[0m"),
         };
         let place = format!("{}:{}:{}:", source.name(), self.line, self.column);
-        writeln!(out, "{bold}{place}{reset} {colour}{}:{reset} {}", self.severity(), self.problem)?;
+        write!(out, "{bold}{place}{reset} {colour}{}:{reset} {}", self.severity(), self.problem)?;
+        match self.beside {
+            Some(line) => writeln!(out, " (line {line})")?,
+            None => writeln!(out)?,
+        }
         let text = source.text();
         let line = position::line_at(text, self.bytes.start);
         let shown = redact::line(text, position::within(text, line), line);
@@ -133,8 +143,16 @@ impl Diagnostic {
             "line": self.line,
             "column": self.column,
             "path": self.problem.location(),
-            "message": self.problem.message,
+            "message": self.message(),
         })
+    }
+
+    /// The reason, with the other place where there is one.
+    fn message(&self) -> String {
+        match self.beside {
+            Some(line) => format!("{} (line {line})", self.problem.message),
+            None => self.problem.message.clone(),
+        }
     }
 }
 

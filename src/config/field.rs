@@ -31,6 +31,8 @@ pub struct Problem {
     pub on_key: bool,
     /// The reason, in the words of the person who wrote the document.
     pub message: String,
+    /// Another place that the problem is about, too.
+    pub beside: Option<Vec<Segment>>,
     /// The byte of the document, where the path does not tell the place.
     pub(super) at: Option<usize>,
 }
@@ -103,7 +105,7 @@ impl Problem {
 
     /// The document cannot be parsed.
     pub(super) fn of_syntax(message: String, at: usize) -> Problem {
-        Problem { severity: Severity::Error, path: Vec::new(), on_key: false, message, at: Some(at) }
+        Problem { severity: Severity::Error, path: Vec::new(), on_key: false, message, beside: None, at: Some(at) }
     }
 }
 
@@ -113,7 +115,8 @@ impl fmt::Display for Problem {
         if self.path.is_empty() {
             return f.write_str(&self.message);
         }
-        write!(f, "{}: {}", PathDisplay(&self.path), self.message)
+        write!(f, "{}: {}", PathDisplay(&self.path), self.message)?;
+        self.beside.as_ref().map_or(Ok(()), |other| write!(f, ": {}", PathDisplay(other)))
     }
 }
 
@@ -206,13 +209,33 @@ impl<'a> Field<'a> {
         self.push(Severity::Warning, reason.into());
     }
 
+    /// A warning that is about another place, too.
+    pub fn warning_beside(&self, reason: impl Into<String>, other: &Field<'_>) {
+        let (severity, beside) = (Severity::Warning, Some(other.path()));
+        self.report.push(Problem {
+            severity,
+            path: self.path(),
+            on_key: false,
+            message: reason.into(),
+            beside,
+            at: None,
+        });
+    }
+
     /// The name of the field, at byte `at`, is wrong itself.
     pub(super) fn error_on_key(&self, message: String, at: Option<usize>) {
-        self.report.push(Problem { severity: Severity::Error, path: self.path(), on_key: true, message, at });
+        self.report.push(Problem {
+            severity: Severity::Error,
+            path: self.path(),
+            on_key: true,
+            message,
+            beside: None,
+            at,
+        });
     }
 
     fn push(&self, severity: Severity, message: String) {
-        self.report.push(Problem { severity, path: self.path(), on_key: false, message, at: None });
+        self.report.push(Problem { severity, path: self.path(), on_key: false, message, beside: None, at: None });
     }
 
     /// Whether what stands here, or around it, must not be shown.

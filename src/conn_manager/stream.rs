@@ -10,7 +10,7 @@ use http::{HeaderValue, StatusCode, header};
 use super::{admission, connection::Connection, filter_chain::FilterChain, response::Exchange};
 use crate::{
     http::{Request, Response, headers, local_reply::LocalReply, upgrade::Upgrade},
-    route::{Action, RouteConfiguration},
+    route::{Action, Lookup, RouteConfiguration},
 };
 
 /// Serves one request; the response's body runs on after this has returned.
@@ -41,8 +41,14 @@ pub(super) async fn serve(connection: Rc<Connection>, mut request: Request) -> R
 fn find_route(connection: &Connection, request: &Request, exchange: &mut Exchange) -> Result<(), LocalReply> {
     let worker = &connection.worker;
     let stream = &mut exchange.stream;
-    stream.route =
-        RouteConfiguration::find(&connection.routes, &worker.registered_routes(), request, worker.random.next_u64());
+    let lookup = Lookup {
+        request,
+        info: &stream.info,
+        registered: &worker.registered_routes(),
+        runtime: &worker.runtime(),
+        random: worker.random.next_u64(),
+    };
+    stream.route = RouteConfiguration::find(&connection.routes, &lookup);
     stream.info.route_name =
         stream.route.as_ref().filter(|route| !route.name.is_empty()).map(|route| route.name.as_str().into());
     if let Some(route) = &stream.route

@@ -18,8 +18,8 @@ use std::{
 };
 
 use crate::{
-    access_log, http::date::DateCache, net::ConnectionLimits, route::RegisteredRoutes, stats, tls::Secrets,
-    upstream::ClusterManager,
+    access_log, http::date::DateCache, net::ConnectionLimits, route::RegisteredRoutes, runtime::Runtime, stats,
+    tls::Secrets, upstream::ClusterManager,
 };
 use service::InternalService;
 
@@ -78,6 +78,7 @@ pub struct WorkerContext {
     /// Where bytes are read to that are written on at once; borrowed for no longer than that.
     pub relay_buffer: RefCell<Vec<u8>>,
     registered: RefCell<Rc<Arc<RegisteredRoutes>>>,
+    runtime: RefCell<Rc<Arc<Runtime>>>,
     connections: Cell<u64>,
 }
 
@@ -96,6 +97,7 @@ impl WorkerContext {
             access_logs: access_log::Buffers::default(),
             relay_buffer: RefCell::new(vec![0; RELAY_BUFFER]),
             registered,
+            runtime: RefCell::default(),
             connections: Cell::new(0),
         }
     }
@@ -111,6 +113,18 @@ impl WorkerContext {
     /// The routes that registrations hold now.
     pub fn registered_routes(&self) -> Rc<Arc<RegisteredRoutes>> {
         Rc::clone(&self.registered.borrow())
+    }
+
+    /// The runtime values now.
+    pub fn runtime(&self) -> Rc<Arc<Runtime>> {
+        Rc::clone(&self.runtime.borrow())
+    }
+
+    /// Puts other runtime values in place.
+    pub fn set_runtime(&self, runtime: &Arc<Runtime>) {
+        if !Arc::ptr_eq(&self.runtime.borrow(), runtime) {
+            *self.runtime.borrow_mut() = Rc::new(Arc::clone(runtime));
+        }
     }
 
     /// Puts other registered routes in place; requests that have found their route keep it.

@@ -6,11 +6,12 @@ use std::{fmt::Write as _, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-/// Whether the content type is `application/grpc`, with or without a suffix such as `+proto`; gRPC-Web is not.
+/// Whether the content type is `application/grpc`, with or without a suffix such as `+proto`; gRPC-Web is not,
+/// and parameters are not expected.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return false };
     match content_type.as_bytes().strip_prefix(b"application/grpc") {
-        Some(rest) => rest.is_empty() || rest[0] == b'+' || rest[0] == b';',
+        Some(rest) => rest.is_empty() || rest[0] == b'+',
         None => false,
     }
 }
@@ -88,7 +89,7 @@ mod tests {
         for (value, grpc) in [
             ("application/grpc", true),
             ("application/grpc+proto", true),
-            ("application/grpc;charset=utf-8", true),
+            ("application/grpc;charset=utf-8", false),
             ("application/grpc-web", false),
             ("application/grpc-web+proto", false),
             ("application/json", false),

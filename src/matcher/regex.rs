@@ -21,6 +21,12 @@ impl Regex {
         compile(&format!(r"\A(?:{expression})\z"), field).map(Regex)
     }
 
+    /// The expression, with what makes it match as a whole.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
     /// Whether `value` as a whole matches.
     #[must_use]
     pub fn matches(&self, value: &[u8]) -> bool {

@@ -38,6 +38,7 @@ pub use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as t
 pub use envoy_types::pb::envoy::extensions::http::original_ip_detection::custom_header::v3 as ip_by_header;
 pub use envoy_types::pb::envoy::extensions::http::original_ip_detection::xff::v3 as ip_by_xff;
 pub use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3 as cares_dns_resolver;
+pub use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3 as uri_template_match;
 pub use envoy_types::pb::envoy::extensions::resource_monitors::downstream_connections::v3 as downstream_connections;
 pub use envoy_types::pb::envoy::extensions::retry::host::omit_canary_hosts::v3 as retry_omit_canary_hosts;
 pub use envoy_types::pb::envoy::extensions::retry::host::omit_host_metadata::v3 as retry_omit_host_metadata;

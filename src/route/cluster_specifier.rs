@@ -54,6 +54,11 @@ impl Target {
 }
 
 impl ClusterSpecifier {
+    /// Whether the route does not match where there is no cluster.
+    pub(super) fn may_decline(&self) -> bool {
+        matches!(self, ClusterSpecifier::Registered)
+    }
+
     pub(super) fn from_proto(
         proto: &proto::route::route_action::ClusterSpecifier,
         context: &Context<'_>,

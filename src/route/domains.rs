@@ -3,8 +3,10 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
+use http::{HeaderName, Request};
+
 use super::rewrite::split_port;
-use crate::{config::Field, proto};
+use crate::{config::Field, http::authority, proto};
 
 /// The domains of a route configuration.
 #[derive(Debug, Default)]
@@ -16,6 +18,8 @@ pub(super) struct Domains {
     prefixes: Wildcards,
     any: Option<usize>,
     ignore_port: bool,
+    /// `vhost_header`: names the domain in place of the authority.
+    header: Option<HeaderName>,
 }
 
 /// The fixed part of wildcards, by length, the longest first.
@@ -24,8 +28,8 @@ struct Wildcards(Vec<(usize, HashMap<String, usize>)>);
 
 impl Domains {
     /// Reads the domains of all virtual hosts; a domain may stand only once.
-    pub(super) fn from_proto(protos: &[proto::route::VirtualHost], ignore_port: bool, field: Field<'_>) -> Domains {
-        let mut domains = Domains { ignore_port, ..Domains::default() };
+    pub(super) fn from_proto(protos: &[proto::route::VirtualHost], field: Field<'_>) -> Domains {
+        let mut domains = Domains::default();
         // Where a domain stood first.
         let mut places: HashMap<String, (usize, usize)> = HashMap::new();
         for (virtual_host, proto) in protos.iter().enumerate() {
@@ -47,6 +51,16 @@ impl Domains {
         domains
     }
 
+    /// As `ignore_port_in_host_matching` says.
+    pub(super) fn ignoring_port(self, ignore_port: bool) -> Domains {
+        Domains { ignore_port, ..self }
+    }
+
+    /// As `vhost_header` says.
+    pub(super) fn named_by(self, header: Option<HeaderName>) -> Domains {
+        Domains { header, ..self }
+    }
+
     fn insert(&mut self, domain: String, virtual_host: usize) {
         if domain == "*" {
             self.any = Some(virtual_host);
@@ -59,11 +73,19 @@ impl Domains {
         }
     }
 
-    /// The index of the virtual host for an authority.
-    pub(super) fn find(&self, authority: &str) -> Option<usize> {
+    /// The index of the virtual host for a request.
+    pub(super) fn find<B>(&self, request: &Request<B>) -> Option<usize> {
         if self.exact.is_empty() && self.suffixes.0.is_empty() && self.prefixes.0.is_empty() {
             return self.any;
         }
+        match &self.header {
+            None => self.of_name(authority(request).unwrap_or_default()),
+            // Without the header there is no telling, not even by `*`.
+            Some(header) => self.of_name(request.headers().get(header)?.to_str().ok()?),
+        }
+    }
+
+    fn of_name(&self, authority: &str) -> Option<usize> {
         let host = if self.ignore_port { split_port(authority).map_or(authority, |(host, _)| host) } else { authority };
         let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             Cow::Owned(host.to_ascii_lowercase())
@@ -128,9 +150,9 @@ mod tests {
 
     fn find(ignore_port: bool, hosts: &[(&'static str, &[&str])], authority: &str) -> Option<&'static str> {
         let report = Report::new();
-        let domains = Domains::from_proto(&protos(hosts), ignore_port, Field::root(&report));
+        let domains = Domains::from_proto(&protos(hosts), Field::root(&report)).ignoring_port(ignore_port);
         assert!(!report.has_errors());
-        domains.find(authority).map(|host| hosts[host].0)
+        domains.of_name(authority).map(|host| hosts[host].0)
     }
 
     /// The answers were taken from Envoy 1.40.
@@ -170,7 +192,7 @@ mod tests {
     fn a_domain_stands_once() {
         let report = Report::new();
         let hosts = protos(&[("a", &["x.com", "*"]), ("b", &["y.com", "X.com"]), ("c", &["*"])]);
-        Domains::from_proto(&hosts, false, Field::root(&report).key("virtual_hosts"));
+        Domains::from_proto(&hosts, Field::root(&report).key("virtual_hosts"));
         let problems: Vec<_> = report.into_problems().iter().map(ToString::to_string).collect();
         assert_eq!(
             problems,

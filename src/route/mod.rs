@@ -11,6 +11,7 @@ mod direct_response;
 mod domains;
 mod mutations;
 mod path_index;
+mod path_match;
 mod redirect;
 mod registered;
 mod retry_policy;
@@ -26,13 +27,15 @@ use std::{
     sync::Arc,
 };
 
+use http::HeaderName;
+
 pub use action::{Action, Forward, GrpcTimeout, MaxStreamDuration, UpgradeConfig};
 pub use direct_response::DirectResponse;
 pub use redirect::Redirect;
 pub use registered::{RegisteredRoute, RegisteredRoutes, RouteKey};
 pub use retry_policy::{BackOff, HostPredicate, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
 pub use route::Route;
-pub use route_ref::{Originals, RouteRef};
+pub use route_ref::{Lookup, Originals, RouteRef};
 pub use virtual_host::AttemptHeaders;
 
 use crate::{config::Field, proto, stream_info::HeaderCapture};
@@ -92,7 +95,6 @@ impl RouteConfiguration {
         } = proto;
         field.unsupported("vhds", vhds);
         field.unsupported("internal_only_headers", internal_only_headers);
-        field.unsupported("vhost_header", vhost_header);
         field.unsupported("route_specifiers", route_specifiers);
         field.ignored("request_mirror_policies", request_mirror_policies, "requests are not mirrored yet");
         field.ignored("metadata", metadata, "nothing reads it");
@@ -119,7 +121,9 @@ impl RouteConfiguration {
         let list = field.key("virtual_hosts");
         let mut configuration = RouteConfiguration {
             name: name.clone(),
-            domains: Domains::from_proto(virtual_hosts, *ignore_port_in_host_matching, list),
+            domains: Domains::from_proto(virtual_hosts, list)
+                .ignoring_port(*ignore_port_in_host_matching)
+                .named_by(vhost_header_name(vhost_header, field.key("vhost_header"))),
             virtual_hosts: virtual_hosts
                 .iter()
                 .enumerate()
@@ -154,6 +158,17 @@ impl RouteConfiguration {
         }
         capture
     }
+}
+
+fn vhost_header_name(name: &str, field: Field<'_>) -> Option<HeaderName> {
+    if name.is_empty() {
+        return None;
+    }
+    let header = HeaderName::from_bytes(name.as_bytes()).ok();
+    if header.is_none() {
+        field.error("not a valid header name");
+    }
+    header
 }
 
 const DEFAULT_MAX_DIRECT_RESPONSE_BODY: usize = 4096;

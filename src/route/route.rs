@@ -58,7 +58,7 @@ impl Route {
         let mutations = Mutations::from_proto(&lists, field);
         let matcher = r#match.as_ref().and_then(|proto| RouteMatch::from_proto(proto, field.key("match")));
         // The action is checked even if the match is wrong.
-        let replaced = matcher.as_ref().map_or(Matched::Path, RouteMatch::matched);
+        let replaced = matcher.as_ref().map_or(Matched::Path, |matcher| matcher.path().matched());
         let action = action.as_ref().and_then(|proto| Action::from_proto(proto, replaced, context, field));
         Some(Route {
             name: name.clone(),
@@ -79,6 +79,12 @@ impl Route {
                 cluster.mutations.response.capture(capture);
             }
         }
+    }
+
+    /// Whether no request with a path that it accepts goes on to the next route.
+    pub(super) fn takes_all_of_its_path(&self) -> bool {
+        self.matcher.is_path_only()
+            && !matches!(&self.action, Action::Forward(forward) if forward.cluster.may_decline())
     }
 
     /// The route of a request that `require_tls` sends away.

@@ -1,13 +1,17 @@
 //! Which requests a route accepts (`RouteMatch`).
 
-use http::{Method, Request};
+use std::ops::Deref;
 
-use super::rewrite::Matched;
+use http::{Request, header};
+
+use super::{Lookup, path_match::PathMatch};
 use crate::{
     config::Field,
     http::grpc,
-    matcher::{HeaderMatcher, Regex, StringMatcher},
+    matcher::{HeaderMatcher, MetadataMatcher, StringMatcher},
     proto,
+    runtime::RuntimeFraction,
+    stream_info::TlsInfo,
 };
 
 /// A compiled `RouteMatch`: everything it names must be so.
@@ -16,33 +20,32 @@ pub(super) struct RouteMatch {
     path: PathMatch,
     headers: Vec<HeaderMatcher>,
     query_parameters: Vec<QueryParameterMatcher>,
+    cookies: Vec<CookieMatcher>,
     grpc: bool,
-    fraction: Option<Fraction>,
+    fraction: Option<RuntimeFraction>,
+    tls: Option<TlsMatch>,
+    metadata: Vec<MetadataMatcher>,
 }
 
 /// A request as matchers see it.
 pub(super) struct Subject<'a, B> {
-    pub(super) request: &'a Request<B>,
+    lookup: &'a Lookup<'a, B>,
     /// The path without query; empty for a CONNECT request that has none.
     pub(super) path: &'a str,
-    /// Decides fractions.
-    pub(super) random: u64,
 }
 
-#[derive(Debug)]
-enum PathMatch {
-    Prefix(Literal),
-    Path(Literal),
-    SeparatedPrefix(Literal),
-    Regex(Regex),
-    Connect,
+impl<'a, B> Subject<'a, B> {
+    pub(super) fn new(lookup: &'a Lookup<'a, B>, path: &'a str) -> Subject<'a, B> {
+        Subject { lookup, path }
+    }
 }
 
-/// Text that the path must start with or be.
-#[derive(Clone, Debug)]
-pub(super) struct Literal {
-    pub(super) text: String,
-    pub(super) ignore_case: bool,
+impl<'a, B> Deref for Subject<'a, B> {
+    type Target = Lookup<'a, B>;
+
+    fn deref(&self) -> &Lookup<'a, B> {
+        self.lookup
+    }
 }
 
 impl RouteMatch {
@@ -59,29 +62,19 @@ impl RouteMatch {
             dynamic_metadata,
             filter_state,
         } = proto;
-        field.unsupported("cookies", cookies);
-        field.unsupported("tls_context", tls_context);
-        field.unsupported("dynamic_metadata", dynamic_metadata);
         field.unsupported("filter_state", filter_state);
         let ignore_case = case_sensitive.as_ref().is_some_and(|sensitive| !sensitive.value);
         let path = path_specifier.as_ref().and_then(|path| PathMatch::from_proto(path, ignore_case, field));
-        let header_list = field.key("headers");
-        let query_list = field.key("query_parameters");
+        let (header_list, query_list) = (field.key("headers"), field.key("query_parameters"));
+        let (cookie_list, metadata_list) = (field.key("cookies"), field.key("dynamic_metadata"));
         Some(RouteMatch {
-            headers: headers
-                .iter()
-                .enumerate()
-                .filter_map(|(i, header)| HeaderMatcher::from_proto(header, header_list.index(i)))
-                .collect(),
-            query_parameters: query_parameters
-                .iter()
-                .enumerate()
-                .filter_map(|(i, parameter)| QueryParameterMatcher::from_proto(parameter, query_list.index(i)))
-                .collect(),
+            headers: each(headers, header_list, HeaderMatcher::from_proto),
+            query_parameters: each(query_parameters, query_list, QueryParameterMatcher::from_proto),
+            cookies: each(cookies, cookie_list, CookieMatcher::from_proto),
             grpc: grpc.is_some(),
-            fraction: runtime_fraction
-                .as_ref()
-                .map(|fraction| Fraction::from_proto(fraction, field.key("runtime_fraction"))),
+            fraction: runtime_fraction.as_ref().map(RuntimeFraction::from_proto),
+            tls: tls_context.map(TlsMatch::from_proto),
+            metadata: each(dynamic_metadata, metadata_list, MetadataMatcher::from_proto),
             path: path?,
         })
     }
@@ -89,86 +82,43 @@ impl RouteMatch {
     /// Accepts everything.
     pub(super) fn any() -> RouteMatch {
         RouteMatch {
-            path: PathMatch::Prefix(Literal { text: String::new(), ignore_case: false }),
+            path: PathMatch::any(),
             headers: Vec::new(),
             query_parameters: Vec::new(),
+            cookies: Vec::new(),
             grpc: false,
             fraction: None,
+            tls: None,
+            metadata: Vec::new(),
         }
     }
 
     pub(super) fn matches<B>(&self, subject: &Subject<'_, B>) -> bool {
+        let request = subject.request;
         self.path.matches(subject)
-            && self.fraction.as_ref().is_none_or(|fraction| fraction.holds(subject.random))
-            && self.headers.iter().all(|header| header.matches(subject.request))
-            && self.query_parameters.iter().all(|parameter| parameter.matches(subject.request.uri().query()))
-            && (!self.grpc || grpc::is_grpc(subject.request.headers()))
+            && self.fraction.as_ref().is_none_or(|fraction| fraction.holds(subject.runtime, subject.random))
+            && self.headers.iter().all(|header| header.matches(request))
+            && self.query_parameters.iter().all(|parameter| parameter.matches(request.uri().query()))
+            && self.cookies.iter().all(|cookie| cookie.matches(request))
+            && (!self.grpc || grpc::is_grpc(request.headers()))
+            && self.tls.as_ref().is_none_or(|tls| tls.matches(subject.info.connection.tls.as_ref()))
+            && self.metadata.iter().all(|metadata| metadata.matches(&subject.info.dynamic_metadata))
     }
 
-    /// The text that every path that it accepts starts with, if there is one.
-    pub(super) fn literal(&self) -> Option<&Literal> {
-        match &self.path {
-            PathMatch::Prefix(literal) | PathMatch::Path(literal) | PathMatch::SeparatedPrefix(literal) => {
-                Some(literal)
-            }
-            PathMatch::Regex(_) | PathMatch::Connect => None,
-        }
+    pub(super) fn path(&self) -> &PathMatch {
+        &self.path
     }
 
-    /// What of the path a prefix rewrite replaces.
-    pub(super) fn matched(&self) -> Matched {
-        match &self.path {
-            PathMatch::Prefix(literal) | PathMatch::SeparatedPrefix(literal) => Matched::Prefix(literal.text.len()),
-            PathMatch::Path(_) | PathMatch::Regex(_) | PathMatch::Connect => Matched::Path,
-        }
+    /// Whether it asks for nothing but the path.
+    pub(super) fn is_path_only(&self) -> bool {
+        let lists = self.headers.len() + self.query_parameters.len() + self.cookies.len() + self.metadata.len();
+        lists == 0 && !self.grpc && self.fraction.is_none() && self.tls.is_none()
     }
 }
 
-impl PathMatch {
-    fn from_proto(
-        proto: &proto::route::route_match::PathSpecifier,
-        ignore_case: bool,
-        field: Field<'_>,
-    ) -> Option<PathMatch> {
-        use proto::route::route_match::PathSpecifier;
-
-        let literal = |text: &str| Literal { text: text.to_owned(), ignore_case };
-        match proto {
-            PathSpecifier::Prefix(prefix) => Some(PathMatch::Prefix(literal(prefix))),
-            PathSpecifier::Path(path) => Some(PathMatch::Path(literal(path))),
-            PathSpecifier::SafeRegex(regex) => Regex::from_proto(regex, field.key("safe_regex")).map(PathMatch::Regex),
-            PathSpecifier::ConnectMatcher(proto::route::route_match::ConnectMatcher {}) => Some(PathMatch::Connect),
-            PathSpecifier::PathSeparatedPrefix(prefix) => Some(PathMatch::SeparatedPrefix(literal(prefix))),
-            PathSpecifier::PathMatchPolicy(policy) => {
-                field.unsupported("path_match_policy", &Some(policy));
-                None
-            }
-        }
-    }
-
-    fn matches<B>(&self, subject: &Subject<'_, B>) -> bool {
-        let path = subject.path.as_bytes();
-        let is_connect = subject.request.method() == Method::CONNECT;
-        match self {
-            PathMatch::Connect => is_connect,
-            // Only a CONNECT request can be without a path, and only `connect_matcher` takes it then.
-            _ if path.is_empty() => false,
-            PathMatch::Prefix(literal) => literal.starts(path),
-            PathMatch::Path(literal) => path.len() == literal.text.len() && literal.starts(path),
-            PathMatch::SeparatedPrefix(literal) => {
-                literal.starts(path) && path.get(literal.text.len()).is_none_or(|next| *next == b'/')
-            }
-            PathMatch::Regex(regex) => regex.matches(path),
-        }
-    }
-}
-
-impl Literal {
-    fn starts(&self, path: &[u8]) -> bool {
-        let text = self.text.as_bytes();
-        path.get(..text.len())
-            .is_some_and(|start| if self.ignore_case { start.eq_ignore_ascii_case(text) } else { start == text })
-    }
+/// Converts the messages of a list, each at its place.
+fn each<P, T>(protos: &[P], field: Field<'_>, convert: impl Fn(&P, Field<'_>) -> Option<T>) -> Vec<T> {
+    protos.iter().enumerate().filter_map(|(i, proto)| convert(proto, field.index(i))).collect()
 }
 
 /// `QueryParameterMatcher`: looks at the first parameter of its name, undecoded.
@@ -211,29 +161,58 @@ impl QueryParameterMatcher {
     }
 }
 
-/// `RuntimeFractionalPercent`: some of the requests.
+/// `CookieMatcher`: looks at the first cookie of its name, without the quotes that a value may have.
 #[derive(Debug)]
-struct Fraction {
-    numerator: u64,
-    denominator: u64,
+struct CookieMatcher {
+    name: String,
+    value: StringMatcher,
+    invert: bool,
 }
 
-impl Fraction {
-    fn from_proto(proto: &proto::core::RuntimeFractionalPercent, field: Field<'_>) -> Fraction {
-        use proto::type_v3::fractional_percent::DenominatorType;
-
-        let proto::core::RuntimeFractionalPercent { default_value, runtime_key } = proto;
-        field.ignored("runtime_key", runtime_key, "there is no runtime configuration; default_value holds");
-        let proto::type_v3::FractionalPercent { numerator, denominator } = default_value.unwrap_or_default();
-        let denominator = match DenominatorType::try_from(denominator).unwrap_or_default() {
-            DenominatorType::Hundred => 100,
-            DenominatorType::TenThousand => 10_000,
-            DenominatorType::Million => 1_000_000,
-        };
-        Fraction { numerator: numerator.into(), denominator }
+impl CookieMatcher {
+    fn from_proto(proto: &proto::route::CookieMatcher, field: Field<'_>) -> Option<CookieMatcher> {
+        let proto::route::CookieMatcher { name, string_match, invert_match } = proto;
+        let value = StringMatcher::from_proto(field.required("string_match", string_match)?, field.key("string_match"));
+        Some(CookieMatcher { name: name.clone(), value: value?, invert: *invert_match })
     }
 
-    fn holds(&self, random: u64) -> bool {
-        random % self.denominator < self.numerator
+    fn matches<B>(&self, request: &Request<B>) -> bool {
+        let lines = request.headers().get_all(header::COOKIE).iter();
+        let cookies = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+        let value =
+            cookies.filter_map(cookie).find_map(|(name, value)| (name == self.name.as_bytes()).then_some(value));
+        self.invert != value.is_some_and(|value| self.value.matches(value))
+    }
+}
+
+/// Name and value of one cookie.
+fn cookie(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let equals = text.iter().position(|byte| *byte == b'=')?;
+    let value = &text[equals + 1..];
+    let unquoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+    Some((text[..equals].trim_ascii_start(), unquoted.unwrap_or(value)))
+}
+
+/// `TlsContextMatchOptions`: what the client's side of the TLS handshake was.
+#[derive(Clone, Copy, Debug)]
+struct TlsMatch {
+    presented: Option<bool>,
+    validated: Option<bool>,
+}
+
+impl TlsMatch {
+    fn from_proto(proto: proto::route::route_match::TlsContextMatchOptions) -> TlsMatch {
+        let proto::route::route_match::TlsContextMatchOptions { presented, validated } = proto;
+        TlsMatch {
+            presented: presented.map(|presented| presented.value),
+            validated: validated.map(|validated| validated.value),
+        }
+    }
+
+    fn matches(self, tls: Option<&TlsInfo>) -> bool {
+        let presented = tls.is_some_and(|tls| tls.peer_presented);
+        let validated = tls.is_some_and(|tls| tls.peer.is_some());
+        self.presented.is_none_or(|wanted| wanted == presented)
+            && self.validated.is_none_or(|wanted| wanted == validated)
     }
 }

@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{
     http::{
-        authority,
         headers::{self, X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH, X_FORWARDED_HOST},
         set_authority,
     },
+    runtime::Runtime,
     stream_info::StreamInfo,
 };
 
@@ -40,6 +40,20 @@ enum Choice {
     Registered(Rc<Arc<RegisteredRoutes>>, Position),
 }
 
+/// What decides on the route of a request, beside the configuration.
+pub struct Lookup<'a, B> {
+    /// The request as it came, but for what the connection manager made of it.
+    pub request: &'a Request<B>,
+    /// Its connection, and what filters have found out.
+    pub info: &'a StreamInfo,
+    /// The routes of registered workers.
+    pub registered: &'a Rc<Arc<RegisteredRoutes>>,
+    /// The runtime values, which change shares and weights.
+    pub runtime: &'a Runtime,
+    /// Decides weighted clusters and shares, so that one request gets one answer.
+    pub random: u64,
+}
+
 /// Whether a request tells the upstream the path and the host that it had before a rewrite.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Originals {
@@ -50,23 +64,18 @@ pub enum Originals {
 }
 
 impl RouteConfiguration {
-    /// The first route that accepts `request`: virtual hosts by domain, then routes in order. `random` decides weighted
-    /// clusters and fractions, so that one request gets one answer.
-    pub fn find<B>(
-        table: &Rc<Arc<RouteConfiguration>>,
-        registered: &Rc<Arc<RegisteredRoutes>>,
-        request: &Request<B>,
-        random: u64,
-    ) -> Option<RouteRef> {
-        let virtual_host = table.domains.find(authority(request).unwrap_or_default())?;
+    /// The first route that accepts a request: virtual hosts by domain, then routes in order.
+    pub fn find<B>(table: &Rc<Arc<RouteConfiguration>>, lookup: &Lookup<'_, B>) -> Option<RouteRef> {
+        let request = lookup.request;
+        let virtual_host = table.domains.find(request)?;
         let host = &table.virtual_hosts[virtual_host];
         let (route, choice) = if host.wants_https(request) {
             (RouteIndex::HttpsRedirect, Choice::Nothing)
         } else {
             let path = request.uri().path();
             let end = if table.ignore_path_parameters { path.find(';') } else { None };
-            let subject = Subject { request, path: &path[..end.unwrap_or(path.len())], random };
-            host.find(&subject, |route| Choice::make(route, registered, &subject))?
+            let subject = Subject::new(lookup, &path[..end.unwrap_or(path.len())]);
+            host.find(&subject, |route| Choice::make(route, &subject))?
         };
         Some(RouteRef { table: Rc::clone(table), virtual_host, route, choice })
     }
@@ -74,14 +83,14 @@ impl RouteConfiguration {
 
 impl Choice {
     /// None if a route needs a registered one, and there is none: the next route is tried.
-    fn make<B>(route: &Route, registered: &Rc<Arc<RegisteredRoutes>>, subject: &Subject<'_, B>) -> Option<Choice> {
+    fn make<B>(route: &Route, subject: &Subject<'_, B>) -> Option<Choice> {
         let Action::Forward(forward) = &route.action else { return Some(Choice::Nothing) };
         match &forward.cluster {
             ClusterSpecifier::One(_) => Some(Choice::Nothing),
             ClusterSpecifier::Weighted(clusters) => Some(Choice::Weighted(clusters.draw(subject.random))),
             ClusterSpecifier::Registered => {
-                let position = registered.find(subject.request, subject.path)?;
-                Some(Choice::Registered(Rc::clone(registered), position))
+                let position = subject.registered.find(subject.request, subject.path)?;
+                Some(Choice::Registered(Rc::clone(subject.registered), position))
             }
         }
     }

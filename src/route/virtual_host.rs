@@ -120,12 +120,13 @@ impl VirtualHost {
             response_headers_to_remove,
         };
         let list = field.key("routes");
-        let routes = routes
+        let converted: Vec<_> = routes
             .iter()
             .enumerate()
             .filter_map(|(i, route)| Route::from_proto(route, context, list.index(i)))
             .collect();
-        VirtualHost {
+        let complete = converted.len() == routes.len();
+        let host = VirtualHost {
             require_tls: TlsRequirementType::try_from(*require_tls).unwrap_or(TlsRequirementType::All),
             mutations: Mutations::from_proto(&lists, field),
             retry_policy: retry_policy
@@ -137,14 +138,38 @@ impl VirtualHost {
                 count_in_response: *include_attempt_count_in_response,
                 timeout_retry: *include_is_timeout_retry_header,
             },
-            ..VirtualHost::with_routes(name.clone(), routes)
+            ..VirtualHost::with_routes(name.clone(), converted)
+        };
+        // Otherwise the numbers of the routes are not those of the document.
+        if complete {
+            host.warn_of_shadowed_routes(list);
+        }
+        host
+    }
+
+    /// Routes that can never match, because one before them takes all that they accept.
+    fn warn_of_shadowed_routes(&self, list: Field<'_>) {
+        for (i, route) in (0..).zip(&self.routes) {
+            let path = route.matcher.path();
+            let text = path.literal().map_or("/", |literal| literal.text.as_str());
+            let covering = self.first(text, |j, other| {
+                let takes_all = || other.matcher.path().covers(path) && other.takes_all_of_its_path();
+                (j < i && takes_all()).then_some(j)
+            });
+            if let Some((_, earlier)) = covering {
+                let place = list.index(i as usize);
+                place.key("match").warning_beside(
+                    "can never match: an earlier route takes all that it accepts",
+                    &list.index(earlier as usize),
+                );
+            }
         }
     }
 
     fn with_routes(name: String, routes: Vec<Route>) -> VirtualHost {
         let indexed = |ignore_case: bool| {
             (0..).zip(&routes).filter_map(move |(i, route)| {
-                let literal = route.matcher.literal().filter(|literal| literal.ignore_case == ignore_case)?;
+                let literal = route.matcher.path().literal().filter(|literal| literal.ignore_case == ignore_case)?;
                 let text = if ignore_case { literal.text.to_ascii_lowercase() } else { literal.text.clone() };
                 Some((i, text.into_bytes().into()))
             })
@@ -155,7 +180,7 @@ impl VirtualHost {
             by_lowercase: PathIndex::new(indexed(true)),
             unindexed: (0..)
                 .zip(&routes)
-                .filter_map(|(i, route)| route.matcher.literal().is_none().then_some(i))
+                .filter_map(|(i, route)| route.matcher.path().literal().is_none().then_some(i))
                 .collect(),
             routes,
             require_tls: TlsRequirementType::None,
@@ -203,18 +228,24 @@ impl VirtualHost {
         subject: &Subject<'_, B>,
         choose: impl Fn(&Route) -> Option<T>,
     ) -> Option<(RouteIndex, T)> {
-        let by_text = self.by_text.candidates(subject.path.as_bytes());
-        let lowercase = if self.by_lowercase.is_empty() { String::new() } else { subject.path.to_ascii_lowercase() };
+        let (index, choice) =
+            self.first(subject.path, |_, route| if route.matcher.matches(subject) { choose(route) } else { None })?;
+        Some((RouteIndex::Configured(index), choice))
+    }
+
+    /// The first route, among those whose text the path starts with and those that have none, for which `choose` returns
+    /// something, and that.
+    fn first<'r, T>(&'r self, path: &str, choose: impl Fn(u32, &'r Route) -> Option<T>) -> Option<(u32, T)> {
+        let by_text = self.by_text.candidates(path.as_bytes());
+        let lowercase = if self.by_lowercase.is_empty() { String::new() } else { path.to_ascii_lowercase() };
         let by_lowercase = self.by_lowercase.candidates(lowercase.as_bytes());
         let mut next = 0;
         loop {
             let unindexed = first_at_or_after(&self.unindexed, next);
             let index = [by_text.next(next), by_lowercase.next(next), unindexed].into_iter().flatten().min()?;
             let route = &self.routes[index as usize];
-            if route.matcher.matches(subject)
-                && let Some(choice) = choose(route)
-            {
-                return Some((RouteIndex::Configured(index), choice));
+            if let Some(choice) = choose(index, route) {
+                return Some((index, choice));
             }
             next = index + 1;
         }

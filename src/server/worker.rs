@@ -200,6 +200,7 @@ impl Worker {
                     Some(WorkerCommand::Update(snapshot, done)) => {
                         self.context.clusters.update(&snapshot.clusters);
                         self.context.set_registered_routes(&snapshot.registered);
+                        self.context.set_runtime(&snapshot.runtime);
                         let _ = done.send(());
                     }
                     Some(WorkerCommand::Listen(listener, sockets)) => {

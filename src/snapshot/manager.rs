@@ -11,6 +11,7 @@ use crate::listener::Listener;
 use crate::net::ConnectionLimit;
 use crate::proto;
 use crate::proto::bootstrap::bootstrap::StaticResources;
+use crate::runtime::Runtime;
 use crate::stats::Registry;
 use crate::tls::{Secrets, TicketKeys};
 use crate::upstream::ClusterEntry;
@@ -43,6 +44,7 @@ impl ConfigManager {
             listeners: BTreeMap::new(),
             clusters: Arc::default(),
             registered: Arc::default(),
+            runtime: Arc::default(),
             proto: Arc::default(),
             loaded: SystemTime::now(),
         };
@@ -103,6 +105,11 @@ impl ConfigManager {
                 next.clusters = Arc::new(all);
                 next.registered = routes;
             }
+            Change::Runtime(values) => {
+                let changes = values.iter().map(|(key, text)| (key.as_str(), text.as_str()));
+                let modified = self.current.runtime.modified(changes).ok_or(Rejected)?;
+                next.runtime = Arc::new(modified);
+            }
         }
         self.current = Arc::new(next);
         Ok(Arc::clone(&self.current))
@@ -125,6 +132,8 @@ impl ConfigManager {
         let before =
             before.static_resources.as_ref().filter(|before| same_limits && before.secrets == resources.secrets);
 
+        let layers = proto.layered_runtime.clone().unwrap_or_default();
+        let runtime = Runtime::from_proto(&layers, root.key("layered_runtime"));
         let mut bootstrap = Bootstrap::from_proto(&proto, root);
         let limits = &mut bootstrap.connection_limits;
         limits.global = limits.global.take().or_else(|| self.connection_limit.clone());
@@ -152,6 +161,7 @@ impl ConfigManager {
         next.clusters = Arc::new(self.configured.clone());
         next.listeners = listeners;
         next.bootstrap = Arc::new(bootstrap);
+        next.runtime = Arc::new(runtime.with_admin_values_of(&self.current.runtime));
         next.proto = Arc::new(proto);
         next.loaded = SystemTime::now();
         Ok(())

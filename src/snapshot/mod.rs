@@ -17,6 +17,7 @@ use crate::config::Report;
 use crate::listener::Listener;
 use crate::proto;
 use crate::route::RegisteredRoutes;
+use crate::runtime::Runtime;
 use crate::upstream::{ClusterEntry, HostSet};
 
 pub use bootstrap::Bootstrap;
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub clusters: Arc<HashMap<Arc<str>, ClusterEntry>>,
     /// The routes of registered workers.
     pub registered: Arc<RegisteredRoutes>,
+    /// The runtime values.
+    pub runtime: Arc<Runtime>,
     /// The document, as `/config_dump` shows it.
     pub proto: Arc<proto::bootstrap::Bootstrap>,
     /// When the document was loaded.
@@ -61,6 +64,8 @@ pub enum Change<'a> {
         /// The routes that they hold.
         routes: Arc<RegisteredRoutes>,
     },
+    /// Values for the runtime's admin layer; an empty text takes a key back.
+    Runtime(Vec<(String, String)>),
 }
 
 /// A document was refused; the report that came with it says why. Nothing has changed.

@@ -1,7 +1,7 @@
-//! Runtime values: `layered_runtime` of a bootstrap, as far as it is read.
+//! Limits of connections by runtime values, and the runtime keys that Envoy has and Portreeve has not.
 //!
-//! Envoy consults the runtime for percentages and limits all over; a value that nothing reads here would change what happens, so it is
-//! an error.
+//! Keys of a configuration's own (of a `runtime_fraction`, say) may be any. Those by which Envoy consults the runtime all over change
+//! what happens there: one that nothing reads here is an error.
 
 use crate::config::Field;
 use crate::net::{ConnectionLimit, ConnectionLimits};
@@ -10,8 +10,21 @@ use crate::proto::bootstrap::runtime_layer::LayerSpecifier;
 use crate::proto::value::Kind;
 
 /// Keys that only tune Envoy itself.
-const KEYS_OF_ENVOY: &[&str] =
-    &["envoy.reloadable_features.", "envoy.restart_features.", "envoy.deprecated_features", "re2."];
+const TUNING: &[&str] = &["envoy.reloadable_features.", "envoy.restart_features.", "envoy.deprecated_features", "re2."];
+
+/// How keys begin that Envoy consults by itself.
+const KEYS_OF_ENVOY: &[&str] = &[
+    "circuit_breakers.",
+    "envoy.",
+    "ext_authz.",
+    "fault.http.",
+    "health_check.",
+    "outlier_detection.",
+    "overload.",
+    "ratelimit.",
+    "tracing.",
+    "upstream.",
+];
 
 /// The limits that all layers set; a later layer overrides those before it.
 pub(super) fn connection_limits(proto: &proto::bootstrap::LayeredRuntime, field: Field<'_>) -> ConnectionLimits {
@@ -21,14 +34,8 @@ pub(super) fn connection_limits(proto: &proto::bootstrap::LayeredRuntime, field:
         let list = field.key("layers");
         let field = list.index(i);
         let proto::bootstrap::RuntimeLayer { name: _name, layer_specifier } = layer;
-        match layer_specifier {
-            Some(LayerSpecifier::StaticLayer(values)) => read(values, "", field.key("static_layer"), &mut limits),
-            Some(LayerSpecifier::AdminLayer(_)) => {
-                field.key("admin_layer").warning("has no effect: values cannot be changed at run time yet");
-            }
-            Some(LayerSpecifier::DiskLayer(layer)) => field.unsupported("disk_layer", &Some(layer)),
-            Some(LayerSpecifier::RtdsLayer(layer)) => field.unsupported("rtds_layer", &Some(layer)),
-            None => field.error("one of static_layer, disk_layer, admin_layer and rtds_layer is required"),
+        if let Some(LayerSpecifier::StaticLayer(values)) = layer_specifier {
+            read(values, "", field.key("static_layer"), &mut limits);
         }
     }
     limits
@@ -47,9 +54,9 @@ fn read(values: &proto::Struct, prefix: &str, field: Field<'_>, limits: &mut Con
             }
         } else if key == "overload.global_downstream_max_connections" {
             limits.global = whole_number(value, field).map(ConnectionLimit::new);
-        } else if KEYS_OF_ENVOY.iter().any(|known| key.starts_with(known)) {
+        } else if TUNING.iter().any(|known| key.starts_with(known)) {
             field.warning("has no effect: it tunes Envoy itself");
-        } else {
+        } else if KEYS_OF_ENVOY.iter().any(|known| key.starts_with(known)) {
             field.error(format!("runtime key {key:?} is valid in Envoy, not implemented by Portreeve yet"));
         }
     }

@@ -162,6 +162,7 @@ impl DownstreamTls {
             cipher: stats::cipher_name(session),
             sni: session.server_name().map(Into::into),
             alpn: session.alpn_protocol().map(Into::into),
+            peer_presented: session.peer_certificates().is_some(),
             peer: chain.first().and_then(|der| x509::facts(der)).map(Box::new),
             peer_chain: chain.iter().map(|der| der.to_vec().into()).collect(),
             local_uri_sans: own.map(|own| own.facts.uri_sans.clone()).unwrap_or_default(),

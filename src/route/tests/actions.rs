@@ -2,8 +2,8 @@
 
 use std::{rc::Rc, time::Duration};
 
-use super::{find, get, request, routes, table};
-use crate::route::{Action, Forward, MaxStreamDuration, RouteConfiguration, RouteRef, UpgradeConfig};
+use super::{find, find_with, get, request, routes, table};
+use crate::route::{Action, Forward, MaxStreamDuration, RouteRef, UpgradeConfig};
 
 fn forward(route: &RouteRef) -> &Forward {
     match &route.action {
@@ -101,7 +101,7 @@ fn clusters_by_weight() {
     let request = request("GET", "/", &[("x-cluster", "third")]);
     let registered = Rc::default();
     for (random, expected) in [(0, "up"), (1, "third"), (3, "third"), (4, "up"), (u64::MAX, "third")] {
-        let route = RouteConfiguration::find(&table, &registered, &request, random).unwrap();
+        let route = find_with(&table, &registered, &request, random).unwrap();
         assert_eq!(route.cluster(request.headers()), Some(expected), "{random}");
         assert_eq!(route.clone().cluster(request.headers()), Some(expected));
     }

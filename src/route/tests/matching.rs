@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use http::Request;
 
-use super::{find, get, name, request, routes, table};
-use crate::route::{Action, RouteConfiguration};
+use super::{find, find_with, get, name, request, routes, table};
+use crate::route::Action;
 
 #[test]
 fn paths() {
@@ -132,7 +132,7 @@ fn fractions() {
     );
     let registered = Rc::default();
     for (random, expected) in [(0, "some"), (24, "some"), (25, "rest"), (99, "rest"), (124, "some")] {
-        let route = RouteConfiguration::find(&table, &registered, &get("/"), random).unwrap();
+        let route = find_with(&table, &registered, &get("/"), random).unwrap();
         assert_eq!(route.name, expected, "{random}");
     }
 }
@@ -222,4 +222,60 @@ virtual_hosts:
         request.headers_mut().insert("x-forwarded-proto", "https".parse().unwrap());
         assert!(matches!(find(&table, &request).unwrap().action, Action::DirectResponse(_)));
     }
+}
+
+#[test]
+fn cookies() {
+    let table = routes(
+        "
+- {name: blue, match: {prefix: /, cookies: [{name: c, string_match: {exact: blue}}]}, direct_response: {status: 200}}
+- {name: none, match: {prefix: /, cookies: [{name: c, string_match: {safe_regex: {regex: '.*'}}, invert_match: true}]}, direct_response: {status: 200}}
+",
+    );
+    for (cookies, expected) in [
+        (&["c=blue"][..], "blue"),
+        (&["a=b; c=blue;d"], "blue"),
+        (&["a=b", "c=blue"], "blue"),
+        (&["c=\"blue\""], "blue"),
+        (&["c=red; c=blue"], "-"),
+        (&["xc=blue"], "none"),
+        (&["c"], "none"),
+        (&[], "none"),
+    ] {
+        let headers: Vec<_> = cookies.iter().map(|line| ("cookie", *line)).collect();
+        assert_eq!(name(&table, &request("GET", "/", &headers)), expected, "{cookies:?}");
+    }
+}
+
+#[test]
+fn templates() {
+    let table = routes(
+        "
+- name: user
+  match:
+    path_match_policy:
+      name: t
+      typed_config:
+        '@type': type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig
+        path_template: /users/{id}/posts/{rest=**}
+  direct_response: {status: 200}
+",
+    );
+    assert_eq!(name(&table, &get("/users/7/posts/a/b?q")), "user");
+    assert_eq!(name(&table, &get("/users/7/8/posts/a")), "-");
+}
+
+#[test]
+fn a_header_may_name_the_virtual_host() {
+    let table = table(
+        "
+vhost_header: x-host
+virtual_hosts:
+- {name: a, domains: [a.test], routes: [{name: a, match: {prefix: /}, direct_response: {status: 200}}]}
+- {name: any, domains: ['*'], routes: [{name: any, match: {prefix: /}, direct_response: {status: 200}}]}
+",
+    );
+    assert_eq!(name(&table, &request("GET", "/", &[("x-host", "A.test")])), "a");
+    assert_eq!(name(&table, &request("GET", "/", &[("x-host", "b.test")])), "any");
+    assert_eq!(name(&table, &get("/")), "-");
 }

@@ -67,7 +67,7 @@ fn what_decides_where_traffic_goes_is_not_ignored() {
         "
 rate_limits: [{actions: [{remote_address: {}}]}]
 routes:
-- match: {prefix: /, cookies: [{name: c, string_match: {exact: v}}], tls_context: {presented: true}}
+- match: {prefix: /, filter_state: [{key: k, string_match: {exact: v}}]}
   route: {cluster: up, metadata_match: {}, rate_limits: [{actions: [{remote_address: {}}]}]}
   typed_per_filter_config:
     envoy.filters.http.rbac: {'@type': type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute}
@@ -82,8 +82,7 @@ routes:
     let expected = [
         "rate_limits",
         "routes[0].typed_per_filter_config[\"envoy.filters.http.rbac\"]",
-        "routes[0].match.cookies",
-        "routes[0].match.tls_context",
+        "routes[0].match.filter_state",
         "routes[0].route.metadata_match",
         "routes[0].route.rate_limits",
         "routes[1].non_forwarding_action",
@@ -156,4 +155,35 @@ cluster_specifier_plugins:
         ["cluster_specifier_plugins[0].extension.typed_config: \
           envoy.extensions.router.cluster_specifiers.lua.v3.LuaConfig: valid in Envoy, not implemented by Portreeve yet"]
     );
+}
+
+#[test]
+fn routes_that_can_never_match_are_told() {
+    let found = of_host(
+        "
+routes:
+- {name: a, match: {prefix: /a}, direct_response: {status: 200}}
+- {name: b, match: {path: /ab}, direct_response: {status: 200}}
+- {name: c, match: {prefix: /A}, direct_response: {status: 200}}
+- {name: d, match: {prefix: /b, headers: [{name: x}]}, direct_response: {status: 200}}
+- {name: e, match: {prefix: /b}, direct_response: {status: 200}}
+- {name: f, match: {path_separated_prefix: /b/c, headers: [{name: x}]}, direct_response: {status: 200}}
+- {name: g, match: {path_separated_prefix: /c}, direct_response: {status: 200}}
+- {name: h, match: {prefix: /c}, direct_response: {status: 200}}
+- {name: i, match: {prefix: /c/}, direct_response: {status: 200}}
+- {name: j, match: {safe_regex: {regex: '/d+'}}, direct_response: {status: 200}}
+- {name: k, match: {path: /ddd}, direct_response: {status: 200}}
+- {name: l, match: {prefix: /D, case_sensitive: false}, direct_response: {status: 200}}
+- {name: m, match: {path: /dx}, direct_response: {status: 200}}
+- {name: every, match: {prefix: /}, direct_response: {status: 200}}
+- {name: o, match: {connect_matcher: {}}, direct_response: {status: 200}}
+- {name: p, match: {safe_regex: {regex: '/e'}}, direct_response: {status: 200}}
+",
+    );
+    let expected = [(1, 0), (5, 4), (8, 6), (10, 9), (12, 11), (15, 13)].map(|(late, early)| {
+        format!(
+            "routes[{late}].match: can never match: an earlier route takes all that it accepts: virtual_hosts[0].routes[{early}]"
+        )
+    });
+    assert_eq!(found, expected);
 }

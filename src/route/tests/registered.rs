@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use http::Request;
 
-use super::{request, routes, table};
+use super::{find_with, request, routes, table};
 use crate::{
     route::{Originals, RegisteredRoute, RegisteredRoutes, RouteConfiguration, RouteKey, RouteRef},
     stream_info::StreamInfo,
@@ -43,7 +43,7 @@ fn lookup() -> Rc<Arc<RouteConfiguration>> {
 }
 
 fn find(registered: &Rc<Arc<RegisteredRoutes>>, request: &Request<()>) -> RouteRef {
-    RouteConfiguration::find(&lookup(), registered, request, 0).unwrap()
+    find_with(&lookup(), registered, request, 0).unwrap()
 }
 
 #[test]
@@ -136,7 +136,7 @@ virtual_hosts:
 "
     ));
     let request = request("GET", "/a", &[]);
-    let route = RouteConfiguration::find(&table, &registered, &request, 0).unwrap();
+    let route = find_with(&table, &registered, &request, 0).unwrap();
     assert_eq!(route.cluster(request.headers()), Some("a"));
 }
 

@@ -1,0 +1,71 @@
+//! One runtime value, read as whatever it may be: a text, a number, a share.
+
+use std::collections::BTreeMap;
+
+use super::FractionalPercent;
+use crate::proto::{self, value::Kind};
+
+/// A value of the runtime. Numbers may stand in quotes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Value {
+    text: String,
+    number: Option<f64>,
+    percent: Option<FractionalPercent>,
+}
+
+impl Value {
+    /// Reads a text, as it stands in files and in requests to the admin interface.
+    #[must_use]
+    pub fn from_text(text: &str) -> Value {
+        Value { text: text.to_owned(), number: text.trim().parse().ok(), percent: None }
+    }
+
+    fn from_proto(proto: &proto::Value) -> Value {
+        match &proto.kind {
+            Some(Kind::NumberValue(number)) => Value { text: number.to_string(), number: Some(*number), percent: None },
+            Some(Kind::StringValue(text)) => Value::from_text(text),
+            Some(Kind::BoolValue(flag)) => Value { text: flag.to_string(), number: None, percent: None },
+            Some(Kind::StructValue(fields)) => {
+                let percent = FractionalPercent::from_struct(fields);
+                let text = percent.map(|percent| percent.to_string()).unwrap_or_default();
+                Value { text, number: None, percent }
+            }
+            Some(Kind::NullValue(_) | Kind::ListValue(_)) | None => Value::from_text(""),
+        }
+    }
+
+    /// As the admin interface shows it.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The value as a whole number, if it is one.
+    #[must_use]
+    pub fn integer(&self) -> Option<u64> {
+        self.number?.to_string().parse().ok()
+    }
+
+    /// The value as a share of all requests; a whole number is so many in a hundred.
+    #[must_use]
+    pub fn percent(&self) -> Option<FractionalPercent> {
+        let of_hundred = || {
+            let numerator = self.integer()?;
+            Some(FractionalPercent::new(u32::try_from(numerator).unwrap_or(u32::MAX), 100))
+        };
+        self.percent.or_else(of_hundred)
+    }
+}
+
+/// Adds the values of a layer: a nested one stands under the keys above it, joined by dots.
+pub(super) fn read_struct(proto: &proto::Struct, prefix: &str, values: &mut BTreeMap<String, Value>) {
+    for (key, value) in &proto.fields {
+        let key = format!("{prefix}{key}");
+        match &value.kind {
+            Some(Kind::StructValue(fields)) if !FractionalPercent::is_meant(fields) => {
+                read_struct(fields, &format!("{key}."), values);
+            }
+            _ => _ = values.insert(key, Value::from_proto(value)),
+        }
+    }
+}
