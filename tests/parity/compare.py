@@ -21,11 +21,13 @@ class Mask:
             text = pattern.sub(lambda match: match.group().replace(match.group(match.lastindex or 0), "<masked>"), text)
         return text
 
-    def header(self, name, value):
+    def header(self, name, value, index):
         if name.lower() == "date":
             return "<date>"
         if name.lower() == "x-envoy-upstream-service-time":
             return "<ms>"
+        if name.lower() == "x-envoy-expected-rq-timeout-ms" and index > 0:
+            return "<what is left>"
         return self.text(value)
 
 
@@ -34,7 +36,7 @@ def flat(observed, mask, ordered=False):
     facts = {}
     for side in ("client", "upstream"):
         for index, item in enumerate(observed[side]):
-            flatten(f"{side}.{index}", item, mask, ordered, facts)
+            flatten(f"{side}.{index}", item, mask, ordered, facts, index)
         facts[f"{side}.count"] = str(len(observed[side]))
     for index, line in enumerate(observed["log"]):
         facts[f"log.{index}"] = mask.text(line)
@@ -43,25 +45,25 @@ def flat(observed, mask, ordered=False):
     return facts
 
 
-def flatten(path, value, mask, ordered, facts):
+def flatten(path, value, mask, ordered, facts, index=0):
     leaf = path.rpartition(".")[2]
     if leaf in ("headers", "trailers") and isinstance(value, list):
         names = {}
         for name, text in value:
-            names.setdefault(name.lower(), []).append(mask.header(name, text))
+            names.setdefault(name.lower(), []).append(mask.header(name, text, index))
         for name, texts in names.items():
             facts[f"{path}.{name}"] = " | ".join(texts)
         if ordered:
             facts[f"{path}:order"] = " ".join(name for name, _ in value)
     elif isinstance(value, dict):
         for key, inner in value.items():
-            flatten(f"{path}.{key}", inner, mask, ordered, facts)
+            flatten(f"{path}.{key}", inner, mask, ordered, facts, index)
     elif isinstance(value, bytes):
         text = value.decode("latin-1")
         facts[path] = mask.text(text) if len(value) < 2000 else f"{len(value)} bytes, {hashlib.sha256(value).hexdigest()[:12]}"
     elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            flatten(f"{path}.{index}", inner, mask, ordered, facts)
+        for part, inner in enumerate(value):
+            flatten(f"{path}.{part}", inner, mask, ordered, facts, index)
     elif value is not None:
         facts[path] = mask.text(str(value))
 
