@@ -6,7 +6,10 @@ use std::{sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
-use super::{Codec, HttpConnectionManager, StripPort, Timeouts, stats::ConnectionManagerStats};
+use super::{
+    Codec, HttpConnectionManager, StripPort, Timeouts,
+    stats::{ConnectionManagerStats, ResponseClasses},
+};
 use crate::{
     access_log::AccessLog,
     config::field::Field,
@@ -148,7 +151,10 @@ impl HttpConnectionManager {
             "PROXY protocol is not implemented yet",
         );
 
-        let scope = cx.stats.scope(&format!("http.{stat_prefix}"));
+        let prefix = format!("http.{stat_prefix}");
+        let scope = cx.stats.scope(&prefix);
+        let listener_scope = cx.listener_stats.map(|listener| listener.scope(&prefix));
+        let scopes = [&scope].into_iter().chain(&listener_scope);
         let common =
             CommonOptions::from_proto(common_http_protocol_options.as_ref(), field.key("common_http_protocol_options"));
         let (accept_http_10, default_host_for_http_10) =
@@ -186,6 +192,7 @@ impl HttpConnectionManager {
             default_host_for_http_10,
             http2,
             stats: ConnectionManagerStats::new(&scope),
+            responses: scopes.map(ResponseClasses::new).collect(),
             capture: capture(&routes, &access_logs),
             routes,
             filters,

@@ -3,7 +3,10 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -17,9 +20,9 @@ use crate::{
     drain::Watcher,
     filter::{WorkerContext, timer::StreamTimer},
     http::{Request, headers::Downstream, http1, http2},
-    net::{Alpn, Io, Metered},
+    net::{Alpn, Io, Meter, Metered},
     route::RouteConfiguration,
-    stats::Gauge,
+    stats::{Counter, Gauge},
     stream_info::{ConnectionInfo, HeaderCapture},
 };
 
@@ -40,6 +43,8 @@ pub(super) struct Connection {
     writing: RefCell<Option<Rc<StreamTimer>>>,
     /// The connection is no more: what its streams still do, nobody sees.
     closed: Cell<bool>,
+    /// The client has ended its direction, or the connection broke, before we closed it.
+    ended_by_peer: Arc<AtomicBool>,
     /// The client is to go, because of a drain or a refusal.
     told: Cell<bool>,
     active_streams: Cell<u32>,
@@ -53,6 +58,28 @@ enum Ending {
     Drain,
     Idle,
     MaxDuration,
+}
+
+/// Counts the bytes of a connection, and notes who ends it.
+struct ConnectionMeter {
+    received: Counter,
+    sent: Counter,
+    /// One worker writes and reads it; the atomic is for the type's sake alone.
+    ended_by_peer: Arc<AtomicBool>,
+}
+
+impl Meter for ConnectionMeter {
+    fn received(&self, bytes: u64) {
+        self.received.add(bytes);
+    }
+
+    fn sent(&self, bytes: u64) {
+        self.sent.add(bytes);
+    }
+
+    fn ended(&self) {
+        self.ended_by_peer.store(true, Relaxed);
+    }
 }
 
 impl Connection {
@@ -75,6 +102,7 @@ impl Connection {
             downstream,
             writing: RefCell::new(None),
             closed: Cell::new(false),
+            ended_by_peer: Arc::default(),
             told: Cell::new(false),
             active_streams: Cell::new(0),
             last_active: Cell::new(start),
@@ -102,8 +130,15 @@ impl Connection {
         }
         connection.closed.set(true);
         stats.downstream_cx_destroy.inc();
+        let (side, with_active) = if connection.ended_by_peer.load(Relaxed) {
+            (&stats.downstream_cx_destroy_remote, &stats.downstream_cx_destroy_remote_active_rq)
+        } else {
+            (&stats.downstream_cx_destroy_local, &stats.downstream_cx_destroy_local_active_rq)
+        };
+        side.inc();
         if connection.active_streams.get() > 0 {
             stats.downstream_cx_destroy_active_rq.inc();
+            with_active.inc();
         }
         stats.downstream_cx_length_ms.record(elapsed_ms(connection.info.start));
     }
@@ -116,7 +151,7 @@ impl Connection {
             (Codec::Auto, Some(Alpn::Http11)) => Some(Codec::Http1),
             (Codec::Auto, None) => {
                 let first = tokio::select! {
-                    first = io.peek(HTTP2_PREFACE.len()) => first.ok()?,
+                    first = io.peek(HTTP2_PREFACE.len()) => first.inspect_err(|_| self.ended_by_peer.store(true, Relaxed)).ok()?,
                     _ = self.ending(Codec::Http1, drain) => return None,
                 };
                 Some(if first.starts_with(HTTP2_PREFACE) { Codec::Http2 } else { Codec::Http1 })
@@ -128,8 +163,12 @@ impl Connection {
     async fn serve_codec(self: &Rc<Self>, codec: Codec, io: Io, drain: Watcher) {
         let manager = &self.manager;
         let stats = &manager.stats;
-        let (received, sent) = (&stats.downstream_cx_rx_bytes_total, &stats.downstream_cx_tx_bytes_total);
-        let io = Metered::new(io, (received.clone(), sent.clone()));
+        let meter = ConnectionMeter {
+            received: stats.downstream_cx_rx_bytes_total.clone(),
+            sent: stats.downstream_cx_tx_bytes_total.clone(),
+            ended_by_peer: Arc::clone(&self.ended_by_peer),
+        };
+        let io = Metered::new(io, meter);
         let connection = Rc::clone(self);
         let service = move |request: Request| stream::serve(Rc::clone(&connection), request);
         let graceful = async {

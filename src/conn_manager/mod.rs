@@ -32,7 +32,7 @@ use crate::{
     stream_info::{ConnectionInfo, HeaderCapture},
 };
 use connection::Connection;
-use stats::ConnectionManagerStats;
+use stats::{ConnectionManagerStats, ResponseClasses};
 
 /// The row of this filter.
 pub const FACTORY: NetworkFilterFactory = NetworkFilterFactory {
@@ -50,6 +50,8 @@ pub struct HttpConnectionManager {
     default_host_for_http_10: Option<HeaderValue>,
     http2: http2::Options,
     stats: ConnectionManagerStats,
+    /// Of the connection manager, and of its listener.
+    responses: Vec<ResponseClasses>,
     routes: Arc<RouteConfiguration>,
     filters: Vec<Arc<dyn HttpFilterConfig>>,
     router: Router,

@@ -154,6 +154,9 @@ impl Exchange {
             }
         }
         info.response_code = Some(response.status().as_u16());
+        for responses in &self.connection.manager.responses {
+            responses.count(response.status());
+        }
         info.timing.first_downstream_tx = Some(info.start.elapsed());
         if let Some(capture) = &self.connection.capture {
             info.response_headers = HeaderCapture::take(&capture.response, response.headers());
@@ -239,9 +242,7 @@ impl Exchange {
             info.bytes_received = request.bytes.get();
             info.timing.last_downstream_rx = request.end.get().map(|end| end - info.start);
         }
-        if self.complete {
-            stats.downstream_rq_completed.inc();
-        } else if info.flags.is_empty() {
+        if !self.complete && info.flags.is_empty() {
             stats.downstream_rq_rx_reset.inc();
             let reset = info.protocol == Some(Version::HTTP_2) && !self.connection.is_closed();
             let (flag, details) = if reset {
@@ -251,11 +252,8 @@ impl Exchange {
             };
             info.flags.set(flag);
             info.response_code_details = details.into();
-        } else {
+        } else if !self.complete {
             stats.downstream_rq_tx_reset.inc();
-        }
-        if let Some(status) = info.response_code {
-            stats.count_status(status);
         }
         stats.downstream_rq_active.dec();
         stats

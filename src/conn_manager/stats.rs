@@ -1,5 +1,7 @@
 //! Statistics of an HTTP connection manager, by Envoy's names.
 
+use http::StatusCode;
+
 use crate::stats;
 
 stats::declare! {
@@ -25,6 +27,14 @@ stats::declare! {
         downstream_cx_destroy: Counter,
         /// Connections ended with requests in progress.
         downstream_cx_destroy_active_rq: Counter,
+        /// Connections that we ended.
+        downstream_cx_destroy_local: Counter,
+        /// Connections that we ended with requests in progress.
+        downstream_cx_destroy_local_active_rq: Counter,
+        /// Connections that clients ended.
+        downstream_cx_destroy_remote: Counter,
+        /// Connections that clients ended with requests in progress.
+        downstream_cx_destroy_remote_active_rq: Counter,
         /// Connections that ended because the peer broke the protocol.
         downstream_cx_protocol_error: Counter,
         /// Lifetime of a connection, in milliseconds.
@@ -51,18 +61,6 @@ stats::declare! {
         downstream_rq_http2_total: Counter,
         /// Requests in progress.
         downstream_rq_active: Gauge,
-        /// Requests that were answered.
-        downstream_rq_completed: Counter,
-        /// Answers with status 100 to 199.
-        downstream_rq_1xx: Counter,
-        /// Answers with status 200 to 299.
-        downstream_rq_2xx: Counter,
-        /// Answers with status 300 to 399.
-        downstream_rq_3xx: Counter,
-        /// Answers with status 400 to 499.
-        downstream_rq_4xx: Counter,
-        /// Answers with status 500 to 599.
-        downstream_rq_5xx: Counter,
         /// Requests that the client reset.
         downstream_rq_rx_reset: Counter,
         /// Requests whose stream we reset.
@@ -88,10 +86,29 @@ stats::declare! {
     }
 }
 
-impl ConnectionManagerStats {
-    /// Counts the status class of an answer.
-    pub fn count_status(&self, status: u16) {
-        match status / 100 {
+stats::declare! {
+    /// Responses, under `http.<stat_prefix>.` and again under `listener.<address>.http.<stat_prefix>.`
+    pub struct ResponseClasses {
+        /// Requests whose response has begun.
+        downstream_rq_completed: Counter,
+        /// Responses with a status of 100 to 199: upgrades.
+        downstream_rq_1xx: Counter,
+        /// Responses with a status of 200 to 299.
+        downstream_rq_2xx: Counter,
+        /// Responses with a status of 300 to 399.
+        downstream_rq_3xx: Counter,
+        /// Responses with a status of 400 to 499.
+        downstream_rq_4xx: Counter,
+        /// Responses with a status of 500 to 599.
+        downstream_rq_5xx: Counter,
+    }
+}
+
+impl ResponseClasses {
+    /// Counts a response that begins.
+    pub fn count(&self, status: StatusCode) {
+        self.downstream_rq_completed.inc();
+        match status.as_u16() / 100 {
             1 => self.downstream_rq_1xx.inc(),
             2 => self.downstream_rq_2xx.inc(),
             3 => self.downstream_rq_3xx.inc(),

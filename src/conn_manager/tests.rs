@@ -49,6 +49,7 @@ fn manager_with(registry: &Arc<Registry>, services: &Services) -> Arc<HttpConnec
     let report = Report::new();
     let proto: hcm::HttpConnectionManager = config::load(&Source::new("test", MANAGER), &report).unwrap();
     let cx = FactoryContext {
+        listener_stats: None,
         stats: registry,
         network_filters: &[FACTORY],
         http_filters: http_filters::FACTORIES,

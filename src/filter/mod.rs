@@ -31,6 +31,8 @@ pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 pub struct FactoryContext<'a> {
     /// Where statistics are made.
     pub stats: &'a Arc<stats::Registry>,
+    /// Of the listener that is converted, `listener.<address>.`; `None` outside of listeners.
+    pub listener_stats: Option<&'a stats::Scope>,
     /// The network filters there are.
     pub network_filters: &'a [network::NetworkFilterFactory],
     /// The HTTP filters there are.

@@ -144,7 +144,8 @@ impl FilterChain {
             Some(socket) => Transport::from_proto(socket, field.key("transport_socket"), cx, scope),
             None => Some(Transport::Raw),
         };
-        let filters = network_filters::from_proto(filters, field.key("filters"), cx);
+        let cx = FactoryContext { listener_stats: Some(scope), ..*cx };
+        let filters = network_filters::from_proto(filters, field.key("filters"), &cx);
         let any = listener::FilterChainMatch::default();
         let matches = filter_chain_match.as_ref().unwrap_or(&any);
         let matches = FilterChainMatch::from_proto(matches, field.key("filter_chain_match"));

@@ -77,6 +77,7 @@ impl Bench {
         let report = Report::new();
         let proto: proto::listener::Listener = config::load(&Source::new("test", yaml), &report).unwrap();
         let cx = FactoryContext {
+            listener_stats: None,
             stats: &self.registry,
             network_filters: &[TELL],
             http_filters: &[],

@@ -15,6 +15,8 @@ pub trait Meter: Unpin {
     fn received(&self, bytes: u64);
     /// So many bytes more have been handed to the socket.
     fn sent(&self, bytes: u64);
+    /// The peer has ended its direction, or the connection broke.
+    fn ended(&self) {}
 }
 
 /// Two counters: of bytes received, and of bytes sent.
@@ -51,9 +53,12 @@ impl<M: Meter> Metered<M> {
 impl<M: Meter> AsyncRead for Metered<M> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        self.meter.received((buf.filled().len() - before) as u64);
-        Poll::Ready(Ok(()))
+        let outcome = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
+        match buf.filled().len() - before {
+            0 if outcome.is_err() || buf.remaining() > 0 => self.meter.ended(),
+            count => self.meter.received(count as u64),
+        }
+        Poll::Ready(outcome)
     }
 }
 

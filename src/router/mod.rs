@@ -24,7 +24,7 @@ use crate::{
     proto,
     route::{Action, Forward, Originals, Redirect, RouteRef},
     stats,
-    upstream::ClusterState,
+    upstream::{ClusterState, Origin},
 };
 use failure::OVERLOADED;
 use kept_body::KeptBody;
@@ -151,8 +151,18 @@ impl Router {
         let kept = retry.as_ref().and_then(|_| keep_body(request, route, &cluster));
         let originals = self.originals();
         let priority = forward.priority;
-        let mut upstream =
-            UpstreamRequest { cluster: &cluster, route, originals, priority, timeouts, timeout_status, retry, kept };
+        let origin = Origin::of(request.headers());
+        let mut upstream = UpstreamRequest {
+            cluster: &cluster,
+            route,
+            originals,
+            priority,
+            origin,
+            timeouts,
+            timeout_status,
+            retry,
+            kept,
+        };
         let mut answer = upstream.send(request, stream).await;
         if told.count_in_response {
             let count = HeaderValue::from(stream.info.attempt_count);

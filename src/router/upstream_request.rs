@@ -20,7 +20,7 @@ use crate::{
     proto::core::RoutingPriority,
     route::{Originals, RouteRef},
     stream_info::ResponseFlags,
-    upstream::{ClusterState, HostRef, UpstreamAttempt, UpstreamFailure},
+    upstream::{ClusterState, HostRef, Origin, UpstreamAttempt, UpstreamFailure},
 };
 
 /// How often a request is sent to hosts that turn out not to have processed it.
@@ -35,6 +35,7 @@ pub(super) struct UpstreamRequest<'a> {
     pub route: &'a RouteRef,
     pub originals: Originals,
     pub priority: RoutingPriority,
+    pub origin: Origin,
     pub timeouts: Timeouts,
     /// The status that tells of a timeout.
     pub timeout_status: StatusCode,
@@ -230,8 +231,7 @@ impl UpstreamRequest<'_> {
                     kept.forget();
                 }
                 let cluster = self.cluster.cluster();
-                cluster.stats.upstream_rq_completed.inc();
-                cluster.response_codes.inc(response.status().as_u16());
+                cluster.responses.count(response.status().as_u16(), self.origin, response.headers());
                 Ok(response)
             }
             Outcome::Failure { failure, .. } => Err(self.charge(failure::reply(failure, retried, &mut stream.info))),
@@ -250,8 +250,7 @@ impl UpstreamRequest<'_> {
     /// A reply of ours for which the cluster is to blame counts as one of its responses.
     fn charge(&self, reply: LocalReply) -> LocalReply {
         let cluster = self.cluster.cluster();
-        cluster.stats.upstream_rq_completed.inc();
-        cluster.response_codes.inc(reply.status.as_u16());
+        cluster.responses.count_own(reply.status.as_u16(), self.origin);
         reply
     }
 }

@@ -140,6 +140,7 @@ impl ConfigManager {
         let secrets = Secrets::from_proto(&resources.secrets, field.key("secrets")).with_ticket_keys(&self.ticket_keys);
         let clusters = self.clusters(&resources, before, field.key("clusters"), &secrets);
         let cx = FactoryContext {
+            listener_stats: None,
             stats: &self.stats,
             network_filters: network_filters::FACTORIES,
             http_filters: http_filters::FACTORIES,

@@ -6,7 +6,7 @@ use prost::Name;
 use socket2::TcpKeepalive;
 
 use super::{
-    CircuitBreakers, ClusterStats, Endpoint, Host, HostSet, HostStats,
+    CircuitBreakers, ClusterStats, Endpoint, Host, HostSet, HostStats, ResponseStats,
     dns::{DnsFields, DnsOptions},
     load_assignment::{self, NamedEndpoint},
     protocol_options::{DeprecatedOptions, Protocol, ProtocolOptions},
@@ -97,7 +97,7 @@ pub struct Cluster {
     /// What is counted under `cluster.<name>.`
     pub stats: ClusterStats,
     /// Responses by status: `upstream_rq_<code>` and `upstream_rq_<class>`.
-    pub response_codes: ResponseCodes,
+    pub responses: ResponseStats,
     /// Responses that another attempt followed.
     pub retried_completed: Counter,
     /// The same by status: `retry.upstream_rq_<code>` and `retry.upstream_rq_<class>`.
@@ -206,7 +206,7 @@ impl Cluster {
                 &scope,
             ),
             stats: ClusterStats::new(&scope),
-            response_codes: ResponseCodes::new(&scope, "upstream_rq"),
+            responses: ResponseStats::new(&scope),
             retried_completed: scope.scope("retry").counter("upstream_rq_completed"),
             retried_codes: ResponseCodes::new(&scope.scope("retry"), "upstream_rq"),
             dns: DnsOptions::from_proto(&dns, field)?,

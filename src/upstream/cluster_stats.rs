@@ -96,8 +96,6 @@ stats::declare! {
         upstream_rq_rx_reset: Counter,
         /// Requests that we reset.
         upstream_rq_tx_reset: Counter,
-        /// Responses of any status.
-        upstream_rq_completed: Counter,
         /// Time from sending a request to the end of its response, in milliseconds.
         upstream_rq_time: Histogram,
         /// Changes of the hosts.

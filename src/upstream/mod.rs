@@ -15,6 +15,7 @@ mod host_set;
 mod load_assignment;
 mod load_balancer;
 mod protocol_options;
+mod response_stats;
 
 pub use circuit_breaker::{CircuitBreakers, Resource, Thresholds};
 pub use cluster::{Cluster, ClusterEntry, Discovery};
@@ -24,6 +25,7 @@ pub use conn_pool::{FailureKind, TcpConnection, UpstreamAttempt, UpstreamFailure
 pub use host::{Endpoint, Health, Host, HostStats};
 pub use host_set::HostSet;
 pub use protocol_options::{Http1Options, Protocol, ProtocolOptions};
+pub use response_stats::{Origin, ResponseStats};
 
 #[cfg(test)]
 mod tests;

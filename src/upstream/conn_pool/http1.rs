@@ -21,7 +21,7 @@ use tokio::{task::spawn_local, time::Instant};
 use super::{
     FailureKind, UpstreamAttempt, UpstreamFailure,
     connect::{ConnectError, ConnectionRecord, Established, Side, connect},
-    response::{ActiveRequest, Exchange, guarded},
+    response::{ActiveRequest, Exchange, Pending, guarded},
 };
 use crate::{
     http::{
@@ -68,7 +68,12 @@ impl Pool {
         let connection = match self.take_idle() {
             Some(connection) => connection,
             // Boxed, so that the many requests that find one do not carry its state.
-            None => Box::pin(self.connect(host, attempt)).await.map_err(ConnectError::into_failure)?,
+            None => {
+                let pending = Pending::begin(host);
+                let connected = Box::pin(self.connect(host, attempt)).await;
+                pending.end();
+                connected.map_err(ConnectError::into_failure)?
+            }
         };
         prepare(request);
         let spare = spare(request, &connection.record);
@@ -100,7 +105,9 @@ impl Pool {
         attempt: &UpstreamAttempt,
     ) -> Result<Response, UpstreamFailure> {
         attempt.connect_started.set(Some(Instant::now()));
+        let pending = Pending::begin(host);
         let established = connect(host, self.server_name.as_deref(), &[Alpn::Http11]).await;
+        pending.end();
         let established = established.map_err(ConnectError::into_failure)?;
         attempt.connected.set(Some(Instant::now()));
         let Established { io, record, .. } = established;

@@ -33,7 +33,7 @@ use super::{
     FailureKind, UpstreamAttempt, UpstreamFailure,
     connect::{ConnectError, ConnectionRecord, Established, MeteredIo, Side, connect},
     replay::Recorder,
-    response::{ActiveRequest, Exchange, guarded},
+    response::{ActiveRequest, Exchange, Pending, guarded},
 };
 use crate::{
     http::{
@@ -114,12 +114,12 @@ impl Pool {
             return Err(ConnectError::new(FailureKind::Overflow, &"too many requests wait for a stream"));
         }
         let started = Instant::now();
-        let mut pending = Pending::begin(host);
+        let pending = Pending::begin(host);
         let (slot, given) = oneshot::channel();
         self.waiting.borrow_mut().push_back(Waiter { host: host.clone(), slot });
         self.grow();
         let given = given.await;
-        pending.ended = true;
+        pending.end();
         let slot = given.unwrap_or_else(|_| Err(ConnectError::new(FailureKind::Connect, &"the pool was closed")))?;
         let connected = slot.0.record.started();
         if connected > started {
@@ -215,30 +215,6 @@ impl Pool {
     /// Gives a connection no more streams. It closes when those it has are done.
     fn retire(&self, record: &Rc<ConnectionRecord>) {
         self.connections.borrow_mut().retain(|connection| !Rc::ptr_eq(&connection.record, record));
-    }
-}
-
-/// Counts a request that waits.
-struct Pending<'a> {
-    host: &'a HostRef,
-    ended: bool,
-}
-
-impl Pending<'_> {
-    fn begin(host: &HostRef) -> Pending<'_> {
-        host.cluster().stats.upstream_rq_pending_total.inc();
-        host.cluster().stats.upstream_rq_pending_active.inc();
-        Pending { host, ended: false }
-    }
-}
-
-impl Drop for Pending<'_> {
-    fn drop(&mut self) {
-        let stats = &self.host.cluster().stats;
-        stats.upstream_rq_pending_active.dec();
-        if !self.ended {
-            stats.upstream_rq_cancelled.inc();
-        }
     }
 }
 

@@ -64,6 +64,35 @@ impl<E: Exchange> http_body::Body for ResponseBody<E> {
     }
 }
 
+/// Counts a request that waits for a connection.
+pub(super) struct Pending<'a> {
+    host: &'a HostRef,
+    ended: bool,
+}
+
+impl Pending<'_> {
+    pub(super) fn begin(host: &HostRef) -> Pending<'_> {
+        host.cluster().stats.upstream_rq_pending_total.inc();
+        host.cluster().stats.upstream_rq_pending_active.inc();
+        Pending { host, ended: false }
+    }
+
+    /// The connection is there, or will not be. Dropped before, the request was given up.
+    pub(super) fn end(mut self) {
+        self.ended = true;
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        let stats = &self.host.cluster().stats;
+        stats.upstream_rq_pending_active.dec();
+        if !self.ended {
+            stats.upstream_rq_cancelled.inc();
+        }
+    }
+}
+
 /// Counts a request from when it is sent to when its response ends.
 pub(super) struct ActiveRequest {
     host: HostRef,
