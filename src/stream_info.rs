@@ -29,8 +29,16 @@ pub struct ConnectionInfo {
     pub remote: Address,
     /// The physical peer.
     pub direct_remote: Address,
-    /// Our side.
+    /// Where the client connected to: our side, or what a PROXY header or the kernel says.
     pub local: Address,
+    /// Our side.
+    pub direct_local: Address,
+    /// The server name that the client asked for, in lower case, where somebody looked.
+    pub server_name: Option<Box<str>>,
+    /// The cluster that a network filter has chosen for it.
+    pub upstream_cluster: Option<Box<str>>,
+    /// What else a PROXY header said.
+    pub proxy_protocol: Option<Box<ProxyProtocol>>,
     /// Name of the listener.
     pub listener: Arc<str>,
     /// Name of the filter chain; empty when it has none.
@@ -39,6 +47,15 @@ pub struct ConnectionInfo {
     pub tls: Option<TlsInfo>,
     /// The process at the other end of a Unix socket, as the kernel tells it.
     pub peer_credentials: Option<UCred>,
+}
+
+/// What a header of the PROXY protocol said besides addresses.
+#[derive(Debug, Default)]
+pub struct ProxyProtocol {
+    /// The values that rules made metadata of.
+    pub metadata: Option<proto::core::Metadata>,
+    /// Types and values that a header upstream may repeat.
+    pub tlvs: Vec<(u8, Vec<u8>)>,
 }
 
 /// What a TLS handshake agreed on.
@@ -256,6 +273,10 @@ impl StreamInfo {
             remote: Address::Ip(SocketAddr::from(([127, 0, 0, 1], 50_000))),
             direct_remote: Address::Ip(SocketAddr::from(([127, 0, 0, 1], 50_000))),
             local: Address::Ip(SocketAddr::from(([127, 0, 0, 1], 8_000))),
+            direct_local: Address::Ip(SocketAddr::from(([127, 0, 0, 1], 8_000))),
+            server_name: None,
+            upstream_cluster: None,
+            proxy_protocol: None,
             listener: "listener".into(),
             filter_chain: "".into(),
             tls: None,

@@ -393,7 +393,6 @@ fn metadata(of: &str, path: &str) -> Result<Operator, String> {
         return Ok(Operator::Metadata(*metadata, path));
     }
     match of {
-        "DYNAMIC" => Ok(Operator::Absent),
         "ROUTE" => Ok(Operator::Unanswered("METADATA(ROUTE)")),
         "VIRTUAL_HOST" => Ok(Operator::Unanswered("METADATA(VIRTUAL_HOST)")),
         "LISTENER" => Ok(Operator::Unanswered("METADATA(LISTENER)")),

@@ -147,7 +147,7 @@ pub const ADDRESSES: &[(&str, AddressOf)] = &[
     ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", |s| s.client()),
     ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", |s| Some(Cow::Borrowed(&s.info.connection.direct_remote))),
     ("DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", |s| Some(Cow::Borrowed(&s.info.connection.local))),
-    ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT", |s| Some(Cow::Borrowed(&s.info.connection.local))),
+    ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT", |s| Some(Cow::Borrowed(&s.info.connection.direct_local))),
     ("UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", |s| s.upstream_peer().map(Cow::Borrowed)),
     ("UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", |s| s.upstream_local().map(Cow::Borrowed)),
 ];
@@ -158,6 +158,7 @@ pub type MetadataOf = for<'a> fn(&Scope<'a>) -> Option<&'a Metadata>;
 /// What `%METADATA%` can be asked for, and knows.
 pub const METADATA: &[(&str, MetadataOf)] = &[
     ("CLUSTER", |s| s.info.upstream.as_ref()?.cluster_metadata.as_deref()),
+    ("DYNAMIC", |s| s.info.connection.proxy_protocol.as_ref()?.metadata.as_ref()),
     ("UPSTREAM_HOST", |s| s.info.upstream.as_ref()?.host_metadata.as_ref()),
 ];
 
@@ -313,7 +314,8 @@ fn query<'a>(scope: &Scope<'a>) -> Option<&'a str> {
 }
 
 fn server_name<'a>(scope: &Scope<'a>, which: ServerName, source: HostSource) -> Option<&'a [u8]> {
-    let sni = scope.tls().and_then(|tls| tls.sni.as_deref()).map(str::as_bytes);
+    let sni = scope.tls().and_then(|tls| tls.sni.as_deref()).or(scope.info.connection.server_name.as_deref());
+    let sni = sni.map(str::as_bytes);
     let original = || scope.request_header(&ORIGINAL_HOST).map(HeaderValue::as_bytes);
     let sent = || scope.info.authority.as_ref().map(HeaderValue::as_bytes);
     let host = || match source {

@@ -23,6 +23,10 @@ fn stream() -> StreamInfo {
         remote: Address::Ip("127.0.0.1:50636".parse().unwrap()),
         direct_remote: Address::Ip("10.0.0.9:1".parse().unwrap()),
         local: Address::Ip("[::1]:8443".parse().unwrap()),
+        direct_local: Address::Ip("[::1]:8443".parse().unwrap()),
+        server_name: None,
+        upstream_cluster: None,
+        proxy_protocol: None,
         listener: "l0".into(),
         filter_chain: "fc".into(),
         tls: Some(TlsInfo {

@@ -8,6 +8,7 @@ pub mod http;
 pub mod network;
 pub mod service;
 pub mod timer;
+pub mod token_bucket;
 
 use std::{
     cell::{Cell, RefCell},

@@ -1,6 +1,6 @@
 //! Network filters: what serves a connection once its transport is up.
 
-use std::{fmt, rc::Rc, sync::Arc};
+use std::{any::Any, fmt, rc::Rc, sync::Arc, time::Duration};
 
 use super::{FactoryContext, LocalFuture, WorkerContext};
 use crate::{config::field::Field, drain::Watcher, net::Io, proto, stream_info::ConnectionInfo};
@@ -29,4 +29,32 @@ pub struct NetworkFilterFactory {
     pub type_name: &'static str,
     /// Its conversion.
     pub from_proto: NetworkFilterFromProto,
+}
+
+/// The settings of a network filter that stands before the terminal one: it sees connections as they come in, before their handshake.
+pub trait ReadFilter: Send + Sync + fmt::Debug {
+    /// Decides on a connection, and may write what it finds out into `connection`.
+    fn admit(&self, connection: &mut ConnectionInfo) -> Admission;
+}
+
+/// What becomes of a connection.
+pub enum Admission {
+    /// The next filter has it.
+    Continue,
+    /// The next filter has it, and this is dropped when it has ended.
+    ContinueHolding(Box<dyn Any>),
+    /// It is closed after this time.
+    Close(Duration),
+}
+
+/// Makes a filter's settings from its `typed_config`; `None` when an error has been reported.
+pub type ReadFilterFromProto = fn(&proto::Any, Field<'_>, &FactoryContext<'_>) -> Option<Arc<dyn ReadFilter>>;
+
+/// A kind of network filter that is not terminal.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadFilterFactory {
+    /// The message type of its `typed_config`, by which it is found.
+    pub type_name: &'static str,
+    /// Its conversion.
+    pub from_proto: ReadFilterFromProto,
 }

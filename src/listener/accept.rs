@@ -1,22 +1,26 @@
 //! A listener at work on one worker: accept, look ahead, choose a filter chain, secure, hand over.
 
-use std::{io, rc::Rc, sync::Arc, time::Duration};
+use std::{any::Any, io, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{Instant, error::Elapsed, sleep_until, timeout},
+    time::{Instant, error::Elapsed, sleep, sleep_until, timeout},
 };
 
-use super::{Listener, filter_chain::FilterChain, filter_chain_match::Candidate};
+use super::{
+    Listener,
+    filter_chain::FilterChain,
+    filter_chain_match::Candidate,
+    filters::{Accepted, Rejection},
+};
 use crate::{
     drain::Watcher,
-    filter::WorkerContext,
+    filter::{WorkerContext, network::Admission},
     net::{Acceptor, ConnectionLimit, Io, connection_limit::Permit},
     stats::{self, Gauge},
     stream_info::{ConnectionInfo, TlsInfo},
     sys::socket::ListenSocket,
-    tls::{ClientHello, Inspected},
 };
 
 /// How long to wait when no connection can be accepted, for example for want of file descriptors, unless one ends before.
@@ -99,12 +103,6 @@ struct ActiveListener {
     stats: WorkerStats,
 }
 
-/// What looking ahead has found out.
-struct Found {
-    transport_protocol: &'static str,
-    hello: ClientHello,
-}
-
 impl ActiveListener {
     /// What waits is in the kernel's queue, and lost only if that is full.
     fn cannot_accept(&self, error: &io::Error, first: bool) {
@@ -135,65 +133,70 @@ impl ActiveListener {
 
     async fn serve(&self, mut io: Io, drain: Watcher) {
         let start = Instant::now();
-        let Some(found) = self.look_ahead(&mut io).await else { return };
+        let mut accepted = Accepted::new(&io);
+        if !self.look_ahead(&mut io, &mut accepted).await {
+            return;
+        }
         let candidate = Candidate {
-            local: io.local_address(),
-            remote: io.peer_address(),
-            server_name: found.hello.server_name.as_deref(),
-            transport_protocol: found.transport_protocol,
-            application_protocols: &found.hello.application_protocols,
+            local: &accepted.local,
+            remote: &accepted.remote,
+            direct_remote: io.peer_address(),
+            server_name: accepted.server_name.as_deref(),
+            transport_protocol: accepted.transport_protocol,
+            application_protocols: &accepted.application_protocols,
         };
         let Some(chain) = self.listener.filter_chains.find(&candidate) else {
             self.listener.stats.no_filter_chain_match.inc();
             tracing::debug!(name: "peer_unmatched", listener = %self.listener.name, ?candidate, "no filter chain is for this connection");
             return;
         };
-        drop(found);
         let _counted = Counted::begin(self, start);
-        let Some((io, tls)) = self.secure(chain, io).await else { return };
-        let Some(filter) = chain.filters.last() else { return };
-        let connection = Rc::new(ConnectionInfo {
+        let Accepted { local, remote, server_name, proxy_protocol, .. } = accepted;
+        let mut connection = ConnectionInfo {
             id: self.worker.next_connection_id(),
             start,
-            remote: io.peer_address().clone(),
+            remote,
             direct_remote: io.peer_address().clone(),
-            local: io.local_address().clone(),
+            local,
+            direct_local: io.local_address().clone(),
+            server_name,
+            upstream_cluster: None,
+            proxy_protocol,
             listener: Arc::clone(&self.listener.name),
             filter_chain: Arc::clone(&chain.name),
-            tls,
+            tls: None,
             peer_credentials: io.peer_credentials(),
-        });
-        Arc::clone(filter).serve(io, connection, Rc::clone(&self.worker), drain).await;
+        };
+        let Ok(_held) = admit(chain, &mut connection).await else { return };
+        let Some((io, tls)) = self.secure(chain, io).await else { return };
+        connection.tls = tls;
+        let Some(filter) = &chain.filters.terminal else { return };
+        Arc::clone(filter).serve(io, Rc::new(connection), Rc::clone(&self.worker), drain).await;
     }
 
-    /// Awaits the first bytes if the listener looks at them; `None` if the connection is not to be served.
-    async fn look_ahead(&self, io: &mut Io) -> Option<Found> {
-        let not_tls = || Found { transport_protocol: "raw_buffer", hello: ClientHello::default() };
-        let inspection = &self.listener.inspection;
-        if !inspection.enabled {
-            return Some(not_tls());
+    /// Runs the listener filters; false if the connection is not to be served.
+    async fn look_ahead(&self, io: &mut Io, accepted: &mut Accepted) -> bool {
+        let filters = &self.listener.listener_filters;
+        if filters.is_empty() {
+            return true;
         }
         let stats = &self.listener.stats;
         let _held = Held::new(&stats.downstream_pre_cx_active);
-        let inspected = Box::pin(ClientHello::inspect(io, inspection.limit));
-        let Ok(inspected) = within(inspection.timeout, inspected).await else {
-            stats.downstream_pre_cx_timeout.inc();
-            return inspection.continue_on_timeout.then(not_tls);
-        };
-        if let Ok(inspected) = &inspected {
-            inspection.count(inspected);
+        // Boxed, so that the connection does not carry to its end what it took to look.
+        let inspected = within(filters.timeout, Box::pin(filters.inspect(io, accepted))).await;
+        match inspected {
+            Ok(Ok(())) => {}
+            Ok(Err(Rejection::RemoteClose)) => stats.downstream_listener_filter_remote_close.inc(),
+            Ok(Err(Rejection::Failed)) => stats.downstream_listener_filter_error.inc(),
+            Ok(Err(Rejection::ByFilter)) => {}
+            Err(_) => stats.downstream_pre_cx_timeout.inc(),
+        }
+        if accepted.transport_protocol.is_empty() {
+            accepted.transport_protocol = "raw_buffer";
         }
         match inspected {
-            Ok(Inspected::Tls(hello)) => Some(Found { transport_protocol: "tls", hello }),
-            Ok(Inspected::NotTls) => Some(not_tls()),
-            Ok(Inspected::Closed) => {
-                stats.downstream_listener_filter_remote_close.inc();
-                None
-            }
-            Ok(Inspected::TooLarge) | Err(_) => {
-                stats.downstream_listener_filter_error.inc();
-                None
-            }
+            Ok(outcome) => outcome.is_ok(),
+            Err(_) => filters.continue_on_timeout,
         }
     }
 
@@ -215,6 +218,27 @@ impl ActiveListener {
             }
         }
     }
+}
+
+/// A network filter does not let the connection in.
+struct Refused;
+
+/// Has the network filters decide on a connection. What they hold is to be kept until it has ended.
+async fn admit(chain: &FilterChain, connection: &mut ConnectionInfo) -> Result<Vec<Box<dyn Any>>, Refused> {
+    let mut held = Vec::new();
+    for filter in &chain.filters.read {
+        match filter.admit(connection) {
+            Admission::Continue => {}
+            Admission::ContinueHolding(value) => held.push(value),
+            Admission::Close(delay) => {
+                if !delay.is_zero() {
+                    sleep(delay).await;
+                }
+                return Err(Refused);
+            }
+        }
+    }
+    Ok(held)
 }
 
 async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Result<T, Elapsed> {

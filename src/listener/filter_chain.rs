@@ -6,8 +6,8 @@ use prost::Name;
 
 use crate::{
     config::Field,
-    filter::{FactoryContext, network::NetworkFilter},
-    network_filters,
+    filter::FactoryContext,
+    network_filters::{self, NetworkFilters},
     proto::{
         core::{TransportSocket, transport_socket::ConfigType},
         listener,
@@ -45,8 +45,7 @@ pub struct FilterChain {
     /// How they are secured.
     pub(super) transport: Transport,
     pub(super) handshake_timeout: Option<Duration>,
-    /// The last serves them; if there is none, they are closed.
-    pub(super) filters: Vec<Arc<dyn NetworkFilter>>,
+    pub(super) filters: NetworkFilters,
 }
 
 /// The transport socket of a filter chain.

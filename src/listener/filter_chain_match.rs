@@ -59,6 +59,8 @@ enum Value {
 pub(super) struct Candidate<'a> {
     pub(super) local: &'a Address,
     pub(super) remote: &'a Address,
+    /// The peer, whomever it speaks for.
+    pub(super) direct_remote: &'a Address,
     /// In lower case.
     pub(super) server_name: Option<&'a str>,
     /// `tls` or `raw_buffer`; empty if nobody has looked.
@@ -143,7 +145,8 @@ fn best<'n>(children: &'n HashMap<Value, Node>, criterion: Criterion, connection
             let mut offered = connection.application_protocols.iter();
             offered.find_map(|protocol| children.get(&Value::Protocol(protocol.clone())))
         }
-        Criterion::DirectSourceIp | Criterion::SourceIp => longest_range(children, connection.remote.ip()?),
+        Criterion::DirectSourceIp => longest_range(children, connection.direct_remote.ip()?),
+        Criterion::SourceIp => longest_range(children, connection.remote.ip()?),
         Criterion::SourceType => children.get(if is_local(connection) { &Value::Local } else { &Value::External }),
         Criterion::SourcePort => children.get(&Value::Port(connection.remote.port()?)),
     }
@@ -309,6 +312,7 @@ mod tests {
             matcher.find(&Candidate {
                 local: &self.local,
                 remote: &self.remote,
+                direct_remote: &self.remote,
                 server_name: self.server_name,
                 transport_protocol: self.transport_protocol,
                 application_protocols: &self.application_protocols,

@@ -6,7 +6,7 @@
 mod accept;
 mod filter_chain;
 mod filter_chain_match;
-mod inspection;
+mod filters;
 mod listen_address;
 #[cfg(test)]
 mod tests;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 pub use accept::run;
 pub use filter_chain::{FilterChain, FilterChains};
-use inspection::Inspection;
+use filters::ListenerFilters;
 pub use listen_address::{BindError, ListenAddress};
 
 use crate::{
@@ -67,7 +67,7 @@ pub struct Listener {
     pub addresses: Vec<ListenAddress>,
     /// What connections may get.
     pub filter_chains: FilterChains,
-    inspection: Inspection,
+    listener_filters: ListenerFilters,
     connection_limit: Option<Arc<ConnectionLimit>>,
     global_connection_limit: Option<Arc<ConnectionLimit>>,
     stats: ListenerStats,
@@ -131,12 +131,12 @@ impl Listener {
             ..*cx
         };
         let filter_chains = FilterChains::from_proto(filter_chains, default_filter_chain.as_ref(), field, cx, &scope);
-        let inspection = inspection::Settings {
+        let inspection = filters::Settings {
             listener_filters,
             timeout: listener_filters_timeout,
             continue_on_timeout: *continue_on_listener_filters_timeout,
         };
-        let inspection = Inspection::from_proto(&inspection, field, cx);
+        let inspection = ListenerFilters::from_proto(&inspection, field, cx);
         let (mut addresses, filter_chains) = (addresses?, filter_chains?);
         for ListenAddress { tcp, .. } in &mut addresses {
             tcp.reuse_port = enable_reuse_port.is_none_or(|enabled| enabled.value);
@@ -147,7 +147,7 @@ impl Listener {
         Some(Listener {
             name: if name.is_empty() { address.into() } else { name.as_str().into() },
             addresses,
-            inspection: inspection?.needed(filter_chains.inspect()),
+            listener_filters: inspection?.with_tls_inspector(filter_chains.inspect(), cx),
             filter_chains,
             connection_limit: cx.connection_limits.of_listener.get(name).copied().map(ConnectionLimit::new),
             global_connection_limit: cx.connection_limits.global.clone().filter(|_| !ignore_global_conn_limit),

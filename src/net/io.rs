@@ -4,11 +4,13 @@
 //! to find out what a connection speaks are kept and replayed to the next reader.
 
 use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use rustix::net::sockopt;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -109,6 +111,22 @@ impl Io {
         };
         // A socket that does not know the option is closed like any other.
         drop(set);
+    }
+
+    /// Where a redirected TCP connection was going before the kernel redirected it; `None` if it was not.
+    #[must_use]
+    pub fn original_destination(&self) -> Option<Address> {
+        let Stream::Tcp(stream) = &self.stream else { return None };
+        let original = match self.local.ip()? {
+            IpAddr::V4(_) => sockopt::ip_original_dst(stream).map(SocketAddr::V4),
+            IpAddr::V6(_) => sockopt::ipv6_original_dst(stream).map(SocketAddr::V6),
+        };
+        original.ok().map(Address::from)
+    }
+
+    /// Consumes bytes that have been peeked at: never more than these.
+    pub fn skip(&mut self, count: usize) {
+        self.prefix.advance(count.min(self.prefix.len()));
     }
 
     /// Waits for the first `count` bytes without consuming them: to see what the peer speaks. Fewer bytes are returned only

@@ -7,6 +7,7 @@ pub mod address;
 pub mod connection_limit;
 pub mod io;
 mod metered;
+pub mod proxy_protocol;
 
 pub use acceptor::Acceptor;
 pub use address::Address;

@@ -1,5 +1,10 @@
-//! Network filters: what serves a connection once its transport is up. One row each.
+//! Network filters: what serves a connection once its transport is up, and what may refuse it before. One row each.
 
+mod connection_limit;
+mod direct_response;
+mod echo;
+mod local_ratelimit;
+mod sni_cluster;
 mod tcp_proxy;
 
 use std::sync::Arc;
@@ -9,41 +14,67 @@ use crate::{
     conn_manager,
     filter::{
         FactoryContext,
-        network::{NetworkFilter, NetworkFilterFactory},
+        network::{NetworkFilter, NetworkFilterFactory, ReadFilter, ReadFilterFactory},
     },
     proto::{self, listener::filter::ConfigType},
 };
 
-/// Every network filter that a configuration can name.
-pub const FACTORIES: &[NetworkFilterFactory] = &[conn_manager::FACTORY, tcp_proxy::FACTORY];
+/// Every network filter that can serve connections.
+pub const FACTORIES: &[NetworkFilterFactory] =
+    &[conn_manager::FACTORY, tcp_proxy::FACTORY, echo::FACTORY, direct_response::FACTORY];
+
+/// Every network filter that can stand before one of those.
+const READ_FILTERS: &[ReadFilterFactory] = &[connection_limit::FACTORY, local_ratelimit::FACTORY, sni_cluster::FACTORY];
 
 /// The package of Envoy's network filters.
 const PACKAGE: &str = "envoy.extensions.filters.network.";
 
-/// Converts the filters of a chain. There may be none, which closes what it is given; if there are several, all but the last must be
-/// of a kind that passes connections on, and there are none of these yet.
+/// The filters of a chain.
+#[derive(Debug, Default)]
+pub struct NetworkFilters {
+    /// What a connection has to pass first, in this order.
+    pub read: Vec<Arc<dyn ReadFilter>>,
+    /// What serves it; if there is none, it is closed.
+    pub terminal: Option<Arc<dyn NetworkFilter>>,
+}
+
+enum Converted {
+    Read(Arc<dyn ReadFilter>),
+    Terminal(Arc<dyn NetworkFilter>),
+}
+
+/// Converts the filters of a chain. There may be none, which closes what it is given; else the last one, and it alone, serves
+/// connections to their end.
 #[must_use]
 pub fn from_proto(
     filters: &[proto::listener::Filter],
-    field: Field<'_>,
+    list: Field<'_>,
     cx: &FactoryContext<'_>,
-) -> Option<Vec<Arc<dyn NetworkFilter>>> {
-    let converted = filters.iter().enumerate().map(|(index, filter)| convert(filter, field.index(index), cx));
-    let converted: Vec<_> = converted.collect();
-    if converted.is_empty() {
-        field.warning("without filters, every connection is closed at once");
+) -> Option<NetworkFilters> {
+    if filters.is_empty() {
+        list.warning("without filters, every connection is closed at once");
     }
-    if converted.len() > 1 && converted.iter().all(Option::is_some) {
-        field.index(0).error("this filter serves the connection to its end: it must be the last of its chain");
+    let converted: Vec<_> =
+        filters.iter().enumerate().map(|(index, filter)| convert(filter, list.index(index), cx)).collect();
+    let mut chain = NetworkFilters::default();
+    for (index, filter) in converted.into_iter().collect::<Option<Vec<_>>>()?.into_iter().enumerate() {
+        let is_last = index + 1 == filters.len();
+        match filter {
+            Converted::Read(_) if is_last => {
+                list.index(index).error("this filter passes connections on: it cannot be the last of its chain");
+            }
+            Converted::Terminal(_) if !is_last => {
+                list.index(index)
+                    .error("this filter serves the connection to its end: it must be the last of its chain");
+            }
+            Converted::Read(filter) => chain.read.push(filter),
+            Converted::Terminal(filter) => chain.terminal = Some(filter),
+        }
     }
-    converted.into_iter().collect()
+    Some(chain)
 }
 
-fn convert(
-    filter: &proto::listener::Filter,
-    field: Field<'_>,
-    cx: &FactoryContext<'_>,
-) -> Option<Arc<dyn NetworkFilter>> {
+fn convert(filter: &proto::listener::Filter, field: Field<'_>, cx: &FactoryContext<'_>) -> Option<Converted> {
     // The name is free text: the type decides.
     let proto::listener::Filter { name, config_type } = filter;
     let any = match config_type {
@@ -58,15 +89,19 @@ fn convert(
         }
     };
     let type_name = any.type_url.rsplit('/').next().unwrap_or_default();
+    let config = field.key("typed_config");
     if let Some(factory) = cx.network_filters.iter().find(|factory| factory.type_name == type_name) {
-        return (factory.from_proto)(any, field.key("typed_config"), cx);
+        return (factory.from_proto)(any, config, cx).map(Converted::Terminal);
+    }
+    if let Some(factory) = READ_FILTERS.iter().find(|factory| factory.type_name == type_name) {
+        return (factory.from_proto)(any, config, cx).map(Converted::Read);
     }
     if type_name.starts_with(PACKAGE) && proto::pool().get_message_by_name(type_name).is_some() {
         field.unsupported("typed_config", &Some(any));
     } else {
-        let known: Vec<_> = cx.network_filters.iter().map(|factory| factory.type_name).collect();
-        let message = format!("{type_name:?} is not a network filter; there are: {}", known.join(", "));
-        field.key("typed_config").error(message);
+        let terminal = cx.network_filters.iter().map(|factory| factory.type_name);
+        let known: Vec<_> = terminal.chain(READ_FILTERS.iter().map(|factory| factory.type_name)).collect();
+        config.error(format!("{type_name:?} is not a network filter; there are: {}", known.join(", ")));
     }
     None
 }

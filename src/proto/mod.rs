@@ -31,9 +31,16 @@ pub use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3 as grpc_
 pub use envoy_types::pb::envoy::extensions::filters::http::router::v3 as router_filter;
 pub use envoy_types::pb::envoy::extensions::filters::http::upstream_codec::v3 as upstream_codec_filter;
 pub use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3 as http_inspector;
+pub use envoy_types::pb::envoy::extensions::filters::listener::local_ratelimit::v3 as listener_local_ratelimit;
+pub use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3 as original_dst;
 pub use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3 as proxy_protocol;
 pub use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3 as tls_inspector;
+pub use envoy_types::pb::envoy::extensions::filters::network::connection_limit::v3 as connection_limit;
+pub use envoy_types::pb::envoy::extensions::filters::network::direct_response::v3 as direct_response;
+pub use envoy_types::pb::envoy::extensions::filters::network::echo::v3 as echo;
 pub use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+pub use envoy_types::pb::envoy::extensions::filters::network::local_ratelimit::v3 as network_local_ratelimit;
+pub use envoy_types::pb::envoy::extensions::filters::network::sni_cluster::v3 as sni_cluster;
 pub use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 pub use envoy_types::pb::envoy::extensions::http::original_ip_detection::custom_header::v3 as ip_by_header;
 pub use envoy_types::pb::envoy::extensions::http::original_ip_detection::xff::v3 as ip_by_xff;

@@ -247,9 +247,10 @@ impl Clusters {
         }
     }
 
-    fn choose(&self, random: &Random) -> &Arc<str> {
+    /// `preferred` is what another filter has chosen.
+    fn choose<'a>(&'a self, preferred: Option<&'a str>, random: &Random) -> &'a str {
         match self {
-            Clusters::One(name) => name,
+            Clusters::One(name) => preferred.unwrap_or(name),
             Clusters::Weighted(clusters) => {
                 let total = clusters.last().map_or(1, |(sum, _)| *sum);
                 let place = random.next_u64() % total;

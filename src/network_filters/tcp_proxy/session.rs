@@ -101,7 +101,8 @@ impl<'a> Session<'a> {
 
     /// A connection to a host of the cluster, after as many attempts as there may be.
     async fn connect(&mut self) -> Option<(Rc<ClusterState>, TcpConnection)> {
-        let name = self.proxy.clusters.choose(&self.worker.random);
+        let connection = Rc::clone(&self.info.connection);
+        let name = self.proxy.clusters.choose(connection.upstream_cluster.as_deref(), &self.worker.random);
         let Some(cluster) = self.worker.clusters.get(name) else {
             self.proxy.stats.downstream_cx_no_route.inc();
             self.info.flags.set(ResponseFlags::NO_ROUTE_FOUND);
