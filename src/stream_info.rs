@@ -352,8 +352,10 @@ impl HeaderCapture {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct ResponseFlags(u32);
 
-/// Bit, `%RESPONSE_FLAGS%`, `%RESPONSE_FLAGS_LONG%`, in the order in which Envoy prints them.
+/// Bit, `%RESPONSE_FLAGS%`, `%RESPONSE_FLAGS_LONG%`, in the order in which Envoy comes to set them, and so prints them.
 const FLAGS: &[(ResponseFlags, &str, &str)] = &[
+    (ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED, "URX", "UpstreamRetryLimitExceeded"),
+    (ResponseFlags::UPSTREAM_OVERFLOW, "UO", "UpstreamOverflow"),
     (ResponseFlags::FAILED_LOCAL_HEALTH_CHECK, "LH", "FailedLocalHealthCheck"),
     (ResponseFlags::NO_HEALTHY_UPSTREAM, "UH", "NoHealthyUpstream"),
     (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "UT", "UpstreamRequestTimeout"),
@@ -361,10 +363,8 @@ const FLAGS: &[(ResponseFlags, &str, &str)] = &[
     (ResponseFlags::UPSTREAM_REMOTE_RESET, "UR", "UpstreamRemoteReset"),
     (ResponseFlags::UPSTREAM_CONNECTION_FAILURE, "UF", "UpstreamConnectionFailure"),
     (ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, "UC", "UpstreamConnectionTermination"),
-    (ResponseFlags::UPSTREAM_OVERFLOW, "UO", "UpstreamOverflow"),
     (ResponseFlags::NO_ROUTE_FOUND, "NR", "NoRouteFound"),
     (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "DC", "DownstreamConnectionTermination"),
-    (ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED, "URX", "UpstreamRetryLimitExceeded"),
     (ResponseFlags::STREAM_IDLE_TIMEOUT, "SI", "StreamIdleTimeout"),
     (ResponseFlags::INVALID_ENVOY_REQUEST_HEADERS, "IH", "InvalidEnvoyRequestHeaders"),
     (ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "DPE", "DownstreamProtocolError"),

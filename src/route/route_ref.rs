@@ -159,11 +159,18 @@ impl RouteRef {
     }
 
     /// Makes of the client's request the one that goes upstream: headers, then host, then path. Headers can quote `info`, where
-    /// the path and the authority are put first.
-    pub fn finalize_request<B>(&self, request: &mut Request<B>, info: &mut StreamInfo, originals: Originals) {
+    /// the path, the authority and the name of the `cluster` are put first.
+    pub fn finalize_request<B>(
+        &self,
+        request: &mut Request<B>,
+        info: &mut StreamInfo,
+        cluster: &Arc<str>,
+        originals: Originals,
+    ) {
         if self.mutations().any(|mutations| mutations.request.has_formats()) {
             info.path = request.uri().path_and_query().cloned();
             info.authority = rewrite::current_host(request);
+            info.upstream_cluster = Some(Arc::clone(cluster));
         }
         for mutations in self.mutations() {
             mutations.request.apply_to_request(request.headers_mut(), info);

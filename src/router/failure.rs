@@ -32,14 +32,13 @@ pub(super) fn reply(failure: UpstreamFailure, retried: bool, info: &mut StreamIn
         FailureKind::RequestBody => (ResponseFlags::DOWNSTREAM_REMOTE_RESET, "local reset"),
     };
     let mut details = reason.replace(' ', "_");
-    let mut reason = if retried {
+    let reason = if retried {
         format!("retried and the latest reset reason: {reason}")
     } else {
         format!("reset reason: {reason}")
     };
     if matches!(failure.kind, FailureKind::Connect | FailureKind::Tls) && !failure.cause.is_empty() {
         details = format!("{details}|{}", failure.cause.replace(char::is_whitespace, "_"));
-        reason = format!("{reason}, transport failure reason: {}", failure.cause);
         info.upstream_transport_failure_reason = Some(failure.cause);
     }
     let details = format!("upstream_reset_before_response_started{{{details}}}");

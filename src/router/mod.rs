@@ -28,7 +28,7 @@ use crate::{
 };
 use failure::OVERLOADED;
 use kept_body::KeptBody;
-use orders::Orders;
+use orders::{Orders, StrictHeader};
 use retry::RetryState;
 use timeouts::Timeouts;
 use upstream_request::{ATTEMPT_COUNT, UpstreamRequest};
@@ -57,6 +57,7 @@ pub struct Router {
     stats: RouterStats,
     suppress_envoy_headers: bool,
     respect_expected_rq_timeout: bool,
+    strict_check_headers: Vec<StrictHeader>,
 }
 
 impl Router {
@@ -78,7 +79,6 @@ impl Router {
         field.ignored("start_child_span", start_child_span, "tracing is not implemented yet");
         field.ignored("upstream_log", upstream_log, "upstream logs are not implemented yet");
         field.ignored("upstream_log_options", upstream_log_options, "upstream logs are not implemented yet");
-        field.unsupported("strict_check_headers", strict_check_headers);
         field.ignored(
             "suppress_grpc_request_failure_code_stats",
             suppress_grpc_request_failure_code_stats,
@@ -94,6 +94,7 @@ impl Router {
             stats: RouterStats::new(scope),
             suppress_envoy_headers: *suppress_envoy_headers,
             respect_expected_rq_timeout: *respect_expected_rq_timeout,
+            strict_check_headers: strict_check_headers.iter().filter_map(|name| StrictHeader::named(name)).collect(),
         }
     }
 
@@ -138,26 +139,29 @@ impl Router {
             }
         };
         stream.cluster = Some(Rc::clone(&cluster));
+        if let Some(wrong) = self.strict_check_headers.iter().find(|header| !header.is_right(request.headers())) {
+            stream.info.upstream_cluster = Some(Arc::clone(&cluster.cluster().name));
+            stream.capture_request(request);
+            return Err(wrong.reply(request.headers()));
+        }
+        let origin = Origin::of(request.headers());
         let orders = Orders::take(request.headers_mut());
         let timeouts = self.set_timeouts(route, forward, &orders, request, stream);
         let told = route.attempt_headers();
         if told.count_in_request {
             request.headers_mut().insert(ATTEMPT_COUNT, HeaderValue::from(1));
         }
-        route.finalize_request(request, &mut stream.info, self.originals());
+        route.finalize_request(request, &mut stream.info, &cluster.cluster().name, self.originals());
         let timeout_status =
             if orders.timeout_by_no_content { StatusCode::NO_CONTENT } else { StatusCode::GATEWAY_TIMEOUT };
         let retry = RetryState::new(route.retry_policy(), orders, request, &cluster, forward.priority);
         let kept = retry.as_ref().and_then(|_| keep_body(request, route, &cluster));
-        let originals = self.originals();
-        let priority = forward.priority;
-        let origin = Origin::of(request.headers());
         let mut upstream = UpstreamRequest {
             cluster: &cluster,
             route,
-            originals,
-            priority,
+            originals: self.originals(),
             origin,
+            priority: forward.priority,
             timeouts,
             timeout_status,
             retry,
@@ -171,7 +175,8 @@ impl Router {
                 Err(reply) => reply.headers.insert(ATTEMPT_COUNT, count),
             };
         }
-        let mut response = answer.map_err(|reply| self.without_envoy_headers(reply))?;
+        let mut response = answer.map_err(|reply| finalized(self.without_envoy_headers(reply), route, stream))?;
+        stream.info.response_code = Some(response.status().as_u16());
         // Of a response that came before the end of the request there is no time to tell.
         if let Some(end) = stream.timer.request_end()
             && !self.suppress_envoy_headers
@@ -255,8 +260,9 @@ fn redirect_reply(redirect: &Redirect, request: &Request) -> Result<LocalReply, 
     Ok(reply)
 }
 
-/// A route's own answer, with the headers that the route gives every response.
-fn finalized(mut reply: LocalReply, route: &RouteRef, stream: &Stream) -> LocalReply {
+/// A reply of ours with the headers that the route gives every response.
+fn finalized(mut reply: LocalReply, route: &RouteRef, stream: &mut Stream) -> LocalReply {
+    stream.info.response_code_details.clone_from(&reply.details);
     route.finalize_response(&mut reply.headers, &stream.info);
     reply
 }

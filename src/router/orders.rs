@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use crate::{http::headers, route::RetryOn};
+use crate::{
+    http::{headers, local_reply::LocalReply},
+    route::RetryOn,
+    stream_info::ResponseFlags,
+};
 
 /// What a request asks of the router of this hop.
 #[derive(Debug, Default)]
@@ -70,6 +74,44 @@ impl Orders {
             _ => return false,
         }
         true
+    }
+}
+
+/// A header that must be right if it is there (`strict_check_headers`).
+#[derive(Debug)]
+pub(super) struct StrictHeader {
+    name: HeaderName,
+    is_right: fn(&str) -> bool,
+}
+
+impl StrictHeader {
+    /// One of the five that Envoy's schema allows.
+    pub(super) fn named(name: &str) -> Option<StrictHeader> {
+        let is_number = |text: &str| text.trim().parse::<u64>().is_ok();
+        let is_right: fn(&str) -> bool = match name.to_ascii_lowercase().as_str() {
+            "x-envoy-retry-on" => |text| RetryOn::parse_http(text).1,
+            "x-envoy-retry-grpc-on" => |text| RetryOn::parse_grpc(text).1,
+            _ => is_number,
+        };
+        Some(StrictHeader { name: HeaderName::from_bytes(name.as_bytes()).ok()?, is_right })
+    }
+
+    /// Whether the request has it with a right value, or has it not.
+    pub(super) fn is_right(&self, headers: &HeaderMap) -> bool {
+        headers.get(&self.name).is_none_or(|value| value.to_str().is_ok_and(self.is_right))
+    }
+
+    /// The reply to a request that has it with a wrong value.
+    pub(super) fn reply(&self, headers: &HeaderMap) -> LocalReply {
+        let name = self.name.as_str();
+        let value = String::from_utf8_lossy(headers.get(&self.name).map_or(&[][..], HeaderValue::as_bytes));
+        let details = format!("request_headers_failed_strict_check{{{name}}}");
+        LocalReply {
+            flags: ResponseFlags::INVALID_ENVOY_REQUEST_HEADERS,
+            close: true,
+            body: format!("invalid header '{name}' with value '{value}'").into(),
+            ..LocalReply::new(StatusCode::BAD_REQUEST, details)
+        }
     }
 }
 

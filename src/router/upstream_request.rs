@@ -14,7 +14,7 @@ use super::{
 use crate::{
     filter::{
         http::Stream,
-        timer::{Expired, StreamTimer},
+        timer::{Expired, StreamTimer, TryTimeouts},
     },
     http::{Request, Response, copy_head, local_reply::LocalReply},
     proto::core::RoutingPriority,
@@ -118,6 +118,9 @@ impl UpstreamRequest<'_> {
             sent = self.cluster.send(host, request, &attempt) => Ok(sent),
             expired = expired(&stream.timer, &attempt) => Err(expired),
         };
+        if !matches!(outcome, Ok(Ok(_))) && !deadlines.is_empty() {
+            stream.timer.begin_attempt(TryTimeouts::default());
+        }
         let info = &mut stream.info;
         let since_start = |at: Option<Instant>| at.map(|at| at - info.start);
         info.timing.first_upstream_tx = since_start(attempt.first_byte_sent.get());
@@ -236,7 +239,7 @@ impl UpstreamRequest<'_> {
             }
             Outcome::Failure { failure, .. } => Err(self.charge(failure::reply(failure, retried, &mut stream.info))),
             Outcome::TimedOut(Expired::TryDuration) => {
-                Err(self.charge(LocalReply::upstream_max_duration(stream.timer.is_request_complete())))
+                Err(LocalReply::upstream_max_duration(stream.timer.is_request_complete()))
             }
             Outcome::TimedOut(Expired::TryIdle) => {
                 Err(self.charge(LocalReply::upstream_timeout(self.timeout_status, "upstream_per_try_idle_timeout")))

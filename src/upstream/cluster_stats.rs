@@ -62,6 +62,10 @@ stats::declare! {
         upstream_rq_pending_active: Gauge,
         /// Requests refused because too many waited.
         upstream_rq_pending_overflow: Counter,
+        /// Requests refused because too many were running.
+        upstream_rq_active_overflow: Counter,
+        /// Connections closed because the host broke the protocol.
+        upstream_cx_protocol_error: Counter,
         /// Requests that failed because their connection could not be made.
         upstream_rq_pending_failure_eject: Counter,
         /// Requests cancelled before they had a connection.

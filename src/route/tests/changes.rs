@@ -12,7 +12,7 @@ use crate::{
 
 fn finalized(table: &Rc<Arc<RouteConfiguration>>, mut request: Request<()>) -> Request<()> {
     let route = find(table, &request).unwrap();
-    route.finalize_request(&mut request, &mut StreamInfo::sample(), Originals::Told);
+    route.finalize_request(&mut request, &mut StreamInfo::sample(), &"up".into(), Originals::Told);
     request
 }
 
@@ -139,7 +139,7 @@ fn originals_can_stay_untold() {
         routes("- {match: {prefix: /}, route: {cluster: up, prefix_rewrite: /new/, host_rewrite_literal: new.host}}");
     let mut request = get("/x");
     let route = find(&table, &request).unwrap();
-    route.finalize_request(&mut request, &mut StreamInfo::sample(), Originals::Untold);
+    route.finalize_request(&mut request, &mut StreamInfo::sample(), &"up".into(), Originals::Untold);
     assert_eq!(request.uri().path(), "/new/x");
     assert_eq!(header(&request, "x-envoy-original-path"), "");
     assert_eq!(header(&request, "x-envoy-original-host"), "");
@@ -190,7 +190,7 @@ fn levels_act_in_envoys_order() {
         let table = levels(most_specific_wins);
         let mut request = get("/");
         let route = find(&table, &request).unwrap();
-        route.finalize_request(&mut request, &mut StreamInfo::sample(), Originals::Told);
+        route.finalize_request(&mut request, &mut StreamInfo::sample(), &"up".into(), Originals::Told);
         let mut response = Response::new(());
         route.finalize_response(response.headers_mut(), &StreamInfo::sample());
         for headers in [request.headers(), response.headers()] {

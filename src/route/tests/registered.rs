@@ -87,7 +87,12 @@ fn the_root_can_be_registered() {
         assert_eq!(find(&registered, &request).cluster(request.headers()), Some(cluster), "{path}");
     }
     let mut request = request("GET", "/b/c", &[]);
-    find(&registered, &request).finalize_request(&mut request, &mut StreamInfo::sample(), Originals::Told);
+    find(&registered, &request).finalize_request(
+        &mut request,
+        &mut StreamInfo::sample(),
+        &"up".into(),
+        Originals::Told,
+    );
     assert_eq!(request.uri().path(), "/b/c");
 }
 
@@ -108,7 +113,7 @@ fn prefixes_are_replaced_between_slashes() {
         let routes = RegisteredRoutes::default().with([(by_prefix("/worker/a"), Some(route))]);
         let mut request = request("GET", path, &[]);
         let route = find(&Rc::new(Arc::new(routes)), &request);
-        route.finalize_request(&mut request, &mut StreamInfo::sample(), Originals::Told);
+        route.finalize_request(&mut request, &mut StreamInfo::sample(), &"up".into(), Originals::Told);
         assert_eq!(request.uri().to_string(), expected, "{rewrite:?} {path}");
         // What the route of the configuration says holds as well.
         assert_eq!(request.headers()["x-seen"], "seen");

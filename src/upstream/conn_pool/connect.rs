@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{FailureKind, UpstreamFailure};
+use super::{FailureKind, UpstreamFailure, places::ConnectionPlace};
 use crate::{
     net::{Address, Alpn, Io, Meter, Metered},
     proto::core::RoutingPriority,
@@ -55,12 +55,15 @@ impl ConnectError {
 }
 
 /// Connects to a host within `connect_timeout`, TLS included. `server_name` is asked for instead of the host's own name.
-/// `alpn` is what the caller speaks, best first; a caller that speaks no HTTP names none.
+/// `alpn` is what the caller speaks, best first; a caller that speaks no HTTP names none. `priority` says whose circuit breakers count
+/// the connection.
 pub(super) async fn connect(
     host: &HostRef,
     server_name: Option<&str>,
     alpn: &[Alpn],
+    priority: RoutingPriority,
 ) -> Result<Established, ConnectError> {
+    let place = ConnectionPlace::take(host, priority);
     let cluster = host.cluster();
     let stats = &cluster.stats;
     stats.upstream_cx_total.inc();
@@ -69,7 +72,7 @@ pub(super) async fn connect(
     match timeout(cluster.connect_timeout, connect_unbounded(host, server_name, alpn)).await {
         Ok(Ok((io, alpn))) => {
             stats.upstream_cx_connect_ms.record(millis_since(started));
-            let record = Rc::new(ConnectionRecord::new(cluster, host));
+            let record = Rc::new(ConnectionRecord::new(cluster, host, place));
             let meter = TrafficMeter { traffic: Arc::clone(&record.traffic), cluster: Arc::clone(cluster) };
             let io = Metered::new(io, meter);
             Ok(Established { io, alpn, record })
@@ -99,10 +102,17 @@ async fn connect_unbounded(
 ) -> Result<(Io, Option<Alpn>), ConnectError> {
     let (cluster, endpoint) = (host.cluster(), &host.endpoint);
     let io = open_socket(&endpoint.address, cluster.tcp_keepalive.as_ref()).await;
-    let io = io.map_err(|error| ConnectError::new(FailureKind::Connect, &format!("{}: {error}", endpoint.address)))?;
+    let io = io.map_err(|error| ConnectError::new(FailureKind::Connect, &system_error(&error)))?;
     let Some(tls) = &cluster.tls else { return Ok((io, None)) };
     let name = server_name.unwrap_or(&endpoint.hostname);
     tls.connect(io, name, alpn).await.map_err(|error| ConnectError::new(FailureKind::Tls, &error))
+}
+
+/// The system's words for an error, as Envoy says them of a connection.
+fn system_error(error: &io::Error) -> String {
+    let text = error.to_string();
+    let words = text.split_once(" (os error").map_or(text.as_str(), |(words, _)| words);
+    format!("delayed connect error: {words}")
 }
 
 async fn open_socket(address: &Address, keepalive: Option<&TcpKeepalive>) -> io::Result<Io> {
@@ -139,6 +149,7 @@ pub(super) struct ConnectionRecord {
     idle_since: Cell<Instant>,
     /// Who closed it, once that is decided.
     closed_by: Cell<Option<Side>>,
+    _place: ConnectionPlace,
 }
 
 /// Who closed a connection.
@@ -157,9 +168,8 @@ struct Traffic {
 }
 
 impl ConnectionRecord {
-    fn new(cluster: &Arc<Cluster>, host: &Host) -> ConnectionRecord {
+    fn new(cluster: &Arc<Cluster>, host: &Host, place: ConnectionPlace) -> ConnectionRecord {
         cluster.stats.upstream_cx_active.inc();
-        cluster.circuit_breakers.of(RoutingPriority::Default).connections.take();
         host.stats.cx_active.inc();
         let now = Instant::now();
         ConnectionRecord {
@@ -171,6 +181,7 @@ impl ConnectionRecord {
             served: Cell::new(0),
             idle_since: Cell::new(now),
             closed_by: Cell::new(None),
+            _place: place,
         }
     }
 
@@ -254,7 +265,6 @@ impl Drop for ConnectionRecord {
     fn drop(&mut self) {
         let stats = &self.cluster.stats;
         stats.upstream_cx_active.dec();
-        self.cluster.circuit_breakers.of(RoutingPriority::Default).connections.give_back();
         self.host_active.dec();
         stats.upstream_cx_length_ms.record(millis_since(self.started));
         stats.upstream_cx_destroy.inc();

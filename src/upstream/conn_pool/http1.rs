@@ -4,7 +4,7 @@
 //! stands on the stack; one whose response was given up never comes back, and so closes.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     pin::pin,
     rc::{Rc, Weak},
 };
@@ -16,12 +16,13 @@ use hyper::client::conn::{
     http1::{Builder, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{task::spawn_local, time::Instant};
+use tokio::{sync::Notify, task::spawn_local, time::Instant};
 
 use super::{
     FailureKind, UpstreamAttempt, UpstreamFailure,
     connect::{ConnectError, ConnectionRecord, Established, Side, connect},
-    response::{ActiveRequest, Exchange, Pending, guarded},
+    places::{ConnectionPlace, Pending},
+    response::{ActiveRequest, Exchange, Resets, guarded},
 };
 use crate::{
     http::{
@@ -31,6 +32,7 @@ use crate::{
         upgrade::Halves,
     },
     net::{Alpn, with_causes},
+    proto::core::RoutingPriority,
     upstream::{HostRef, ProtocolOptions},
 };
 
@@ -39,6 +41,10 @@ pub(super) struct Pool {
     /// What TLS asks for instead of the host's own name.
     server_name: Option<Rc<str>>,
     idle: RefCell<Vec<Connection>>,
+    /// Connections made and being made.
+    open: Cell<usize>,
+    /// Told to one of those who wait for a connection.
+    freed: Notify,
 }
 
 /// A connection to be used for one request at a time. Dropped, it closes once it has nothing left to do.
@@ -55,7 +61,7 @@ impl Drop for Connection {
 
 impl Pool {
     pub(super) fn new(server_name: Option<Rc<str>>) -> Rc<Pool> {
-        Rc::new(Pool { server_name, idle: RefCell::default() })
+        Rc::new(Pool { server_name, idle: RefCell::default(), open: Cell::new(0), freed: Notify::new() })
     }
 
     /// Sends a request by an idle connection, or else a new one.
@@ -68,18 +74,19 @@ impl Pool {
         let connection = match self.take_idle() {
             Some(connection) => connection,
             // Boxed, so that the many requests that find one do not carry its state.
-            None => {
-                let pending = Pending::begin(host);
-                let connected = Box::pin(self.connect(host, attempt)).await;
-                pending.end();
-                connected.map_err(ConnectError::into_failure)?
+            None => Box::pin(self.wait(host, attempt)).await.map_err(ConnectError::into_failure)?,
+        };
+        let active = match ActiveRequest::begin(host, attempt.priority, Resets::None) {
+            Ok(active) => active,
+            Err(overflow) => {
+                self.give_back(connection);
+                return Err(overflow.into_failure());
             }
         };
         prepare(request);
         let spare = spare(request, &connection.record);
         let received = connection.record.received();
         connection.record.begin();
-        let active = ActiveRequest::begin(host);
         attempt.first_byte_sent.set(Some(active.started()));
         let mut lease = Lease { pool: Rc::downgrade(self), connection, active };
         match lease.connection.sender.try_send_request(std::mem::take(request)).await {
@@ -91,7 +98,12 @@ impl Pool {
             Err(error) => {
                 let untouched = lease.connection.record.received() == received;
                 lease.active.unanswered(false);
-                Err(failure(error, spare.filter(|_| untouched), request))
+                let failure = failure(error, spare.filter(|_| untouched), request);
+                if failure.kind == FailureKind::Protocol {
+                    lease.connection.record.close(Side::Local);
+                    host.cluster().stats.upstream_cx_protocol_error.inc();
+                }
+                Err(failure)
             }
         }
     }
@@ -99,16 +111,27 @@ impl Pool {
     /// Sends a request for an upgrade by a connection of its own. After `101` the bodies of request and response are the two
     /// directions of that connection; any other answer is an ordinary one.
     pub(super) async fn upgrade(
-        &self,
+        self: &Rc<Pool>,
         host: &HostRef,
         request: &mut Request,
         attempt: &UpstreamAttempt,
     ) -> Result<Response, UpstreamFailure> {
+        let pending = Pending::begin(host, attempt.priority).map_err(ConnectError::into_failure)?;
+        let seat = loop {
+            if let Some(seat) = self.seat(host, attempt.priority) {
+                break seat;
+            }
+            // One that waits for another kind of request makes room.
+            drop(self.take_idle());
+            self.freed.notified().await;
+        };
         attempt.connect_started.set(Some(Instant::now()));
-        let pending = Pending::begin(host);
-        let established = connect(host, self.server_name.as_deref(), &[Alpn::Http11]).await;
+        let established = connect(host, self.server_name.as_deref(), &[Alpn::Http11], attempt.priority).await;
         pending.end();
+        drop(pending);
         let established = established.map_err(ConnectError::into_failure)?;
+        let active = ActiveRequest::begin(host, attempt.priority, Resets::None);
+        let active = active.map_err(ConnectError::into_failure)?;
         attempt.connected.set(Some(Instant::now()));
         let Established { io, record, .. } = established;
         let (mut sender, connection) = match builder(&record.cluster().protocol).handshake(TokioIo::new(io)).await {
@@ -116,11 +139,14 @@ impl Pool {
             Err(error) => return Err(ConnectError::new(FailureKind::Connect, &error).into_failure()),
         };
         record.cluster().stats.upstream_cx_http1_total.inc();
-        spawn_local(connection.with_upgrades());
+        spawn_local(async move {
+            // Its end is told by the response.
+            let _ = connection.with_upgrades().await;
+            drop(seat);
+        });
 
         let outgoing = std::mem::take(request.body_mut());
         prepare(request);
-        let active = ActiveRequest::begin(host);
         attempt.first_byte_sent.set(Some(active.started()));
         let mut response = match sender.try_send_request(std::mem::take(request)).await {
             Ok(response) => response,
@@ -162,15 +188,49 @@ impl Pool {
         }
     }
 
-    async fn connect(self: &Rc<Pool>, host: &HostRef, attempt: &UpstreamAttempt) -> Result<Connection, ConnectError> {
+    /// An idle connection as soon as there is one, or a new one if there may be one.
+    async fn wait(self: &Rc<Pool>, host: &HostRef, attempt: &UpstreamAttempt) -> Result<Connection, ConnectError> {
+        let pending = Pending::begin(host, attempt.priority)?;
+        if !ConnectionPlace::is_free(host, attempt.priority) {
+            host.cluster().stats.upstream_cx_overflow.inc();
+        }
+        loop {
+            if let Some(seat) = self.seat(host, attempt.priority) {
+                let connected = self.connect(host, attempt, seat).await;
+                pending.end();
+                if connected.is_err() {
+                    host.cluster().stats.upstream_rq_pending_failure_eject.inc();
+                }
+                return connected;
+            }
+            self.freed.notified().await;
+            if let Some(connection) = self.take_idle() {
+                pending.end();
+                return Ok(connection);
+            }
+        }
+    }
+
+    /// Room for one more connection, which the first one always has.
+    fn seat(self: &Rc<Pool>, host: &HostRef, priority: RoutingPriority) -> Option<Seat> {
+        let free = ConnectionPlace::is_free(host, priority);
+        (free || self.open.get() == 0).then(|| Seat::take(self))
+    }
+
+    async fn connect(
+        self: &Rc<Pool>,
+        host: &HostRef,
+        attempt: &UpstreamAttempt,
+        seat: Seat,
+    ) -> Result<Connection, ConnectError> {
         attempt.connect_started.set(Some(Instant::now()));
-        let established = connect(host, self.server_name.as_deref(), &[Alpn::Http11]).await?;
+        let established = connect(host, self.server_name.as_deref(), &[Alpn::Http11], attempt.priority).await?;
         attempt.connected.set(Some(Instant::now()));
-        self.start(established).await
+        self.start(established, seat).await
     }
 
     /// Starts HTTP/1.1 on a new connection, which runs until it closes or has idled too long.
-    async fn start(self: &Rc<Pool>, established: Established) -> Result<Connection, ConnectError> {
+    async fn start(self: &Rc<Pool>, established: Established, seat: Seat) -> Result<Connection, ConnectError> {
         let Established { io, record, .. } = established;
         let handshake = builder(&record.cluster().protocol).handshake(TokioIo::new(io)).await;
         let (sender, connection) = handshake.map_err(|error| ConnectError::new(FailureKind::Connect, &error))?;
@@ -190,15 +250,21 @@ impl Pool {
                     let _ = connection.await;
                 }
             }
+            drop(seat);
         });
         Ok(Connection { sender, record })
     }
 
     /// Takes in a new connection that nobody has a request for yet.
     pub(super) async fn adopt(self: &Rc<Pool>, established: Established) -> Result<(), ConnectError> {
-        let connection = self.start(established).await?;
-        self.idle.borrow_mut().push(connection);
+        let connection = self.start(established, Seat::take(self)).await?;
+        self.give_back(connection);
         Ok(())
+    }
+
+    fn give_back(&self, connection: Connection) {
+        self.idle.borrow_mut().push(connection);
+        self.freed.notify_one();
     }
 
     /// Puts a connection back on the stack, once it is ready for another request. It may be so later than its response
@@ -208,16 +274,35 @@ impl Pool {
         if connection.record.is_worn_out() {
             connection.record.cluster().stats.upstream_cx_max_requests.inc();
         } else if connection.sender.is_ready() {
-            self.idle.borrow_mut().push(connection);
+            self.give_back(connection);
         } else if !connection.sender.is_closed() {
             let pool = Rc::downgrade(self);
             spawn_local(async move {
                 if connection.sender.ready().await.is_ok()
                     && let Some(pool) = pool.upgrade()
                 {
-                    pool.idle.borrow_mut().push(connection);
+                    pool.give_back(connection);
                 }
             });
+        }
+    }
+}
+
+/// A connection of a pool, from before it is made until it has ended.
+struct Seat(Weak<Pool>);
+
+impl Seat {
+    fn take(pool: &Rc<Pool>) -> Seat {
+        pool.open.set(pool.open.get() + 1);
+        Seat(Rc::downgrade(pool))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.upgrade() {
+            pool.open.set(pool.open.get() - 1);
+            pool.freed.notify_one();
         }
     }
 }

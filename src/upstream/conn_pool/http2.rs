@@ -32,8 +32,9 @@ use tokio::{
 use super::{
     FailureKind, UpstreamAttempt, UpstreamFailure,
     connect::{ConnectError, ConnectionRecord, Established, MeteredIo, Side, connect},
+    places::{ConnectionPlace, Pending},
     replay::Recorder,
-    response::{ActiveRequest, Exchange, Pending, guarded},
+    response::{ActiveRequest, Exchange, Resets, guarded},
 };
 use crate::{
     http::{
@@ -45,17 +46,12 @@ use crate::{
         to_absolute_form,
     },
     net::Alpn,
+    proto::core::RoutingPriority,
     upstream::{HostRef, ProtocolOptions},
 };
 
 /// How many streams a host is assumed to allow before it has said so; what HTTP/2 recommends as the least.
 const ASSUMED_STREAMS: u32 = 100;
-
-/// The most connections of one worker to one host.
-const MAX_CONNECTIONS: usize = 1024;
-
-/// The most requests of one worker that wait for a stream of one host.
-const MAX_WAITING: usize = 1024;
 
 /// The HTTP/2 connections of one worker to one host.
 pub(super) struct Pool {
@@ -72,6 +68,7 @@ pub(super) struct Pool {
 /// A request without a stream.
 struct Waiter {
     host: HostRef,
+    priority: RoutingPriority,
     slot: oneshot::Sender<Result<Slot, ConnectError>>,
 }
 
@@ -107,16 +104,11 @@ impl Pool {
     }
 
     async fn wait(self: &Rc<Pool>, host: &HostRef, attempt: &UpstreamAttempt) -> Result<Slot, ConnectError> {
-        let stats = &host.cluster().stats;
         self.waiting.borrow_mut().retain(|waiter| !waiter.slot.is_closed());
-        if self.waiting.borrow().len() >= MAX_WAITING {
-            stats.upstream_rq_pending_overflow.inc();
-            return Err(ConnectError::new(FailureKind::Overflow, &"too many requests wait for a stream"));
-        }
+        let pending = Pending::begin(host, attempt.priority)?;
         let started = Instant::now();
-        let pending = Pending::begin(host);
         let (slot, given) = oneshot::channel();
-        self.waiting.borrow_mut().push_back(Waiter { host: host.clone(), slot });
+        self.waiting.borrow_mut().push_back(Waiter { host: host.clone(), priority: attempt.priority, slot });
         self.grow();
         let given = given.await;
         pending.end();
@@ -159,17 +151,17 @@ impl Pool {
         if waiting.len() <= coming * self.assumed.get() as usize || hopeless {
             return;
         }
-        if open + self.connecting.get() >= MAX_CONNECTIONS {
+        if open + self.connecting.get() > 0 && !ConnectionPlace::is_free(&first.host, first.priority) {
             first.host.cluster().stats.upstream_cx_overflow.inc();
             return;
         }
         self.connecting.set(self.connecting.get() + 1);
-        spawn_local(Rc::clone(self).connect(first.host.clone()));
+        spawn_local(Rc::clone(self).connect(first.host.clone(), first.priority));
     }
 
     /// Runs apart from the request that caused it, which may be served by another connection, or given up.
-    async fn connect(self: Rc<Pool>, host: HostRef) {
-        let connected = match connect(&host, self.server_name.as_deref(), &[Alpn::H2]).await {
+    async fn connect(self: Rc<Pool>, host: HostRef, priority: RoutingPriority) {
+        let connected = match connect(&host, self.server_name.as_deref(), &[Alpn::H2], priority).await {
             Ok(established) => self.adopt(established).await,
             Err(error) => Err(error),
         };
@@ -355,6 +347,7 @@ async fn exchange(
     request: &mut Request,
     attempt: &UpstreamAttempt,
 ) -> Result<Response, UpstreamFailure> {
+    let active = ActiveRequest::begin(host, attempt.priority, Resets::Counted).map_err(ConnectError::into_failure)?;
     prepare(request, host);
     let mut sent = http::Request::new(());
     sent.method_mut().clone_from(request.method());
@@ -367,7 +360,6 @@ async fn exchange(
     let safe = ended && matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let recorder = Recorder::new(body);
     let before = Traffic::of(&slot.0.record);
-    let active = ActiveRequest::begin(host);
     attempt.first_byte_sent.set(Some(active.started()));
     let mut running = match slot.0.open(sent, ended) {
         Ok((response, stream)) => Attempt { response, pump: Pump::new(recorder, stream), uploaded: ended },

@@ -7,6 +7,7 @@ mod attempt;
 mod connect;
 mod http1;
 mod http2;
+mod places;
 mod replay;
 mod response;
 mod tcp;
@@ -20,14 +21,22 @@ use super::{HostRef, Protocol};
 use crate::{
     http::{Request, Response, authority, upgrade::Upgrade},
     net::Alpn,
+    proto::core::RoutingPriority,
 };
 use connect::{ConnectError, connect};
 
 pub use attempt::{FailureKind, UpstreamAttempt, UpstreamFailure};
 pub use tcp::TcpConnection;
 
-/// The connections of one worker to one host.
+/// The connections of one worker to one host, by the priority of the requests that they are for.
+#[derive(Default)]
 pub(super) struct Pools {
+    default: NamedPools,
+    high: NamedPools,
+}
+
+/// The connections for the requests of one priority.
+struct NamedPools {
     own: Rc<Pool>,
     /// Those whose TLS asks for the host of the request (`auto_sni`), by that name.
     by_name: RefCell<HashMap<Rc<str>, Rc<Pool>>>,
@@ -42,15 +51,27 @@ struct Pool {
     chosen: RefCell<Rc<OnceCell<Alpn>>>,
 }
 
-impl Default for Pools {
-    fn default() -> Pools {
-        Pools { own: Pool::new(None), by_name: RefCell::default() }
+impl Default for NamedPools {
+    fn default() -> NamedPools {
+        NamedPools { own: Pool::new(None), by_name: RefCell::default() }
     }
 }
 
 impl Pools {
     /// Sends one attempt, and resolves when the response's headers come.
     pub(super) async fn send(
+        &self,
+        host: &HostRef,
+        request: &mut Request,
+        attempt: &UpstreamAttempt,
+    ) -> Result<Response, UpstreamFailure> {
+        let pools = if attempt.priority == RoutingPriority::High { &self.high } else { &self.default };
+        pools.send(host, request, attempt).await
+    }
+}
+
+impl NamedPools {
+    async fn send(
         &self,
         host: &HostRef,
         request: &mut Request,
@@ -149,7 +170,8 @@ impl Pool {
     /// Makes the first connection, and leaves it to the pool of the protocol that the host chooses.
     async fn negotiate(&self, host: &HostRef, attempt: &UpstreamAttempt) -> Result<Alpn, ConnectError> {
         attempt.connect_started.set(Some(Instant::now()));
-        let established = connect(host, self.server_name.as_deref(), &[Alpn::H2, Alpn::Http11]).await?;
+        let alpn = &[Alpn::H2, Alpn::Http11];
+        let established = connect(host, self.server_name.as_deref(), alpn, attempt.priority).await?;
         attempt.connected.set(Some(Instant::now()));
         if established.alpn == Some(Alpn::H2) {
             self.http2.adopt(established).await?;

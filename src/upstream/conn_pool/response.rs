@@ -10,9 +10,13 @@ use http::StatusCode;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::connect::millis_since;
+use super::{
+    connect::{ConnectError, millis_since},
+    places::overflow,
+};
 use crate::{
     http::body::{Body, BodyError},
+    proto::core::RoutingPriority,
     upstream::HostRef,
 };
 
@@ -64,51 +68,44 @@ impl<E: Exchange> http_body::Body for ResponseBody<E> {
     }
 }
 
-/// Counts a request that waits for a connection.
-pub(super) struct Pending<'a> {
-    host: &'a HostRef,
-    ended: bool,
-}
-
-impl Pending<'_> {
-    pub(super) fn begin(host: &HostRef) -> Pending<'_> {
-        host.cluster().stats.upstream_rq_pending_total.inc();
-        host.cluster().stats.upstream_rq_pending_active.inc();
-        Pending { host, ended: false }
-    }
-
-    /// The connection is there, or will not be. Dropped before, the request was given up.
-    pub(super) fn end(mut self) {
-        self.ended = true;
-    }
-}
-
-impl Drop for Pending<'_> {
-    fn drop(&mut self) {
-        let stats = &self.host.cluster().stats;
-        stats.upstream_rq_pending_active.dec();
-        if !self.ended {
-            stats.upstream_rq_cancelled.inc();
-        }
-    }
-}
-
 /// Counts a request from when it is sent to when its response ends.
 pub(super) struct ActiveRequest {
     host: HostRef,
+    priority: RoutingPriority,
+    resets: Resets,
     started: Instant,
     /// It has ended otherwise than by being given up.
     ended: bool,
 }
 
+/// Whether the protocol has resets of single requests, to be counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resets {
+    Counted,
+    None,
+}
+
 impl ActiveRequest {
-    pub(super) fn begin(host: &HostRef) -> ActiveRequest {
+    /// One more request on a connection.
+    ///
+    /// # Errors
+    /// If the circuit breaker of its priority is open.
+    pub(super) fn begin(
+        host: &HostRef,
+        priority: RoutingPriority,
+        resets: Resets,
+    ) -> Result<ActiveRequest, ConnectError> {
+        let requests = &host.cluster().circuit_breakers.of(priority).requests;
+        if !requests.has_room() {
+            return Err(overflow(&host.cluster().stats.upstream_rq_active_overflow));
+        }
+        requests.take();
         let stats = &host.cluster().stats;
         stats.upstream_rq_total.inc();
         stats.upstream_rq_active.inc();
         host.stats.rq_total.inc();
         host.stats.rq_active.inc();
-        ActiveRequest { host: host.clone(), started: Instant::now(), ended: false }
+        Ok(ActiveRequest { host: host.clone(), priority, resets, started: Instant::now(), ended: false })
     }
 
     /// When it was handed to the connection.
@@ -125,7 +122,7 @@ impl ActiveRequest {
     pub(super) fn unanswered(mut self, reset_by_host: bool) {
         self.ended = true;
         self.host.stats.rq_error.inc();
-        if reset_by_host {
+        if reset_by_host && self.resets == Resets::Counted {
             self.host.cluster().stats.upstream_rq_rx_reset.inc();
         }
     }
@@ -139,7 +136,7 @@ impl Exchange for ActiveRequest {
 
     fn fail(mut self, error: &BodyError) {
         self.ended = true;
-        if matches!(error, BodyError::Reset(_)) {
+        if matches!(error, BodyError::Reset(_)) && self.resets == Resets::Counted {
             self.host.cluster().stats.upstream_rq_rx_reset.inc();
         }
     }
@@ -148,9 +145,10 @@ impl Exchange for ActiveRequest {
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
         let stats = &self.host.cluster().stats;
-        if !self.ended {
+        if !self.ended && self.resets == Resets::Counted {
             stats.upstream_rq_tx_reset.inc();
         }
+        self.host.cluster().circuit_breakers.of(self.priority).requests.give_back();
         stats.upstream_rq_active.dec();
         self.host.stats.rq_active.dec();
     }

@@ -12,9 +12,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{
     UpstreamFailure,
     connect::{ConnectError, ConnectionRecord, MeteredIo, Side, connect},
+    places::Pending,
 };
 use crate::{
     net::{Address, Io},
+    proto::core::RoutingPriority,
     stats::Gauge,
     upstream::HostRef,
 };
@@ -32,11 +34,11 @@ impl TcpConnection {
     /// Connects to a host. It counts as a request that waits, and then as one that runs, as in Envoy.
     pub(in crate::upstream) async fn connect(host: &HostRef) -> Result<TcpConnection, UpstreamFailure> {
         let stats = &host.cluster().stats;
-        stats.upstream_rq_pending_total.inc();
-        stats.upstream_rq_pending_active.inc();
-        let waiting = Waiting { host, over: false };
-        let established = connect(host, None, &[]).await;
-        waiting.over();
+        let priority = RoutingPriority::Default;
+        let pending = Pending::begin(host, priority).map_err(ConnectError::into_failure)?;
+        let established = connect(host, None, &[], priority).await;
+        pending.end();
+        drop(pending);
         let established = established.map_err(|error| {
             stats.upstream_rq_pending_failure_eject.inc();
             ConnectError::into_failure(error)
@@ -73,28 +75,6 @@ impl Drop for TcpConnection {
         self.record.close(Side::Local);
         self.cluster_active.dec();
         self.host_active.dec();
-    }
-}
-
-/// A connection that is being made, which its client may give up.
-struct Waiting<'a> {
-    host: &'a HostRef,
-    over: bool,
-}
-
-impl Waiting<'_> {
-    fn over(mut self) {
-        self.over = true;
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        let stats = &self.host.cluster().stats;
-        stats.upstream_rq_pending_active.dec();
-        if !self.over {
-            stats.upstream_rq_cancelled.inc();
-        }
     }
 }
 

@@ -104,7 +104,8 @@ fn a_response_given_up_closes_its_connection() {
         let stats = &cluster.cluster().stats;
         eventually(|| stats.upstream_cx_active.value() == 0).await;
         assert_eq!(stats.upstream_cx_destroy_local_with_active_rq.value(), 1);
-        assert_eq!(stats.upstream_rq_tx_reset.value(), 1);
+        // HTTP/1 knows no resets.
+        assert_eq!(stats.upstream_rq_tx_reset.value(), 0);
         assert_eq!(stats.upstream_rq_active.value(), 0);
     });
 }
@@ -242,5 +243,38 @@ fn a_refused_upgrade_is_an_ordinary_response() {
         let response = send(&cluster, upgrade(body)).await.unwrap();
         assert_eq!(response.status(), StatusCode::FORBIDDEN);
         assert_eq!(text(response).await, "no");
+    });
+}
+
+#[test]
+fn requests_beyond_the_connections_that_there_may_be_wait_for_one() {
+    run(async {
+        let peer = Peer::http1(|_, _| Some(OK.to_owned())).await;
+        let cluster = cluster(peer.address, "circuit_breakers: {thresholds: [{max_connections: 1}]}");
+        let first = send(&cluster, get("/")).await.unwrap();
+        let waiting = tokio::task::spawn_local({
+            let cluster = std::rc::Rc::clone(&cluster);
+            async move { text(send(&cluster, get("/")).await.unwrap()).await }
+        });
+        eventually(|| cluster.cluster().stats.upstream_cx_overflow.value() == 1).await;
+        assert_eq!(text(first).await, "ok");
+        assert_eq!(waiting.await.unwrap(), "ok");
+        assert_eq!(peer.connections(), 1);
+    });
+}
+
+#[test]
+fn requests_beyond_those_that_there_may_be_overflow() {
+    run(async {
+        let peer = Peer::http1(|_, _| Some(OK.to_owned())).await;
+        let cluster = cluster(peer.address, "circuit_breakers: {thresholds: [{max_requests: 1}]}");
+        let first = send(&cluster, get("/")).await.unwrap();
+        assert_eq!(send(&cluster, get("/")).await.unwrap_err().kind, FailureKind::Overflow);
+        assert_eq!(text(first).await, "ok");
+        // The connection that was made in vain is of use now.
+        assert_eq!(text(send(&cluster, get("/")).await.unwrap()).await, "ok");
+        assert_eq!(peer.connections(), 2);
+        let stats = &cluster.cluster().stats;
+        assert_eq!((stats.upstream_rq_pending_overflow.value(), stats.upstream_rq_total.value()), (1, 2));
     });
 }
