@@ -65,14 +65,16 @@ pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// A `grpc-timeout`, in the finest unit that has room for it, but none finer than milliseconds.
+/// A `grpc-timeout`, in the finest unit that has room for it, but none finer than milliseconds. Rounded up: a deadline does not
+/// turn into none.
 pub fn timeout_value(timeout: Duration) -> HeaderValue {
     const LARGEST: u64 = 99_999_999;
-    let (milliseconds, seconds) = (u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX), timeout.as_secs());
-    let (amount, unit) = [(milliseconds, 'm'), (seconds, 'S'), (seconds / 60, 'M')]
+    let milliseconds = u64::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    let (amount, unit) = [(1, 'm'), (1_000, 'S'), (60_000, 'M')]
         .into_iter()
+        .map(|(size, unit)| (milliseconds.div_ceil(size), unit))
         .find(|(amount, _)| *amount <= LARGEST)
-        .unwrap_or(((seconds / 3600).min(LARGEST), 'H'));
+        .unwrap_or((milliseconds.div_ceil(3_600_000).min(LARGEST), 'H'));
     HeaderValue::from_str(&format!("{amount}{unit}")).unwrap_or(HeaderValue::from_static("99999999H"))
 }
 

@@ -107,7 +107,7 @@ fn is_escaped(byte: u8) -> bool {
 }
 
 /// The path without `.` and `..` segments, with `\` as `/`, unreserved characters decoded and forbidden ones encoded; None
-/// if it holds an encoded NUL.
+/// if it holds a NUL, encoded or not.
 ///
 /// A segment's parameters (`..;a=b`) do not hide its dots: servers that know parameters would see through them.
 fn remove_dot_segments(path: &str) -> Option<String> {
@@ -138,6 +138,7 @@ fn push_normalized(result: &mut String, segment: &str) -> Option<()> {
         let decoded = bytes.get(at + 1..at + 3).filter(|_| byte == b'%').and_then(decode_hex);
         match decoded {
             Some(0) => return None,
+            None if byte == 0 => return None,
             Some(unreserved) if unreserved.is_ascii_alphanumeric() || b"-._~".contains(&unreserved) => {
                 result.push(unreserved.into());
                 at += 3;
