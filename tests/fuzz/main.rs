@@ -44,6 +44,11 @@ fn path() {
 }
 
 #[test]
+fn proxy_protocol() {
+    run("proxy_protocol", targets::proxy_protocol);
+}
+
+#[test]
 fn uri_template() {
     run("uri_template", targets::uri_template);
 }
