@@ -334,7 +334,7 @@ fn route_configuration(
     match specifier {
         Some(RouteSpecifier::RouteConfig(routes)) => {
             let field = field.key("route_config");
-            Some(Arc::new(RouteConfiguration::from_proto(routes, field, cx.cluster_names)))
+            Some(Arc::new(RouteConfiguration::from_proto(routes, field, cx.route_surroundings())))
         }
         Some(RouteSpecifier::Rds(rds)) => {
             field.unsupported("rds", &Some(rds));

@@ -19,8 +19,14 @@ use std::{
 };
 
 use crate::{
-    access_log, http::date::DateCache, net::ConnectionLimits, route::RegisteredRoutes, runtime::Runtime, stats,
-    tls::Secrets, upstream::ClusterManager,
+    access_log,
+    http::date::DateCache,
+    net::ConnectionLimits,
+    route::{RegisteredRoutes, Surroundings},
+    runtime::Runtime,
+    stats,
+    tls::Secrets,
+    upstream::ClusterManager,
 };
 use service::InternalService;
 
@@ -58,6 +64,14 @@ pub struct FactoryContext<'a> {
 
 /// Envoy's `per_connection_buffer_limit_bytes` where a listener sets none.
 pub const DEFAULT_BUFFER_LIMIT: usize = 1 << 20;
+
+impl FactoryContext<'_> {
+    /// What route configurations are made with.
+    #[must_use]
+    pub fn route_surroundings(&self) -> Surroundings<'_> {
+        Surroundings { cluster_names: self.cluster_names, stats: self.stats }
+    }
+}
 
 /// Handles of the services that run on the main thread and are reached through filters.
 #[derive(Clone, Debug, Default)]

@@ -1,9 +1,9 @@
 //! Request headers (`envoy.config.route.v3.HeaderMatcher`).
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use http::{
-    HeaderMap, HeaderName, Request,
+    HeaderMap, HeaderName, Method, Request, Uri,
     header::{HOST, InvalidHeaderName},
 };
 
@@ -20,6 +20,55 @@ pub struct HeaderMatcher {
     test: Test,
     invert: bool,
     missing_is_empty: bool,
+}
+
+/// The head of a request, whatever its body.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'r> {
+    method: &'r Method,
+    uri: &'r Uri,
+    headers: &'r HeaderMap,
+}
+
+impl<'r, B> From<&'r Request<B>> for RequestHead<'r> {
+    fn from(request: &'r Request<B>) -> RequestHead<'r> {
+        RequestHead { method: request.method(), uri: request.uri(), headers: request.headers() }
+    }
+}
+
+/// A header to be read, as matcher trees name it: several lines are one value.
+#[derive(Clone, Debug)]
+pub struct RequestHeader(Name);
+
+impl RequestHeader {
+    /// The header of this name; None if it is none.
+    #[must_use]
+    pub fn new(name: &str) -> Option<RequestHeader> {
+        Name::new(name).ok().map(RequestHeader)
+    }
+
+    /// Its first value; None if the request does not have it.
+    #[must_use]
+    pub fn first<'r>(&self, request: RequestHead<'r>) -> Option<&'r [u8]> {
+        let mut first = None;
+        self.0.values(request, &mut |value| first = first.or(Some(value)));
+        first
+    }
+
+    /// Its value; None if the request does not have it.
+    #[must_use]
+    pub fn read<'r>(&self, request: RequestHead<'r>) -> Option<Cow<'r, [u8]>> {
+        let mut joined: Option<Cow<'r, [u8]>> = None;
+        self.0.values(request, &mut |value| match &mut joined {
+            None => joined = Some(Cow::Borrowed(value)),
+            Some(values) => {
+                let values = values.to_mut();
+                values.push(b',');
+                values.extend_from_slice(value);
+            }
+        });
+        joined
+    }
 }
 
 /// Which header: a field of the message, or one of the pseudo-headers by which Envoy's configurations name the others.
@@ -60,24 +109,10 @@ impl HeaderMatcher {
 
     /// Whether the request has what this matcher asks for.
     #[must_use]
-    pub fn matches<B>(&self, request: &Request<B>) -> bool {
-        let uri = request.uri();
-        match &self.name {
-            Name::Field(name) => {
-                let values = request.headers().get_all(name);
-                self.matches_values(values.iter().map(http::HeaderValue::as_bytes))
-            }
-            Name::Authority => match uri.authority() {
-                Some(authority) => self.matches_values([authority.as_str().as_bytes()].into_iter()),
-                None => self.matches_values(request.headers().get(HOST).map(http::HeaderValue::as_bytes).into_iter()),
-            },
-            Name::Method => self.matches_values([request.method().as_str().as_bytes()].into_iter()),
-            Name::Path => self.matches_values(uri.path_and_query().map(|path| path.as_str().as_bytes()).into_iter()),
-            Name::Scheme => {
-                let forwarded = || request.headers().get("x-forwarded-proto").map(http::HeaderValue::as_bytes);
-                self.matches_values(uri.scheme_str().map(str::as_bytes).or_else(forwarded).into_iter())
-            }
-        }
+    pub fn matches<'r>(&self, request: impl Into<RequestHead<'r>>) -> bool {
+        let mut found = Found::default();
+        self.name.values(request.into(), &mut |value| found.see(self, value));
+        found.answer(self)
     }
 
     /// Whether a response has what this matcher asks for, among its fields: it has no pseudo-headers of a request.
@@ -91,11 +126,34 @@ impl HeaderMatcher {
 
     /// Whether the values of the header have what this matcher asks for. For a header that is kept without its request.
     #[must_use]
-    pub fn matches_values<'a>(&self, mut values: impl Iterator<Item = &'a [u8]>) -> bool {
-        let Some(first) = values.next().or(self.missing_is_empty.then_some(&b""[..])) else {
-            return matches!(self.test, Test::Present(present) if present == self.invert);
-        };
-        self.invert != (self.test.passes(first) || values.any(|value| self.test.passes(value)))
+    pub fn matches_values<'a>(&self, values: impl Iterator<Item = &'a [u8]>) -> bool {
+        let mut found = Found::default();
+        values.for_each(|value| found.see(self, value));
+        found.answer(self)
+    }
+}
+
+/// What has been seen of a header's values.
+#[derive(Default)]
+struct Found {
+    any: bool,
+    passed: bool,
+}
+
+impl Found {
+    fn see(&mut self, matcher: &HeaderMatcher, value: &[u8]) {
+        self.any = true;
+        self.passed |= matcher.test.passes(value);
+    }
+
+    fn answer(mut self, matcher: &HeaderMatcher) -> bool {
+        if !self.any && matcher.missing_is_empty {
+            self.see(matcher, b"");
+        }
+        if !self.any {
+            return matches!(matcher.test, Test::Present(present) if present == matcher.invert);
+        }
+        matcher.invert != self.passed
     }
 }
 
@@ -109,6 +167,24 @@ impl Name {
             _ if name.eq_ignore_ascii_case("host") => Name::Authority,
             _ => Name::Field(HeaderName::from_bytes(name.as_bytes())?),
         })
+    }
+
+    /// Shows the values that a request has.
+    fn values<'r>(&self, request: RequestHead<'r>, see: &mut dyn FnMut(&'r [u8])) {
+        let RequestHead { method, uri, headers } = request;
+        match self {
+            Name::Field(name) => headers.get_all(name).iter().for_each(|value| see(value.as_bytes())),
+            Name::Authority => {
+                let host = || headers.get(HOST).map(http::HeaderValue::as_bytes);
+                uri.authority().map(|authority| authority.as_str().as_bytes()).or_else(host).into_iter().for_each(see);
+            }
+            Name::Method => see(method.as_str().as_bytes()),
+            Name::Path => uri.path_and_query().map(|path| path.as_str().as_bytes()).into_iter().for_each(see),
+            Name::Scheme => {
+                let forwarded = || headers.get("x-forwarded-proto").map(http::HeaderValue::as_bytes);
+                uri.scheme_str().map(str::as_bytes).or_else(forwarded).into_iter().for_each(see);
+            }
+        }
     }
 }
 

@@ -15,8 +15,12 @@ pub struct Regex(bytes::Regex);
 impl Regex {
     /// Compiles an `envoy.type.matcher.v3.RegexMatcher`.
     pub fn from_proto(proto: &proto::matcher::RegexMatcher, field: Field<'_>) -> Option<Regex> {
+        Regex::compile(expression(proto, field), field)
+    }
+
+    /// Compiles an expression whose message stands at `field`.
+    pub(super) fn compile(expression: &str, field: Field<'_>) -> Option<Regex> {
         // Alone first: an expression such as `a)(b` must not close the group that is put around it.
-        let expression = expression(proto, field);
         compile(expression, field)?;
         compile(&format!(r"\A(?:{expression})\z"), field).map(Regex)
     }

@@ -72,6 +72,14 @@ impl StringMatcher {
         StringMatcher { pattern: Pattern::Regex(regex), ignore_case: false }
     }
 
+    /// The same without regard to case; what an expression does stays with itself.
+    pub(super) fn ignoring_case(mut self) -> StringMatcher {
+        if let Pattern::Contains(part) = &self.pattern {
+            self.pattern = Pattern::Contains(Box::new(Finder::new(&part.needle().to_ascii_lowercase()).into_owned()));
+        }
+        StringMatcher { ignore_case: true, ..self }
+    }
+
     /// Whether `value` matches.
     #[must_use]
     pub fn matches(&self, value: &[u8]) -> bool {

@@ -44,12 +44,17 @@ pub use envoy_types::pb::envoy::extensions::filters::network::sni_cluster::v3 as
 pub use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 pub use envoy_types::pb::envoy::extensions::http::original_ip_detection::custom_header::v3 as ip_by_header;
 pub use envoy_types::pb::envoy::extensions::http::original_ip_detection::xff::v3 as ip_by_xff;
+pub use envoy_types::pb::envoy::extensions::matching::common_inputs::environment_variable::v3 as environment_variable;
+pub use envoy_types::pb::envoy::extensions::matching::input_matchers::consistent_hashing::v3 as consistent_hashing;
+pub use envoy_types::pb::envoy::extensions::matching::input_matchers::ip::v3 as ip_matcher;
+pub use envoy_types::pb::envoy::extensions::matching::input_matchers::runtime_fraction::v3 as runtime_fraction;
 pub use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3 as cares_dns_resolver;
 pub use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3 as uri_template_match;
 pub use envoy_types::pb::envoy::extensions::resource_monitors::downstream_connections::v3 as downstream_connections;
 pub use envoy_types::pb::envoy::extensions::retry::host::omit_canary_hosts::v3 as retry_omit_canary_hosts;
 pub use envoy_types::pb::envoy::extensions::retry::host::omit_host_metadata::v3 as retry_omit_host_metadata;
 pub use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3 as retry_previous_hosts;
+pub use envoy_types::pb::envoy::extensions::router::cluster_specifiers::matcher::v3 as matcher_cluster_specifier;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 pub use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http_protocol_options;

@@ -9,6 +9,7 @@ mod action;
 mod cluster_specifier;
 mod direct_response;
 mod domains;
+mod match_input;
 mod mutations;
 mod path_index;
 mod path_match;
@@ -20,7 +21,9 @@ mod rewrite;
 mod route;
 mod route_match;
 mod route_ref;
+mod stats;
 mod virtual_host;
+mod weighted_clusters;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -36,9 +39,16 @@ pub use registered::{RegisteredRoute, RegisteredRoutes, RouteKey};
 pub use retry_policy::{BackOff, HostPredicate, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
 pub use route::Route;
 pub use route_ref::{Lookup, Originals, RouteRef};
+pub use stats::{CountedBy, NamedStats, RequestStats};
 pub use virtual_host::AttemptHeaders;
 
-use crate::{config::Field, proto, stream_info::HeaderCapture};
+use crate::{
+    config::Field,
+    proto,
+    stats::{Registry, Scope},
+    stream_info::HeaderCapture,
+};
+use cluster_specifier::ClusterSpecifier;
 use domains::Domains;
 use mutations::{Lists, Mutations};
 use virtual_host::VirtualHost;
@@ -55,8 +65,20 @@ pub struct RouteConfiguration {
     capture: HeaderCapture,
 }
 
+/// What a route configuration is made with.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// The clusters that there are.
+    pub cluster_names: &'a HashSet<Arc<str>>,
+    /// Where its statistics are made.
+    pub stats: &'a Arc<Registry>,
+}
+
 /// What conversions below need to know of the whole.
+#[derive(Clone, Copy)]
 struct Context<'a> {
+    /// `vhost.`
+    scope: &'a Scope,
     cluster_names: &'a HashSet<Arc<str>>,
     validate_clusters: bool,
     plugins: &'a [proto::route::ClusterSpecifierPlugin],
@@ -64,13 +86,13 @@ struct Context<'a> {
 }
 
 impl RouteConfiguration {
-    /// Compiles a route configuration. Unless it says otherwise by `validate_clusters`, a route to a cluster that is not among
-    /// `cluster_names` is an error.
+    /// Compiles a route configuration. Unless it says otherwise by `validate_clusters`, a route to a cluster that does not
+    /// exist is an error.
     #[must_use]
     pub fn from_proto(
         proto: &proto::route::RouteConfiguration,
         field: Field<'_>,
-        cluster_names: &HashSet<Arc<str>>,
+        surroundings: Surroundings<'_>,
     ) -> RouteConfiguration {
         let proto::route::RouteConfiguration {
             name,
@@ -101,10 +123,12 @@ impl RouteConfiguration {
         filter_configs_unsupported("typed_per_filter_config", typed_per_filter_config, field);
         let plugin_list = field.key("cluster_specifier_plugins");
         for (i, plugin) in cluster_specifier_plugins.iter().enumerate() {
-            cluster_specifier::check_plugin(plugin, plugin_list.index(i));
+            ClusterSpecifier::of_plugin(plugin, plugin_list.index(i));
         }
 
+        let Surroundings { cluster_names, stats } = surroundings;
         let context = Context {
+            scope: &stats.scope("vhost"),
             cluster_names,
             validate_clusters: validate_clusters.as_ref().is_none_or(|validate| validate.value),
             plugins: cluster_specifier_plugins,

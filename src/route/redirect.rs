@@ -19,6 +19,8 @@ pub struct Redirect {
     port: Option<u16>,
     path: RedirectPath,
     strip_query: bool,
+    /// As `require_tls` does it: the host stays as it is, also with the default port of http.
+    keep_port: bool,
 }
 
 #[derive(Debug)]
@@ -79,6 +81,7 @@ impl Redirect {
             port: port.ok().filter(|port| *port != 0),
             path: path?,
             strip_query: *strip_query,
+            keep_port: false,
         })
     }
 
@@ -91,6 +94,7 @@ impl Redirect {
             port: None,
             path: RedirectPath::Keep,
             strip_query: false,
+            keep_port: true,
         }
     }
 
@@ -117,7 +121,7 @@ impl Redirect {
             Some("http") => port == "80",
             _ => false,
         };
-        let leaves = default && Some(scheme) != forwarded_proto;
+        let leaves = default && Some(scheme) != forwarded_proto && !self.keep_port;
         if self.port.is_some() || leaves { name } else { host }
     }
 

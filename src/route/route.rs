@@ -1,7 +1,7 @@
 //! A route: what it matches, what it does then.
 
 use super::{
-    Context, Redirect,
+    Context, NamedStats, Redirect,
     action::Action,
     cluster_specifier::ClusterSpecifier,
     filter_configs_unsupported,
@@ -20,6 +20,8 @@ pub struct Route {
     /// What to do with the request.
     pub action: Action,
     pub(super) buffer_limit: Option<usize>,
+    /// `stat_prefix`
+    pub(super) stats: Option<NamedStats>,
     pub(super) mutations: Mutations,
     pub(super) matcher: RouteMatch,
 }
@@ -47,7 +49,6 @@ impl Route {
         field.ignored("metadata", metadata, "nothing reads it");
         field.ignored("decorator", decorator, "requests are not traced yet");
         field.ignored("tracing", tracing, "requests are not traced yet");
-        field.ignored("stat_prefix", stat_prefix, "there are no statistics by route");
         filter_configs_unsupported("typed_per_filter_config", typed_per_filter_config, field);
         let lists = Lists {
             request_headers_to_add,
@@ -64,6 +65,7 @@ impl Route {
             name: name.clone(),
             action: action?,
             buffer_limit: buffer_limit(per_request_buffer_limit_bytes, request_body_buffer_limit),
+            stats: (!stat_prefix.is_empty()).then(|| NamedStats::new(stat_prefix, &context.scope.scope("route"))),
             mutations,
             matcher: matcher?,
         })
@@ -93,6 +95,7 @@ impl Route {
             name: String::new(),
             action: Action::Redirect(Redirect::to_https()),
             buffer_limit: None,
+            stats: None,
             mutations: Mutations::default(),
             matcher: RouteMatch::any(),
         }

@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 use http::{Request, header};
 
-use super::{Lookup, path_match::PathMatch};
+use super::{Lookup, match_input::RequestData, path_match::PathMatch};
 use crate::{
     config::Field,
     http::grpc,
@@ -37,6 +37,13 @@ pub(super) struct Subject<'a, B> {
 impl<'a, B> Subject<'a, B> {
     pub(super) fn new(lookup: &'a Lookup<'a, B>, path: &'a str) -> Subject<'a, B> {
         Subject { lookup, path }
+    }
+}
+
+impl<B> Subject<'_, B> {
+    /// What matcher trees look at.
+    pub(super) fn data(&self) -> RequestData<'_> {
+        RequestData { head: self.request.into(), runtime: self.runtime }
     }
 }
 

@@ -5,19 +5,21 @@ use std::{ops::Deref, rc::Rc, sync::Arc};
 use http::{HeaderMap, HeaderValue, Request, uri::PathAndQuery};
 
 use super::{
-    Action, AttemptHeaders, Forward, RegisteredRoutes, RetryPolicy, Route, RouteConfiguration, RouteKey,
-    cluster_specifier::{ClusterSpecifier, WeightedCluster},
+    Action, AttemptHeaders, CountedBy, Forward, RegisteredRoutes, RetryPolicy, Route, RouteConfiguration, RouteKey,
+    cluster_specifier::ClusterSpecifier,
     mutations::Mutations,
     registered::Position,
     rewrite::{self, HostRewrite},
     route_match::Subject,
     virtual_host::{DEFAULT_BUFFER_LIMIT, RouteIndex, VirtualHost},
+    weighted_clusters::WeightedCluster,
 };
 use crate::{
     http::{
         headers::{self, X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH, X_FORWARDED_HOST},
         set_authority,
     },
+    matcher::RequestHead,
     runtime::Runtime,
     stream_info::StreamInfo,
 };
@@ -37,6 +39,8 @@ pub struct RouteRef {
 enum Choice {
     Nothing,
     Weighted(usize),
+    /// Of the actions of a tree that names clusters.
+    Action(Option<usize>),
     Registered(Rc<Arc<RegisteredRoutes>>, Position),
 }
 
@@ -87,7 +91,9 @@ impl Choice {
         let Action::Forward(forward) = &route.action else { return Some(Choice::Nothing) };
         match &forward.cluster {
             ClusterSpecifier::One(_) => Some(Choice::Nothing),
-            ClusterSpecifier::Weighted(clusters) => Some(Choice::Weighted(clusters.draw(subject.random))),
+            ClusterSpecifier::Weighted(clusters) => clusters.draw(subject).map(Choice::Weighted),
+            ClusterSpecifier::Tree(tree) => Some(Choice::Action(tree.position(&subject.data()))),
+            ClusterSpecifier::Missing => None,
             ClusterSpecifier::Registered => {
                 let position = subject.registered.find(subject.request, subject.path)?;
                 Some(Choice::Registered(Rc::clone(subject.registered), position))
@@ -103,6 +109,11 @@ impl RouteRef {
         self.virtual_host().name()
     }
 
+    /// By what the request is counted, beside its cluster.
+    pub fn counted_by<B>(&self, request: &Request<B>) -> CountedBy<'_> {
+        CountedBy { virtual_cluster: self.virtual_host().virtual_cluster(request), route: self.stats.as_ref() }
+    }
+
     fn virtual_host(&self) -> &VirtualHost {
         &self.table.virtual_hosts[self.virtual_host]
     }
@@ -110,14 +121,18 @@ impl RouteRef {
     /// The cluster that the request goes to: named, drawn by weight, named by a request header or by a registration.
     /// None if this route does not forward, or if the header that should name the cluster is missing.
     #[must_use]
-    pub fn cluster<'a>(&'a self, headers: &'a HeaderMap) -> Option<&'a str> {
+    pub fn cluster<'a>(&'a self, request: impl Into<RequestHead<'a>>) -> Option<&'a str> {
         if let Choice::Registered(routes, position) = &self.choice {
             return Some(&routes.route(*position).cluster);
         }
         match (&self.forward()?.cluster, self.weighted()) {
-            (_, Some(weighted)) => weighted.target.name(headers),
-            (ClusterSpecifier::One(target), None) => target.name(headers),
-            (ClusterSpecifier::Weighted(_) | ClusterSpecifier::Registered, None) => None,
+            (_, Some(weighted)) => weighted.target.name(request.into()),
+            (ClusterSpecifier::One(target), None) => target.name(request.into()),
+            (ClusterSpecifier::Tree(tree), None) => match self.choice {
+                Choice::Action(Some(action)) => Some(tree.action(action)),
+                _ => None,
+            },
+            (ClusterSpecifier::Weighted(_) | ClusterSpecifier::Registered | ClusterSpecifier::Missing, None) => None,
         }
     }
 
@@ -127,7 +142,7 @@ impl RouteRef {
     pub fn is_available(&self) -> bool {
         match &self.choice {
             Choice::Registered(routes, position) => routes.route(*position).available,
-            Choice::Nothing | Choice::Weighted(_) => true,
+            Choice::Nothing | Choice::Weighted(_) | Choice::Action(_) => true,
         }
     }
 
@@ -221,7 +236,7 @@ impl RouteRef {
         let Some(path) = request.uri().path_and_query().map(PathAndQuery::as_str) else { return };
         let by_registration = match &self.choice {
             Choice::Registered(routes, position) => routes.rewrite(*position),
-            Choice::Nothing | Choice::Weighted(_) => None,
+            Choice::Nothing | Choice::Weighted(_) | Choice::Action(_) => None,
         };
         let rewritten = match (by_registration, &forward.path) {
             (Some((length, replacement)), _) => rewrite::replace_segments(path, length, replacement),

@@ -1,17 +1,23 @@
 //! A virtual host: the routes of one set of domains.
 
+use std::ops::Range;
+
 use http::{HeaderValue, Request};
+use prost::Name;
 
 use super::{
-    Context, RetryPolicy, filter_configs_unsupported,
+    Context, NamedStats, RetryPolicy, filter_configs_unsupported,
+    match_input::RequestInput,
     mutations::{Lists, Mutations},
     path_index::{PathIndex, first_at_or_after},
     route::Route,
     route_match::Subject,
+    stats::VirtualClusters,
 };
 use crate::{
     config::Field,
     http::headers::{X_ENVOY_INTERNAL, X_FORWARDED_PROTO},
+    matcher::{KeepMatching, MatchTree},
     proto::{self, route::virtual_host::TlsRequirementType},
     stream_info::HeaderCapture,
 };
@@ -21,6 +27,8 @@ use crate::{
 pub(super) struct VirtualHost {
     name: String,
     routes: Vec<Route>,
+    /// `matcher`: which of the routes are asked, where they are not asked in order.
+    tree: Option<RouteTree>,
     /// Routes whose path match is text, by that text.
     by_text: PathIndex,
     /// Those that ignore case, by their text in lower case.
@@ -29,11 +37,15 @@ pub(super) struct VirtualHost {
     unindexed: Vec<u32>,
     require_tls: TlsRequirementType,
     https_redirect: Route,
+    virtual_clusters: VirtualClusters,
     pub(super) mutations: Mutations,
     pub(super) retry_policy: Option<RetryPolicy>,
     pub(super) buffer_limit: Option<usize>,
     pub(super) attempt_headers: AttemptHeaders,
 }
+
+/// A tree whose actions are routes: those at these places.
+type RouteTree = MatchTree<RequestInput, Range<usize>>;
 
 /// Which headers tell of the attempts at a request.
 #[derive(Clone, Copy, Debug, Default)]
@@ -103,10 +115,8 @@ impl VirtualHost {
             metadata,
             route_specifiers,
         } = proto;
-        field.unsupported("matcher", matcher);
         field.unsupported("rate_limits", rate_limits);
         field.unsupported("route_specifiers", route_specifiers);
-        field.ignored("virtual_clusters", virtual_clusters, "there are no statistics by virtual cluster");
         field.ignored("cors", cors, "use the filter's own configuration");
         field.unsupported("retry_policy_typed_config", retry_policy_typed_config);
         field.ignored("hedge_policy", hedge_policy, "attempts are made one after the other");
@@ -119,14 +129,23 @@ impl VirtualHost {
             response_headers_to_add,
             response_headers_to_remove,
         };
+        let scope = context.scope.scope(name);
+        let context = &Context { scope: &scope, ..*context };
         let list = field.key("routes");
-        let converted: Vec<_> = routes
+        let mut converted: Vec<_> = routes
             .iter()
             .enumerate()
             .filter_map(|(i, route)| Route::from_proto(route, context, list.index(i)))
             .collect();
         let complete = converted.len() == routes.len();
+        if matcher.is_some() && !routes.is_empty() {
+            field.key("matcher").error("cannot set both matcher and routes on virtual host");
+        }
+        let tree = matcher.as_ref().and_then(|tree| route_tree(tree, context, &mut converted, field.key("matcher")));
+        let virtual_cluster_list = field.key("virtual_clusters");
         let host = VirtualHost {
+            tree,
+            virtual_clusters: VirtualClusters::from_proto(virtual_clusters, &scope, virtual_cluster_list),
             require_tls: TlsRequirementType::try_from(*require_tls).unwrap_or(TlsRequirementType::All),
             mutations: Mutations::from_proto(&lists, field),
             retry_policy: retry_policy
@@ -141,7 +160,7 @@ impl VirtualHost {
             ..VirtualHost::with_routes(name.clone(), converted)
         };
         // Otherwise the numbers of the routes are not those of the document.
-        if complete {
+        if complete && host.tree.is_none() {
             host.warn_of_shadowed_routes(list);
         }
         host
@@ -176,6 +195,8 @@ impl VirtualHost {
         };
         VirtualHost {
             name,
+            tree: None,
+            virtual_clusters: VirtualClusters::default(),
             by_text: PathIndex::new(indexed(false)),
             by_lowercase: PathIndex::new(indexed(true)),
             unindexed: (0..)
@@ -190,6 +211,11 @@ impl VirtualHost {
             buffer_limit: None,
             attempt_headers: AttemptHeaders::default(),
         }
+    }
+
+    /// The virtual cluster of a request.
+    pub(super) fn virtual_cluster<B>(&self, request: &Request<B>) -> Option<&NamedStats> {
+        self.virtual_clusters.find(request)
     }
 
     pub(super) fn name(&self) -> &str {
@@ -228,8 +254,15 @@ impl VirtualHost {
         subject: &Subject<'_, B>,
         choose: impl Fn(&Route) -> Option<T>,
     ) -> Option<(RouteIndex, T)> {
-        let (index, choice) =
-            self.first(subject.path, |_, route| if route.matcher.matches(subject) { choose(route) } else { None })?;
+        let accept = |_, route: &Route| if route.matcher.matches(subject) { choose(route) } else { None };
+        let (index, choice) = match &self.tree {
+            None => self.first(subject.path, accept)?,
+            Some(tree) => {
+                let places = tree.find(&subject.data())?.clone();
+                let routes = (places.start as u32..).zip(&self.routes[places]);
+                routes.into_iter().find_map(|(i, route)| Some((i, accept(i, route)?)))?
+            }
+        };
         Some((RouteIndex::Configured(index), choice))
     }
 
@@ -250,4 +283,31 @@ impl VirtualHost {
             next = index + 1;
         }
     }
+}
+
+/// The tree of a virtual host; the routes of its actions are added to `routes`. As in Envoy, their clusters need not exist.
+fn route_tree(
+    proto: &proto::xds_matcher::Matcher,
+    context: &Context<'_>,
+    routes: &mut Vec<Route>,
+    field: Field<'_>,
+) -> Option<RouteTree> {
+    let context = &Context { validate_clusters: false, ..*context };
+    MatchTree::from_proto(proto, field, KeepMatching::Refused, &mut |action, field| {
+        let proto::xds_core::TypedExtensionConfig { name: _name, typed_config } = action;
+        let any = field.required("typed_config", typed_config)?;
+        let field = field.key("typed_config");
+        let start = routes.len();
+        let found = any.type_url.rsplit('/').next().unwrap_or_default();
+        if found == proto::route::RouteList::full_name() {
+            let proto::route::RouteList { routes: protos } = field.unpack(any)?;
+            let list = field.key("routes");
+            for (i, proto) in protos.iter().enumerate() {
+                routes.push(Route::from_proto(proto, context, list.index(i))?);
+            }
+        } else {
+            routes.push(Route::from_proto(&field.unpack(any)?, context, field)?);
+        }
+        Some(start..routes.len())
+    })
 }

@@ -151,6 +151,7 @@ impl Router {
         if told.count_in_request {
             request.headers_mut().insert(ATTEMPT_COUNT, HeaderValue::from(1));
         }
+        let counted_by = route.counted_by(request);
         route.finalize_request(request, &mut stream.info, &cluster.cluster().name, self.originals());
         let timeout_status =
             if orders.timeout_by_no_content { StatusCode::NO_CONTENT } else { StatusCode::GATEWAY_TIMEOUT };
@@ -159,6 +160,7 @@ impl Router {
         let mut upstream = UpstreamRequest {
             cluster: &cluster,
             route,
+            counted_by,
             originals: self.originals(),
             origin,
             priority: forward.priority,
@@ -207,7 +209,7 @@ impl Router {
         request: &Request,
         stream: &mut Stream,
     ) -> Result<Rc<ClusterState>, LocalReply> {
-        let cluster = route.cluster(request.headers()).and_then(|name| stream.worker.clusters.get(name));
+        let cluster = route.cluster(request).and_then(|name| stream.worker.clusters.get(name));
         if !route.is_available() {
             stream.info.upstream_cluster = cluster.map(|cluster| Arc::clone(&cluster.cluster().name));
             return Err(LocalReply::no_healthy_upstream());

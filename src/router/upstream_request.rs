@@ -18,7 +18,7 @@ use crate::{
     },
     http::{Request, Response, copy_head, local_reply::LocalReply},
     proto::core::RoutingPriority,
-    route::{Originals, RouteRef},
+    route::{CountedBy, Originals, RouteRef},
     stream_info::ResponseFlags,
     upstream::{ClusterState, HostRef, Origin, UpstreamAttempt, UpstreamFailure},
 };
@@ -33,6 +33,8 @@ const IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout
 pub(super) struct UpstreamRequest<'a> {
     pub cluster: &'a Rc<ClusterState>,
     pub route: &'a RouteRef,
+    /// What counts the request beside the cluster.
+    pub counted_by: CountedBy<'a>,
     pub originals: Originals,
     pub priority: RoutingPriority,
     pub origin: Origin,
@@ -67,6 +69,7 @@ impl UpstreamRequest<'_> {
                 return Err(self.charge(LocalReply::no_healthy_upstream()));
             };
             stream.info.attempt_count += 1;
+            self.counted_by.each().for_each(|counted| counted.stats.upstream_rq_total.inc());
             stream.info.upstream = Some(Rc::clone(host.info()));
             let mut copy;
             let sent = if self.retry.is_some() {
@@ -142,6 +145,7 @@ impl UpstreamRequest<'_> {
             Expired::Route => {
                 stats.upstream_rq_timeout.inc();
                 host.stats.rq_timeout.inc();
+                self.counted_by.each().for_each(|counted| counted.stats.upstream_rq_timeout.inc());
                 Err(self.charge(LocalReply::upstream_timeout(self.timeout_status, "response_timeout")))
             }
             Expired::Idle => Err(LocalReply::stream_idle_timeout(stream.timer.is_request_complete())),
@@ -177,6 +181,14 @@ impl UpstreamRequest<'_> {
             }
             Outcome::TimedOut(_) => retry.after_loss(Loss::TimedOut, random),
         };
+        for counted in self.counted_by.each() {
+            match verdict {
+                Verdict::Again(_) => counted.stats.upstream_rq_retry.inc(),
+                Verdict::LimitExceeded => counted.stats.upstream_rq_retry_limit_exceeded.inc(),
+                Verdict::Overflow => counted.stats.upstream_rq_retry_overflow.inc(),
+                Verdict::Final => {}
+            }
+        }
         match verdict {
             Verdict::LimitExceeded => stream.info.flags.set(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED),
             Verdict::Overflow => stream.info.flags.set(ResponseFlags::UPSTREAM_OVERFLOW),
@@ -235,6 +247,7 @@ impl UpstreamRequest<'_> {
                 }
                 let cluster = self.cluster.cluster();
                 cluster.responses.count(response.status().as_u16(), self.origin, response.headers());
+                self.counted_by.each().for_each(|counted| counted.answered(response.status()));
                 Ok(response)
             }
             Outcome::Failure { failure, .. } => Err(self.charge(failure::reply(failure, retried, &mut stream.info))),
@@ -254,6 +267,7 @@ impl UpstreamRequest<'_> {
     fn charge(&self, reply: LocalReply) -> LocalReply {
         let cluster = self.cluster.cluster();
         cluster.responses.count_own(reply.status.as_u16(), self.origin);
+        self.counted_by.each().for_each(|counted| counted.answered(reply.status));
         reply
     }
 }

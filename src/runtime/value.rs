@@ -21,7 +21,8 @@ impl Value {
     }
 
     fn from_proto(proto: &proto::Value) -> Value {
-        match &proto.kind {
+        let proto::Value { kind } = proto;
+        match kind {
             Some(Kind::NumberValue(number)) => Value { text: number.to_string(), number: Some(*number), percent: None },
             Some(Kind::StringValue(text)) => Value::from_text(text),
             Some(Kind::BoolValue(flag)) => Value { text: flag.to_string(), number: None, percent: None },

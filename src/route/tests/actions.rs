@@ -18,7 +18,7 @@ fn forward_has_envoys_defaults() {
     let request = get("/");
     let route = find(&table, &request).unwrap();
     let forward = forward(&route);
-    assert_eq!(route.cluster(request.headers()), Some("up"));
+    assert_eq!(route.cluster(&request), Some("up"));
     assert!(route.is_available());
     assert_eq!(forward.timeout, Some(Duration::from_secs(15)));
     assert_eq!(forward.idle_timeout, None);
@@ -83,9 +83,9 @@ fn grpc_timeouts_limit_streams_where_allowed() {
 fn clusters_by_header() {
     let table = routes("- {match: {prefix: /}, route: {cluster_header: X-Cluster}}");
     let named = request("GET", "/", &[("x-cluster", "other")]);
-    assert_eq!(find(&table, &named).unwrap().cluster(named.headers()), Some("other"));
+    assert_eq!(find(&table, &named).unwrap().cluster(&named), Some("other"));
     let unnamed = get("/");
-    assert_eq!(find(&table, &unnamed).unwrap().cluster(unnamed.headers()), None);
+    assert_eq!(find(&table, &unnamed).unwrap().cluster(&unnamed), None);
 }
 
 #[test]
@@ -102,8 +102,8 @@ fn clusters_by_weight() {
     let registered = Rc::default();
     for (random, expected) in [(0, "up"), (1, "third"), (3, "third"), (4, "up"), (u64::MAX, "third")] {
         let route = find_with(&table, &registered, &request, random).unwrap();
-        assert_eq!(route.cluster(request.headers()), Some(expected), "{random}");
-        assert_eq!(route.clone().cluster(request.headers()), Some(expected));
+        assert_eq!(route.cluster(&request), Some(expected), "{random}");
+        assert_eq!(route.clone().cluster(&request), Some(expected));
     }
 }
 

@@ -279,3 +279,98 @@ virtual_hosts:
     assert_eq!(name(&table, &request("GET", "/", &[("x-host", "b.test")])), "any");
     assert_eq!(name(&table, &get("/")), "-");
 }
+
+#[test]
+fn a_tree_chooses_among_routes() {
+    let table = table(
+        "
+virtual_hosts:
+- name: v
+  domains: ['*']
+  matcher:
+    matcher_tree:
+      input: {name: i, typed_config: {'@type': type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput, header_name: ':path'}}
+      prefix_match_map:
+        map:
+          /a: {action: {name: r, typed_config: {'@type': type.googleapis.com/envoy.config.route.v3.Route, name: a, match: {prefix: /a, headers: [{name: x}]}, direct_response: {status: 200}}}}
+          /b:
+            action:
+              name: r
+              typed_config:
+                '@type': type.googleapis.com/envoy.config.route.v3.RouteList
+                routes:
+                - {name: b1, match: {prefix: /b/1}, direct_response: {status: 200}}
+                - {name: b, match: {prefix: /b}, direct_response: {status: 200}}
+    on_no_match: {action: {name: r, typed_config: {'@type': type.googleapis.com/envoy.config.route.v3.Route, name: rest, match: {prefix: /}, route: {cluster: nowhere}}}}
+",
+    );
+    assert_eq!(name(&table, &request("GET", "/a", &[("x", "1")])), "a");
+    assert_eq!(name(&table, &get("/a")), "-", "the route is asked, too");
+    assert_eq!(name(&table, &get("/b/12")), "b1");
+    assert_eq!(name(&table, &get("/b/2")), "b");
+    assert_eq!(name(&table, &get("/c")), "rest");
+}
+
+#[test]
+fn a_tree_chooses_the_cluster() {
+    let table = routes(
+        "
+- match: {prefix: /}
+  route:
+    inline_cluster_specifier_plugin:
+      extension:
+        name: m
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.MatcherClusterSpecifier
+          cluster_matcher:
+            matcher_tree:
+              input: {name: i, typed_config: {'@type': type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput, header_name: x}}
+              exact_match_map:
+                map:
+                  one: {action: {name: c, typed_config: {'@type': type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction, cluster: other}}}
+",
+    );
+    let cluster = |request: Request<()>| {
+        let route = find(&table, &request).unwrap();
+        route.cluster(&request).map(str::to_owned)
+    };
+    assert_eq!(cluster(request("GET", "/", &[("x", "one")])).as_deref(), Some("other"));
+    assert_eq!(cluster(get("/")), None);
+}
+
+#[test]
+fn a_header_decides_among_weighted_clusters() {
+    let table = routes(
+        "
+- match: {prefix: /}
+  route: {weighted_clusters: {header_name: x-number, clusters: [{name: up, weight: 2}, {name: other, weight: 3}]}}
+",
+    );
+    for (number, expected) in [("1", "up"), ("2", "other"), ("4", "other"), ("5", "up"), ("no", "up"), ("-1", "up")] {
+        let request = request("GET", "/", &[("x-number", number)]);
+        let route = find(&table, &request).unwrap();
+        assert_eq!(route.cluster(&request), Some(expected), "{number}");
+    }
+}
+
+#[test]
+fn virtual_clusters() {
+    let table = table(
+        "
+virtual_hosts:
+- name: v
+  domains: ['*']
+  virtual_clusters:
+  - {name: posts, headers: [{name: ':method', string_match: {exact: POST}}]}
+  - {name: a, headers: [{name: ':path', string_match: {prefix: /a}}]}
+  routes: [{match: {prefix: /}, stat_prefix: all, route: {cluster: up}}]
+",
+    );
+    for (method, path, expected) in [("POST", "/a", "posts"), ("GET", "/a", "a"), ("GET", "/", "other")] {
+        let request = request(method, path, &[]);
+        let route = find(&table, &request).unwrap();
+        let counted_by = route.counted_by(&request);
+        assert_eq!(counted_by.virtual_cluster.map(|stats| stats.name()), Some(expected));
+        assert_eq!(counted_by.route.map(|stats| stats.name()), Some("all"));
+    }
+}

@@ -11,10 +11,11 @@ use std::{collections::HashSet, rc::Rc, sync::Arc};
 
 use http::Request;
 
-use super::{Lookup, RegisteredRoutes, RouteConfiguration, RouteRef};
+use super::{Lookup, RegisteredRoutes, RouteConfiguration, RouteRef, Surroundings};
 use crate::{
     config::{Field, Report, Source, load},
     runtime::Runtime,
+    stats::Registry,
     stream_info::StreamInfo,
 };
 
@@ -23,7 +24,11 @@ fn convert(yaml: &str) -> (RouteConfiguration, Vec<String>) {
     let report = Report::new();
     let proto = load(&Source::new("test.yaml", yaml), &report).unwrap_or_default();
     let cluster_names: HashSet<Arc<str>> = ["up", "other", "third"].map(Arc::from).into();
-    let table = RouteConfiguration::from_proto(&proto, Field::root(&report), &cluster_names);
+    let table = RouteConfiguration::from_proto(
+        &proto,
+        Field::root(&report),
+        Surroundings { cluster_names: &cluster_names, stats: &Registry::new(1) },
+    );
     (table, report.into_problems().iter().map(ToString::to_string).collect())
 }
 

@@ -56,7 +56,7 @@ routes:
             "routes[5].route.prefix_rewrite: holds what a path cannot hold",
             "routes[6].route.timeout: must be a duration of 0s to 315576000000s",
             "routes[6].route.upgrade_configs[1].upgrade_type: \"websocket\" is listed twice",
-            "routes[7].route.cluster_specifier_plugin: there is no cluster specifier plugin \"none\"",
+            "routes[7].route.cluster_specifier_plugin: Unknown cluster specifier plugin name: none is used in the route",
         ]
     );
 }
@@ -74,7 +74,7 @@ routes:
 - match: {prefix: /}
   non_forwarding_action: {}
 - match: {prefix: /}
-  route: {weighted_clusters: {header_name: x, clusters: [{name: up, weight: 1, metadata_match: {}}]}}
+  route: {weighted_clusters: {use_hash_policy: true, clusters: [{name: up, weight: 1, metadata_match: {}}]}}
 - match: {prefix: /}
   redirect: {path_rewrite: '/%REQ(x)%'}
 ",
@@ -86,7 +86,7 @@ routes:
         "routes[0].route.metadata_match",
         "routes[0].route.rate_limits",
         "routes[1].non_forwarding_action",
-        "routes[2].route.weighted_clusters.header_name",
+        "routes[2].route.weighted_clusters.use_hash_policy",
         "routes[2].route.weighted_clusters.clusters[0].metadata_match",
         "routes[3].redirect.path_rewrite",
     ];
