@@ -33,12 +33,12 @@ use crate::stream_info::{HeaderCapture, StreamInfo};
 
 pub use command::FormatError;
 pub use file::{Buffers, Destination, Mode, Sinks};
+pub use filter::Filter;
 pub use format::{Format, Style};
 pub use scope::Scope;
 pub use substitution::{Purpose, SubstitutionFormat};
 
 use file::Sink;
-use filter::Filter;
 
 /// One access log of a connection manager.
 #[derive(Debug)]

@@ -5,11 +5,12 @@ use std::borrow::Cow;
 
 use http::{HeaderValue, Method, StatusCode, Version, header, uri::PathAndQuery};
 
-use super::{StripPort, connection::Connection};
+use super::{StripPort, Underscores, connection::Connection};
 use crate::{
     filter::http::Stream,
     http::{
-        Request, authority, headers, local_reply::LocalReply, path, path::Normalized, set_authority, upgrade::Upgrade,
+        Request, authority, grpc, headers, local_reply::LocalReply, path, path::Normalized, set_authority,
+        upgrade::Upgrade,
     },
 };
 
@@ -25,6 +26,7 @@ pub(super) fn admit(connection: &Connection, request: &mut Request, stream: &mut
             set_authority(request, host);
         }
     }
+    admit_names(connection, request)?;
     admit_authority(connection, request)?;
     admit_path(connection, request)?;
     let upgrade = request.extensions().get::<Upgrade>().is_some();
@@ -44,6 +46,28 @@ pub(super) fn admit(connection: &Connection, request: &mut Request, stream: &mut
     }
     if origin.client != connection.info.remote.ip() {
         stream.info.trusted_client = origin.client.map(|ip| (ip, 0).into());
+    }
+    Ok(())
+}
+
+/// Applies `headers_with_underscores_action`.
+fn admit_names(connection: &Connection, request: &mut Request) -> Result<(), LocalReply> {
+    let manager = &connection.manager;
+    if manager.underscores == Underscores::Allow {
+        return Ok(());
+    }
+    let names: Vec<_> = request.headers().keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    let (codec, stats) = match request.version() {
+        Version::HTTP_2 => ("http2", &manager.http2_stats),
+        _ => ("http1", &manager.http1_stats),
+    };
+    if manager.underscores == Underscores::Reject && !names.is_empty() {
+        stats.requests_rejected_with_underscores_in_headers.inc();
+        return Err(LocalReply::unexpected_underscore(codec));
+    }
+    for name in names {
+        request.headers_mut().remove(name);
+        stats.dropped_headers_with_underscores.inc();
     }
     Ok(())
 }
@@ -105,11 +129,12 @@ fn admit_path(connection: &Connection, request: &mut Request) -> Result<(), Loca
     let rewritten = match path::normalize(original.as_str(), connection.manager.path) {
         Normalized::Forward(Cow::Borrowed(_)) => return Ok(()),
         Normalized::Forward(Cow::Owned(path)) => PathAndQuery::try_from(path),
-        Normalized::Redirect(location) => {
+        // A gRPC client does not follow.
+        Normalized::Redirect(location) if !grpc::is_grpc(request.headers()) => {
             stats.downstream_rq_redirected_with_normalized_path.inc();
             return Err(redirect(&location));
         }
-        Normalized::Reject => {
+        Normalized::Reject | Normalized::Redirect(_) => {
             stats.downstream_rq_failed_path_normalization.inc();
             return Err(LocalReply::path_normalization_failed());
         }
@@ -120,7 +145,7 @@ fn admit_path(connection: &Connection, request: &mut Request) -> Result<(), Loca
 }
 
 fn redirect(location: &str) -> LocalReply {
-    let mut reply = LocalReply::new(StatusCode::TEMPORARY_REDIRECT, "path_normalization_redirect");
+    let mut reply = LocalReply::new(StatusCode::TEMPORARY_REDIRECT, "path_normalization_failed");
     if let Ok(location) = HeaderValue::from_str(location) {
         reply.headers.insert(header::LOCATION, location);
     }

@@ -7,8 +7,9 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderValue;
 
 use super::{
-    Codec, HttpConnectionManager, StripPort, Timeouts,
-    stats::{ConnectionManagerStats, ResponseClasses},
+    Codec, HttpConnectionManager, StripPort, Timeouts, Underscores,
+    local_replies::LocalReplies,
+    stats::{CodecStats, ConnectionManagerStats, ResponseClasses},
 };
 use crate::{
     access_log::AccessLog,
@@ -24,12 +25,15 @@ use crate::{
     stats::Scope,
     stream_info::HeaderCapture,
 };
+use core::http_protocol_options::HeadersWithUnderscoresAction;
 use hcm::http_connection_manager::{self as proto_manager, RouteSpecifier, StripPortMode};
 
 /// Envoy's default for `max_request_headers_kb`.
 const MAX_REQUEST_HEADERS_KB: u32 = 60;
 /// Envoy's default for `common_http_protocol_options.max_headers_count`.
 const MAX_HEADERS: u32 = 100;
+/// Envoy's default for `drain_timeout`.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Envoy's default for `stream_idle_timeout`.
 const STREAM_IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 /// Envoy's default for `common_http_protocol_options.idle_timeout`.
@@ -114,15 +118,8 @@ impl HttpConnectionManager {
         } = manager;
 
         field.ignored("tracing", tracing, "tracing is not implemented yet");
-        field.ignored("http1_safe_max_connection_duration", http1_safe_max_connection_duration, "it is always safe");
         field.unsupported("http3_protocol_options", http3_protocol_options);
         field.ignored("stream_flush_timeout", stream_flush_timeout, "the stream idle timeout counts");
-        field.ignored(
-            "drain_timeout",
-            drain_timeout,
-            "GOAWAY is sent at once, and the client's last streams are served",
-        );
-        field.ignored("drain_timeout_jitter", drain_timeout_jitter, "GOAWAY is sent at once");
         field.ignored("delayed_close_timeout", delayed_close_timeout, "connections are closed without delay");
         field.ignored("access_log_flush_interval", access_log_flush_interval, "a request is logged at its end");
         field.ignored(
@@ -135,12 +132,6 @@ impl HttpConnectionManager {
         field.unsupported("forward_client_cert_matcher", forward_client_cert_matcher);
         field.ignored("proxy_100_continue", proxy_100_continue, "100 Continue is answered here");
         field.ignored("request_id_extension", request_id_extension, "request ids are UUIDs");
-        field.ignored("local_reply_config", local_reply_config, "local replies are not rewritten yet");
-        field.ignored(
-            "stream_error_on_invalid_http_message",
-            stream_error_on_invalid_http_message,
-            "an invalid HTTP/1 message ends its connection, an invalid HTTP/2 message its stream",
-        );
         field.unsupported("path_normalization_options", path_normalization_options);
         field.ignored("proxy_status_config", proxy_status_config, "the proxy-status header is not implemented yet");
         field.ignored("typed_header_validation_config", typed_header_validation_config, "headers are always validated");
@@ -170,6 +161,9 @@ impl HttpConnectionManager {
             stream_idle: timeout("stream_idle_timeout", stream_idle_timeout, Some(STREAM_IDLE_TIMEOUT)),
             stream_duration: common.max_stream_duration,
             request: timeout("request_timeout", request_timeout, None),
+            drain: field.duration("drain_timeout", drain_timeout).unwrap_or(DRAIN_TIMEOUT),
+            drain_jitter: drain_timeout_jitter.as_ref().map_or(0.0, |percent| percent.value / 100.0),
+            waits_for_last_request: *http1_safe_max_connection_duration,
         };
         let max_header_bytes = max_request_headers_kb.as_ref().map_or(MAX_REQUEST_HEADERS_KB, |kb| kb.value) * 1024;
         let http2 = http2::Options::from_proto(http2_protocol_options.as_ref(), field.key("http2_protocol_options"));
@@ -179,8 +173,10 @@ impl HttpConnectionManager {
             merge_slashes: *merge_slashes,
             escaped_slashes: escaped_slashes(*path_with_escaped_slashes_action),
         };
+        let local_replies = LocalReplies::from_proto(local_reply_config.as_ref(), field.key("local_reply_config"));
         let (filters, router) = filters?;
         let routes = routes?;
+        let local_replies = local_replies?;
         Some(HttpConnectionManager {
             codec: codec(*codec_type, field)?,
             http1: http1::Options {
@@ -193,7 +189,9 @@ impl HttpConnectionManager {
             http2,
             stats: ConnectionManagerStats::new(&scope),
             responses: scopes.map(ResponseClasses::new).collect(),
-            capture: capture(&routes, &access_logs),
+            http1_stats: CodecStats::new(&cx.stats.scope("http1")),
+            http2_stats: CodecStats::new(&cx.stats.scope("http2")),
+            capture: capture(&routes, &access_logs, &local_replies),
             routes,
             filters,
             router,
@@ -205,6 +203,10 @@ impl HttpConnectionManager {
             strip_trailing_host_dot: *strip_trailing_host_dot,
             upgrades,
             timeouts,
+            local_replies,
+            underscores: common.underscores,
+            keeps_after_error: stream_error_on_invalid_http_message.as_ref().is_some_and(|keep| keep.value),
+            max_requests: common.max_requests,
         })
     }
 }
@@ -228,11 +230,12 @@ fn strip_port(matching: bool, mode: Option<&StripPortMode>, field: Field<'_>) ->
 }
 
 /// All that routes and access logs will want to know of a request's headers.
-fn capture(routes: &RouteConfiguration, access_logs: &[AccessLog]) -> HeaderCapture {
+fn capture(routes: &RouteConfiguration, access_logs: &[AccessLog], replies: &LocalReplies) -> HeaderCapture {
     let mut capture = routes.capture().clone();
     for log in access_logs {
         capture.merge(log.capture());
     }
+    replies.capture(&mut capture);
     capture
 }
 
@@ -254,6 +257,8 @@ struct CommonOptions {
     max_connection_duration: Option<Duration>,
     max_stream_duration: Option<Duration>,
     max_headers: u32,
+    max_requests: u32,
+    underscores: Underscores,
 }
 
 impl CommonOptions {
@@ -271,12 +276,6 @@ impl CommonOptions {
         } = options.unwrap_or(&default);
         field.ignored("max_connection_duration_jitter", max_connection_duration_jitter, "there is no jitter");
         field.ignored("max_response_headers_kb", max_response_headers_kb, "it is a setting of clusters");
-        field.unsupported("headers_with_underscores_action", headers_with_underscores_action);
-        field.ignored(
-            "max_requests_per_connection",
-            max_requests_per_connection,
-            "connections serve any number of requests",
-        );
         let set = |name, value| field.duration(name, value).filter(|duration| !duration.is_zero());
         CommonOptions {
             idle_timeout: match idle_timeout {
@@ -286,6 +285,12 @@ impl CommonOptions {
             max_connection_duration: set("max_connection_duration", max_connection_duration),
             max_stream_duration: set("max_stream_duration", max_stream_duration),
             max_headers: max_headers_count.as_ref().map_or(MAX_HEADERS, |count| count.value),
+            max_requests: max_requests_per_connection.as_ref().map_or(0, |count| count.value),
+            underscores: match HeadersWithUnderscoresAction::try_from(*headers_with_underscores_action) {
+                Ok(HeadersWithUnderscoresAction::RejectRequest) => Underscores::Reject,
+                Ok(HeadersWithUnderscoresAction::DropHeader) => Underscores::Drop,
+                Ok(HeadersWithUnderscoresAction::Allow) | Err(_) => Underscores::Allow,
+            },
         }
     }
 }

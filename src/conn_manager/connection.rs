@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{Codec, HttpConnectionManager, stream};
@@ -47,6 +47,8 @@ pub(super) struct Connection {
     ended_by_peer: Arc<AtomicBool>,
     /// The client is to go, because of a drain or a refusal.
     told: Cell<bool>,
+    /// Requests that have begun.
+    requests: Cell<u32>,
     active_streams: Cell<u32>,
     last_active: Cell<Instant>,
     retired: Notify,
@@ -104,6 +106,7 @@ impl Connection {
             closed: Cell::new(false),
             ended_by_peer: Arc::default(),
             told: Cell::new(false),
+            requests: Cell::new(0),
             active_streams: Cell::new(0),
             last_active: Cell::new(start),
             retired: Notify::new(),
@@ -152,7 +155,10 @@ impl Connection {
             (Codec::Auto, None) => {
                 let first = tokio::select! {
                     first = io.peek(HTTP2_PREFACE.len()) => first.inspect_err(|_| self.ended_by_peer.store(true, Relaxed)).ok()?,
-                    _ = self.ending(Codec::Http1, drain) => return None,
+                    ending = self.ending(Codec::Http1, drain) => {
+                        self.count(ending);
+                        return None;
+                    }
                 };
                 Some(if first.starts_with(HTTP2_PREFACE) { Codec::Http2 } else { Codec::Http1 })
             }
@@ -172,11 +178,9 @@ impl Connection {
         let connection = Rc::clone(self);
         let service = move |request: Request| stream::serve(Rc::clone(&connection), request);
         let graceful = async {
-            match self.ending(codec, drain).await {
-                Ending::Drain => {}
-                Ending::Idle => stats.downstream_cx_idle_timeout.inc(),
-                Ending::MaxDuration => stats.downstream_cx_max_duration_reached.inc(),
-            }
+            let ending = self.ending(codec, drain).await;
+            self.count(ending);
+            self.say_goodbye(codec, ending).await;
         };
         let error = if codec == Codec::Http2 {
             stats.downstream_cx_http2_total.inc();
@@ -237,6 +241,28 @@ impl Connection {
         }
     }
 
+    fn count(&self, ending: Ending) {
+        match ending {
+            Ending::Drain => {}
+            Ending::Idle => self.manager.stats.downstream_cx_idle_timeout.inc(),
+            Ending::MaxDuration => self.manager.stats.downstream_cx_max_duration_reached.inc(),
+        }
+    }
+
+    /// Resolves when a connection that is to end takes no more requests. HTTP/2 tells the client at once; an HTTP/1 client that has just
+    /// sent a request is answered, and told with the response.
+    async fn say_goodbye(&self, codec: Codec, ending: Ending) {
+        let timeouts = &self.manager.timeouts;
+        if codec != Codec::Http2 && !matches!(ending, Ending::Drain) {
+            self.told.set(true);
+            let jitter = timeouts.drain.mul_f64(timeouts.drain_jitter * self.worker.random.next_fraction());
+            let safe = matches!(ending, Ending::MaxDuration) && timeouts.waits_for_last_request;
+            let answered =
+                async { if safe { std::future::pending().await } else { sleep(timeouts.drain + jitter).await } };
+            answered.await;
+        }
+    }
+
     /// Resolves when there has been no stream for this long. The timer is not touched by requests: it looks again when it fires.
     async fn idle_for(&self, timeout: Duration) {
         loop {
@@ -254,7 +280,7 @@ impl Connection {
     async fn stalled(&self) {
         let Some(idle) = self.manager.timeouts.stream_idle else { return std::future::pending().await };
         loop {
-            tokio::time::sleep(idle).await;
+            sleep(idle).await;
             let overdue = self.writing.borrow().as_ref().is_some_and(|timer| timer.overdue().is_some());
             if overdue && self.active_streams.get() > 0 {
                 return;
@@ -282,8 +308,14 @@ impl Connection {
         self.closed.get()
     }
 
-    /// A request has begun.
+    /// A request has begun. The last one that the connection may have ends it.
     pub(super) fn begin_stream(&self) {
+        self.requests.set(self.requests.get().wrapping_add(1));
+        if self.requests.get() == self.manager.max_requests {
+            self.manager.stats.downstream_cx_max_requests_reached.inc();
+            self.told.set(true);
+            self.retire();
+        }
         self.active_streams.set(self.active_streams.get() + 1);
     }
 

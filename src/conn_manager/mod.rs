@@ -7,6 +7,7 @@ mod admission;
 mod config;
 mod connection;
 mod filter_chain;
+mod local_replies;
 mod response;
 mod stats;
 mod stream;
@@ -32,7 +33,8 @@ use crate::{
     stream_info::{ConnectionInfo, HeaderCapture},
 };
 use connection::Connection;
-use stats::{ConnectionManagerStats, ResponseClasses};
+use local_replies::LocalReplies;
+use stats::{CodecStats, ConnectionManagerStats, ResponseClasses};
 
 /// The row of this filter.
 pub const FACTORY: NetworkFilterFactory = NetworkFilterFactory {
@@ -52,6 +54,8 @@ pub struct HttpConnectionManager {
     stats: ConnectionManagerStats,
     /// Of the connection manager, and of its listener.
     responses: Vec<ResponseClasses>,
+    http1_stats: CodecStats,
+    http2_stats: CodecStats,
     routes: Arc<RouteConfiguration>,
     filters: Vec<Arc<dyn HttpFilterConfig>>,
     router: Router,
@@ -66,6 +70,12 @@ pub struct HttpConnectionManager {
     /// Lower-case protocols that requests may upgrade to.
     upgrades: Vec<String>,
     timeouts: Timeouts,
+    local_replies: LocalReplies,
+    underscores: Underscores,
+    /// An invalid message ends its stream, not its connection: `stream_error_on_invalid_http_message`.
+    keeps_after_error: bool,
+    /// After so many requests a connection ends: `max_requests_per_connection`; 0 for no end.
+    max_requests: u32,
 }
 
 /// `codec_type`.
@@ -86,6 +96,16 @@ enum StripPort {
     Any,
 }
 
+/// `headers_with_underscores_action`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Underscores {
+    Allow,
+    /// The request is refused.
+    Reject,
+    /// The header is removed.
+    Drop,
+}
+
 /// Limits on time; `None` where there is none.
 #[derive(Debug, Clone)]
 struct Timeouts {
@@ -93,6 +113,13 @@ struct Timeouts {
     connection_idle: Option<Duration>,
     /// The life of a connection: `common_http_protocol_options.max_connection_duration`.
     connection_duration: Option<Duration>,
+    /// From when a client is told to go to when it must have gone: `drain_timeout`.
+    drain: Duration,
+    /// Up to so much is added to `drain`, in parts of it: `drain_timeout_jitter`.
+    drain_jitter: f64,
+    /// At its age an HTTP/1 connection still waits for a request, to answer it as the last:
+    /// `http1_safe_max_connection_duration`.
+    waits_for_last_request: bool,
     /// A stream on which nothing moves: `stream_idle_timeout`.
     stream_idle: Option<Duration>,
     /// The life of a stream: `common_http_protocol_options.max_stream_duration`.

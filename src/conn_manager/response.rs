@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Version};
+use http::{HeaderValue, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
@@ -35,6 +35,8 @@ pub(super) struct Exchange {
     request_id: Option<HeaderValue>,
     upgraded: Option<Held>,
     complete: bool,
+    /// We broke it off.
+    failed: bool,
     /// The connection ends with this response.
     close: bool,
 }
@@ -82,6 +84,7 @@ impl Exchange {
             request_id: None,
             upgraded: None,
             complete: false,
+            failed: false,
             close: false,
         };
         exchange.watch_request(request);
@@ -123,7 +126,7 @@ impl Exchange {
     }
 
     /// A reply of our own, as a response for this client.
-    pub(super) fn local_reply(&mut self, reply: LocalReply) -> Response {
+    pub(super) fn local_reply(&mut self, mut reply: LocalReply) -> Response {
         let stats = &self.connection.manager.stats;
         match &*reply.details {
             "stream_idle_timeout" => stats.downstream_rq_idle_timeout.inc(),
@@ -131,15 +134,27 @@ impl Exchange {
             "request_overall_timeout" => stats.downstream_rq_timeout.inc(),
             _ => {}
         }
+        let manager = &self.connection.manager;
         let info = &mut self.stream.info;
         info.flags.set(reply.flags);
         info.response_code_details.clone_from(&reply.details);
-        self.close = reply.close;
+        // What a client says after a message that we did not understand may be the rest of that message.
+        let misunderstood = reply.status == StatusCode::BAD_REQUEST && !manager.keeps_after_error;
+        self.close = reply.close || misunderstood && info.protocol != Some(Version::HTTP_2);
+        manager.local_replies.rewrite(&mut reply, info);
         reply.into_response(self.stream.is_grpc)
     }
 
-    /// Whether the connection ends with this response.
-    pub(super) fn is_last(&self) -> bool {
+    /// Whether the stream became a tunnel.
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.upgraded.is_some()
+    }
+
+    /// Whether the connection ends with this response: also one that comes before the end of its request, the rest of which nobody
+    /// would read.
+    pub(super) fn is_last(&mut self) -> bool {
+        let early = self.upgraded.is_none() && !self.stream.timer.is_request_complete();
+        self.close |= early && self.stream.info.protocol != Some(Version::HTTP_2);
         self.close
     }
 
@@ -156,6 +171,9 @@ impl Exchange {
         info.response_code = Some(response.status().as_u16());
         for responses in &self.connection.manager.responses {
             responses.count(response.status());
+        }
+        if !self.stream.timer.is_request_complete() {
+            self.connection.manager.stats.downstream_rq_response_before_rq_complete.inc();
         }
         info.timing.first_downstream_tx = Some(info.start.elapsed());
         if let Some(capture) = &self.connection.capture {
@@ -181,6 +199,7 @@ impl Exchange {
             BodyError::Protocol(_) => (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "protocol_error"),
             BodyError::Timeout => return,
         };
+        self.failed = true;
         info.flags.set(flag);
         info.response_code_details = format!("upstream_reset_after_response_started{{{details}}}").into();
     }
@@ -214,13 +233,14 @@ impl Exchange {
             }
             Expired::MaxDuration => {
                 stats.downstream_rq_max_duration_reached.inc();
-                (ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "max_duration_timeout")
+                (ResponseFlags::NONE, "max_duration_timeout")
             }
             Expired::Request => {
                 stats.downstream_rq_timeout.inc();
-                (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "request_overall_timeout")
+                (ResponseFlags::NONE, "request_overall_timeout")
             }
         };
+        self.failed = true;
         info.flags.set(flag);
         info.response_code_details = details.into();
     }
@@ -229,6 +249,7 @@ impl Exchange {
     fn finish(&mut self) {
         // An HTTP/1 client that does not read is found by its connection, which then drops the response.
         if !self.complete
+            && !self.failed
             && self.stream.info.flags.is_empty()
             && let Some(expired) = self.stream.timer.overdue()
         {
@@ -242,8 +263,10 @@ impl Exchange {
             info.bytes_received = request.bytes.get();
             info.timing.last_downstream_rx = request.end.get().map(|end| end - info.start);
         }
-        if !self.complete && info.flags.is_empty() {
+        if !self.complete || !self.stream.timer.is_request_complete() {
             stats.downstream_rq_rx_reset.inc();
+        }
+        if !self.complete && !self.failed && info.flags.is_empty() {
             let reset = info.protocol == Some(Version::HTTP_2) && !self.connection.is_closed();
             let (flag, details) = if reset {
                 (ResponseFlags::DOWNSTREAM_REMOTE_RESET, "http2.remote_reset")

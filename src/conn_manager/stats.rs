@@ -35,6 +35,8 @@ stats::declare! {
         downstream_cx_destroy_remote: Counter,
         /// Connections that clients ended with requests in progress.
         downstream_cx_destroy_remote_active_rq: Counter,
+        /// Connections closed after as many requests as one may have.
+        downstream_cx_max_requests_reached: Counter,
         /// Connections that ended because the peer broke the protocol.
         downstream_cx_protocol_error: Counter,
         /// Lifetime of a connection, in milliseconds.
@@ -75,6 +77,8 @@ stats::declare! {
         downstream_rq_redirected_with_normalized_path: Counter,
         /// Upgrades refused because no setting allows them.
         downstream_rq_ws_on_non_ws_route: Counter,
+        /// Responses that began before their request had ended.
+        downstream_rq_response_before_rq_complete: Counter,
         /// Requests ended by the idle timeout.
         downstream_rq_idle_timeout: Counter,
         /// Requests ended by their maximum duration.
@@ -116,5 +120,15 @@ impl ResponseClasses {
             5 => self.downstream_rq_5xx.inc(),
             _ => {}
         }
+    }
+}
+
+stats::declare! {
+    /// Of all connections of a protocol, under `http1.` or `http2.`
+    pub struct CodecStats {
+        /// Headers removed for an underscore in their name.
+        dropped_headers_with_underscores: Counter,
+        /// Requests refused for an underscore in the name of a header.
+        requests_rejected_with_underscores_in_headers: Counter,
     }
 }

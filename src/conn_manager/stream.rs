@@ -96,7 +96,7 @@ fn finish_headers(connection: &Connection, response: &mut Response, exchange: &m
     if !response.headers().contains_key(header::DATE) {
         response.headers_mut().insert(header::DATE, connection.worker.date.now());
     }
-    if exchange.is_last() || connection.is_told() && !upgraded {
+    if exchange.is_last() || connection.is_told() && !exchange.is_upgraded() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 }

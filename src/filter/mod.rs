@@ -170,6 +170,14 @@ impl Random {
         low ^ high
     }
 
+    /// A number from 0 to below 1.
+    pub fn next_fraction(&self) -> f64 {
+        const MANTISSA_BITS: u32 = 53;
+        #[allow(clippy::cast_precision_loss, reason = "53 bits fit")]
+        let fraction = (self.next_u64() >> (u64::BITS - MANTISSA_BITS)) as f64 / (1_u64 << MANTISSA_BITS) as f64;
+        fraction
+    }
+
     /// The next 128 bits.
     pub fn next_u128(&self) -> u128 {
         u128::from(self.next_u64()) << 64 | u128::from(self.next_u64())

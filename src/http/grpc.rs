@@ -16,6 +16,9 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
     }
 }
 
+/// The status of a call whose time ran out.
+pub const DEADLINE_EXCEEDED: u32 = 4;
+
 /// The gRPC status that stands for an HTTP status of a proxy.
 pub fn status_of_http(status: StatusCode) -> u32 {
     match status.as_u16() {

@@ -24,6 +24,8 @@ pub struct LocalReply {
     pub body: Bytes,
     /// Headers besides the content's.
     pub headers: HeaderMap,
+    /// The status for a gRPC client, where it is not the one that `status` stands for.
+    pub grpc_status: Option<u32>,
     /// Whether the downstream connection ends with this reply.
     pub close: bool,
     /// Whether the request was not processed, and may be sent again on another connection: see [`Refused`].
@@ -39,6 +41,7 @@ impl LocalReply {
             details: details.into(),
             body: Bytes::new(),
             headers: HeaderMap::new(),
+            grpc_status: None,
             close: false,
             refused: false,
         }
@@ -92,10 +95,12 @@ impl LocalReply {
             .because(ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "upstream max stream duration reached")
     }
 
-    /// `max_stream_duration` ran out before the response had begun.
-    pub fn max_duration_timeout() -> LocalReply {
-        LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "max_duration_timeout")
-            .because(ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "")
+    /// `max_stream_duration` ran out before the response had begun: the host's fault once the request is complete.
+    pub fn max_duration_timeout(request_complete: bool) -> LocalReply {
+        let status = if request_complete { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::REQUEST_TIMEOUT };
+        let reply =
+            LocalReply::new(status, "max_duration_timeout").because(ResponseFlags::NONE, "downstream duration timeout");
+        LocalReply { grpc_status: Some(grpc::DEADLINE_EXCEEDED), ..reply }
     }
 
     /// Nothing moved for the stream idle timeout, and the response had not begun: the host's fault once the request is complete.
@@ -107,7 +112,7 @@ impl LocalReply {
     /// The request did not arrive within `request_timeout`.
     pub fn request_timeout() -> LocalReply {
         LocalReply::new(StatusCode::REQUEST_TIMEOUT, "request_overall_timeout")
-            .because(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "request timeout")
+            .because(ResponseFlags::NONE, "request timeout")
     }
 
     /// HTTP/1.0, which the listener does not accept.
@@ -146,6 +151,13 @@ impl LocalReply {
         LocalReply::new(StatusCode::BAD_REQUEST, "path_normalization_failed")
     }
 
+    /// A header's name has an underscore, which the listener does not accept; `codec` is "http1" or "http2".
+    pub fn unexpected_underscore(codec: &str) -> LocalReply {
+        let reply = LocalReply::new(StatusCode::BAD_REQUEST, format!("{codec}.unexpected_underscore"))
+            .because(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "Bad Request");
+        LocalReply { close: true, ..reply }
+    }
+
     /// The request does not show the client's address, as `original_ip_detection_extensions` ask for.
     pub fn ip_detection_failed(status: StatusCode) -> LocalReply {
         LocalReply::new(status, "rejecting because detection failed")
@@ -173,10 +185,14 @@ impl LocalReply {
         *headers = self.headers;
         if is_grpc {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert("grpc-status", HeaderValue::from(grpc::status_of_http(self.status)));
+            headers.insert(
+                "grpc-status",
+                HeaderValue::from(self.grpc_status.unwrap_or(grpc::status_of_http(self.status))),
+            );
             if !self.body.is_empty() {
                 headers.insert("grpc-message", grpc::message(&self.body));
             }
+            headers.remove(header::CONTENT_LENGTH);
             return response;
         }
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));

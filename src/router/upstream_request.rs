@@ -149,7 +149,7 @@ impl UpstreamRequest<'_> {
                 Err(self.charge(LocalReply::upstream_timeout(self.timeout_status, "response_timeout")))
             }
             Expired::Idle => Err(LocalReply::stream_idle_timeout(stream.timer.is_request_complete())),
-            Expired::MaxDuration => Err(LocalReply::max_duration_timeout()),
+            Expired::MaxDuration => Err(LocalReply::max_duration_timeout(stream.timer.is_request_complete())),
             Expired::Request => Err(LocalReply::request_timeout()),
             Expired::Try => {
                 stats.upstream_rq_per_try_timeout.inc();
@@ -215,7 +215,7 @@ impl UpstreamRequest<'_> {
         };
         Err(match expired {
             Expired::Idle => LocalReply::stream_idle_timeout(stream.timer.is_request_complete()),
-            Expired::MaxDuration => LocalReply::max_duration_timeout(),
+            Expired::MaxDuration => LocalReply::max_duration_timeout(stream.timer.is_request_complete()),
             Expired::Request => LocalReply::request_timeout(),
             _ => LocalReply::upstream_timeout(self.timeout_status, "response_timeout"),
         })
