@@ -74,7 +74,7 @@ fn admit_names(connection: &Connection, request: &mut Request) -> Result<(), Loc
 
 fn admit_authority(connection: &Connection, request: &mut Request) -> Result<(), LocalReply> {
     let manager = &connection.manager;
-    let Some(host) = authority(request).filter(|host| !host.is_empty()) else {
+    let Some(host) = authority(request) else {
         return Err(LocalReply::missing_host());
     };
     if !is_authority(host) || request.headers().get_all(header::HOST).iter().nth(1).is_some() {
@@ -84,7 +84,7 @@ fn admit_authority(connection: &Connection, request: &mut Request) -> Result<(),
         return Ok(());
     }
     let (mut name, port) = match host.rsplit_once(':') {
-        Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (name, Some(port)),
         _ => (host, None),
     };
     if manager.strip_trailing_host_dot {
@@ -122,26 +122,34 @@ fn admit_path(connection: &Connection, request: &mut Request) -> Result<(), Loca
     let Some(original) = request.uri().path_and_query() else {
         return Err(LocalReply::invalid_url());
     };
-    if !original.as_str().starts_with('/') && original.as_str() != "*" {
+    if !original.as_str().starts_with('/') {
         stats.downstream_rq_non_relative_path.inc();
         return Err(LocalReply::absolute_path_rejected());
     }
-    let rewritten = match path::normalize(original.as_str(), connection.manager.path) {
+    let (path, refusal) = match path::normalize(original.as_str(), connection.manager.path) {
         Normalized::Forward(Cow::Borrowed(_)) => return Ok(()),
-        Normalized::Forward(Cow::Owned(path)) => PathAndQuery::try_from(path),
+        Normalized::Forward(Cow::Owned(path)) => (Some(path), None),
         // A gRPC client does not follow.
         Normalized::Redirect(location) if !grpc::is_grpc(request.headers()) => {
             stats.downstream_rq_redirected_with_normalized_path.inc();
-            return Err(redirect(&location));
+            let reply = redirect(&location);
+            (Some(location), Some(reply))
         }
-        Normalized::Reject | Normalized::Redirect(_) => {
+        rejected => {
             stats.downstream_rq_failed_path_normalization.inc();
-            return Err(LocalReply::path_normalization_failed());
+            let path = match rejected {
+                Normalized::RejectUnescaped(path) | Normalized::Redirect(path) => Some(path),
+                Normalized::Reject | Normalized::Forward(_) => None,
+            };
+            (path, Some(LocalReply::path_normalization_failed()))
         }
     };
-    let rewritten = rewritten.map_err(|_| LocalReply::path_normalization_failed())?;
-    replace_path(request, rewritten);
-    Ok(())
+    // What is refused is logged with its new path as well.
+    let path = path.map(|path| PathAndQuery::try_from(path).map_err(|_| LocalReply::path_normalization_failed()));
+    if let Some(path) = path.transpose()? {
+        replace_path(request, path);
+    }
+    refusal.map_or(Ok(()), Err)
 }
 
 fn redirect(location: &str) -> LocalReply {

@@ -253,6 +253,7 @@ pub fn admit_request(
     random: u128,
 ) -> Result<Origin, OriginRejected> {
     remove_bad_referer(headers);
+    join_lines(headers, X_FORWARDED_FOR);
     let (client, may_be_internal) = origin::detect(headers, rules, downstream)?;
     set_forwarded(headers, rules, downstream);
     let internal = may_be_internal && rules.internal_addresses.contains(client);
@@ -352,6 +353,15 @@ pub fn finish_response(headers: &mut HeaderMap, rules: &HeaderRules, request_id:
 pub(crate) fn append_new(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
     if tokens(headers, &name).last() != Some(value.as_bytes()) {
         append(headers, name, value, ",");
+    }
+}
+
+/// Makes one line of a list that came in several.
+fn join_lines(headers: &mut HeaderMap, name: HeaderName) {
+    if headers.get_all(&name).iter().nth(1).is_some() {
+        let lines: Vec<_> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
+        let joined = Bytes::from(lines.join(&b","[..]));
+        headers.insert(name, HeaderValue::from_maybe_shared(joined).expect("invariant: made of header values"));
     }
 }
 

@@ -195,9 +195,11 @@ impl LocalReply {
             headers.remove(header::CONTENT_LENGTH);
             return response;
         }
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
-        if !self.body.is_empty() && !headers.contains_key(header::CONTENT_TYPE) {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        if self.body.is_empty() {
+            headers.remove(header::CONTENT_TYPE);
+        } else {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
+            headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain"));
         }
         *response.status_mut() = self.status;
         *response.body_mut() = Body::full(self.body);

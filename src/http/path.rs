@@ -36,6 +36,8 @@ pub enum Normalized<'a> {
     Redirect(String),
     /// Answer 400, details `path_normalization_failed`.
     Reject,
+    /// The same for an escaped slash; logs show the path with it decoded.
+    RejectUnescaped(String),
 }
 
 /// Normalises `path_and_query`, in Envoy's order: escaped slashes, RFC 3986, adjacent slashes. A fragment is refused.
@@ -56,7 +58,7 @@ pub fn normalize(path_and_query: &str, rules: PathRules) -> Normalized<'_> {
         && let Some(unescaped) = unescape_slashes(&path)
     {
         if rules.escaped_slashes == EscapedSlashes::Reject {
-            return Normalized::Reject;
+            return Normalized::RejectUnescaped(unescaped + query);
         }
         redirect = rules.escaped_slashes == EscapedSlashes::UnescapeAndRedirect;
         path = unescaped.into();
@@ -280,7 +282,8 @@ mod tests {
         let rules = |escaped_slashes| PathRules { escaped_slashes, ..PathRules::default() };
         assert_eq!(forward("/a%2fb%5Cc?%2f", rules(EscapedSlashes::UnescapeAndForward)), "/a/b\\c?%2f");
         assert_eq!(forward("/a%20b", rules(EscapedSlashes::Reject)), "/a%20b");
-        assert_eq!(normalize("/a%5cb", rules(EscapedSlashes::Reject)), Normalized::Reject);
+        let rejected = normalize("/a%5cb?c", rules(EscapedSlashes::Reject));
+        assert_eq!(rejected, Normalized::RejectUnescaped("/a\\b?c".to_owned()));
 
         let redirect = PathRules {
             normalize_path: true,
