@@ -40,7 +40,7 @@ fn downstream(snapshot: &Snapshot) -> impl Iterator<Item = &DownstreamTls> {
 fn upstream(snapshot: &Snapshot) -> impl Iterator<Item = &UpstreamTls> {
     let mut clusters: Vec<_> = snapshot.clusters.iter().collect();
     clusters.sort_unstable_by_key(|(name, _)| *name);
-    clusters.into_iter().filter_map(|(_, entry)| entry.cluster.tls.as_ref())
+    clusters.into_iter().flat_map(|(_, entry)| entry.transport_sockets.tls()).map(|tls| &**tls)
 }
 
 fn certificate<'a>(

@@ -47,7 +47,7 @@ pub(super) fn respond(snapshot: &Snapshot, query: &Query) -> Answer {
 /// There are no canaries, and no outlier detection that would know a success rate: -1 says so.
 fn text(clusters: &BTreeMap<&str, &ClusterEntry>, by_api: impl Fn(&str) -> bool) -> String {
     let mut text = String::new();
-    for (name, ClusterEntry { cluster, hosts }) in clusters {
+    for (name, ClusterEntry { cluster, hosts, .. }) in clusters {
         let _ = writeln!(text, "{name}::observability_name::{}", cluster.observability_name);
         let _ = writeln!(text, "{name}::added_via_api::{}", by_api(name));
         for host in hosts.hosts() {

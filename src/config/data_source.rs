@@ -9,12 +9,14 @@ use super::field::Field;
 /// What the source holds now; `None` when an error has been reported.
 #[must_use]
 pub fn read(source: &DataSource, field: Field<'_>) -> Option<Vec<u8>> {
-    let DataSource { watched_directory, specifier } = source;
-    field.ignored(
-        "watched_directory",
-        watched_directory,
-        "files are read again when the configuration is loaded again",
-    );
+    let why = "files are read again when the configuration is loaded again";
+    field.ignored("watched_directory", &source.watched_directory, why);
+    content(&source.specifier, field)
+}
+
+/// The same, for a caller that sees to the source's `watched_directory`.
+#[must_use]
+pub fn content(specifier: &Option<Specifier>, field: Field<'_>) -> Option<Vec<u8>> {
     match specifier {
         Some(Specifier::Filename(path)) => fs::read(path)
             .inspect_err(|error| field.key("filename").error(format!("cannot read {path:?}: {error}")))

@@ -3,7 +3,7 @@
 use std::{any::Any, io, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, error::Elapsed, sleep, sleep_until, timeout},
 };
@@ -36,21 +36,20 @@ stats::declare! {
     }
 }
 
-/// Accepts and serves connections until the drain is over and none is left, or the drain's deadline. `accepting` is held for as
+/// Accepts and serves connections, each as the listener is when it comes, until the drain is over and none is left, or the drain's deadline. `accepting` is held for as
 /// long as connections are accepted.
 ///
 /// # Errors
 /// If the socket cannot be used in this runtime.
 pub async fn run(
-    listener: Arc<Listener>,
+    mut listener: watch::Receiver<Arc<Listener>>,
     socket: ListenSocket,
     worker: Rc<WorkerContext>,
     mut drain: Watcher,
     accepting: mpsc::Sender<()>,
 ) -> io::Result<()> {
     let acceptor = Acceptor::new(socket)?;
-    let scope = listener.scope.scope(&format!("worker_{}", worker.index.saturating_sub(1)));
-    let active = Rc::new(ActiveListener { listener, worker, stats: WorkerStats::new(&scope) });
+    let mut active = ActiveListener::new(&mut listener, &worker);
     let mut connections = JoinSet::new();
     let mut resume: Option<Instant> = None;
     loop {
@@ -63,6 +62,7 @@ pub async fn run(
         tokio::select! {
             biased;
             () = drain.draining() => break,
+            Ok(()) = listener.changed() => active = ActiveListener::new(&mut listener, &worker),
             Some(_) = connections.join_next() => resume = resume.and(Some(Instant::now())),
             accepted = accept => match accepted {
                 Ok(io) => {
@@ -104,6 +104,12 @@ struct ActiveListener {
 }
 
 impl ActiveListener {
+    fn new(listener: &mut watch::Receiver<Arc<Listener>>, worker: &Rc<WorkerContext>) -> Rc<ActiveListener> {
+        let listener = Arc::clone(&listener.borrow_and_update());
+        let scope = listener.scope.scope(&format!("worker_{}", worker.index.saturating_sub(1)));
+        Rc::new(ActiveListener { listener, worker: Rc::clone(worker), stats: WorkerStats::new(&scope) })
+    }
+
     /// What waits is in the kernel's queue, and lost only if that is full.
     fn cannot_accept(&self, error: &io::Error, first: bool) {
         self.listener.stats.downstream_cx_accept_failed.inc();

@@ -15,7 +15,7 @@ use crate::{
         tls::DownstreamTlsContext,
     },
     stats::Scope,
-    tls::DownstreamTls,
+    tls::{DownstreamTls, Owner, Renewal},
 };
 
 use super::filter_chain_match::{Candidate, FilterChainMatch, FilterChainMatcher};
@@ -27,7 +27,7 @@ const TRANSPORT_SOCKETS: &str = "envoy.extensions.transport_sockets.";
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The filter chains of a listener.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FilterChains {
     /// In the order of the document.
     chains: Vec<FilterChain>,
@@ -37,7 +37,7 @@ pub struct FilterChains {
 }
 
 /// Which connections match, and how they are secured and served.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FilterChain {
     matches: FilterChainMatch,
     /// May be empty.
@@ -49,12 +49,12 @@ pub struct FilterChain {
 }
 
 /// The transport socket of a filter chain.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Transport {
     /// `raw_buffer`: bytes as they are.
     Raw,
     /// `tls`.
-    Tls(Box<DownstreamTls>),
+    Tls(Arc<DownstreamTls>),
 }
 
 impl FilterChains {
@@ -96,6 +96,20 @@ impl FilterChains {
             None => None,
         };
         Some(FilterChains { chains: chains?, matcher, default })
+    }
+
+    /// The same with what changed files of certificates hold now; `None` if nothing changes.
+    pub(super) fn renewed(&self, renewal: &Renewal<'_>, listener: &str) -> Option<FilterChains> {
+        let mut next = self.clone();
+        let mut changed = false;
+        for chain in next.chains.iter_mut().chain(&mut next.default) {
+            let Transport::Tls(tls) = &mut chain.transport else { continue };
+            if let Some(renewed) = renewal.downstream(tls, Owner::Listener(listener)) {
+                *tls = renewed;
+                changed = true;
+            }
+        }
+        changed.then_some(next)
     }
 
     /// All of them, the default last.
@@ -189,7 +203,7 @@ impl Transport {
         if type_name == DownstreamTlsContext::full_name() {
             let context = field_of_config.unpack::<DownstreamTlsContext>(any)?;
             return DownstreamTls::from_proto(&context, field_of_config, cx.secrets, scope)
-                .map(Box::new)
+                .map(Arc::new)
                 .map(Transport::Tls);
         }
         if type_name == RawBuffer::full_name() {

@@ -69,18 +69,18 @@ pub(super) struct Candidate<'a> {
 }
 
 /// The criteria of one chain: the values of each, in the order of [`CRITERIA`].
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FilterChainMatch([Vec<Value>; CRITERIA.len()]);
 
 /// The matches of all chains of a listener, as a tree. A leaf is the position of a chain.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct FilterChainMatcher {
     root: Node,
     /// A choice depends on what the client's first bytes say.
     pub(super) inspects: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Node {
     Branch(HashMap<Value, Node>),
     Chain(usize),

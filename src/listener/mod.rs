@@ -24,6 +24,7 @@ use crate::{
     net::ConnectionLimit,
     proto::{BoolValue, core, listener},
     stats::{self, Scope},
+    tls::Renewal,
 };
 
 stats::declare! {
@@ -59,7 +60,7 @@ stats::declare! {
 }
 
 /// A checked `envoy.config.listener.v3.Listener`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Listener {
     /// The configured name, or the address if there is none.
     pub name: Arc<str>,
@@ -154,6 +155,13 @@ impl Listener {
             stats: ListenerStats::new(&scope),
             scope,
         })
+    }
+
+    /// The same listener with what changed files of certificates hold now; `None` if nothing changes.
+    #[must_use]
+    pub fn renewed(&self, renewal: &Renewal<'_>) -> Option<Listener> {
+        let filter_chains = self.filter_chains.renewed(renewal, &self.name)?;
+        Some(Listener { filter_chains, ..self.clone() })
     }
 }
 

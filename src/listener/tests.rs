@@ -106,7 +106,15 @@ impl Bench {
         for socket in sockets {
             let (listener, worker, drain) = (Arc::clone(&listener), Rc::clone(&worker), self.drain.watch());
             tokio::task::spawn_local(async move {
-                run(listener, socket, worker, drain, tokio::sync::mpsc::channel(1).0).await.unwrap();
+                run(
+                    tokio::sync::watch::Sender::new(listener).subscribe(),
+                    socket,
+                    worker,
+                    drain,
+                    tokio::sync::mpsc::channel(1).0,
+                )
+                .await
+                .unwrap();
             });
         }
         (listener, addresses)

@@ -21,8 +21,8 @@ use crate::{
     route::{RegisteredRoute, RegisteredRoutes, RouteKey},
     snapshot::{Change, Snapshot},
     stats,
-    tls::{Secrets, UpstreamTls},
-    upstream::{ClusterEntry, Endpoint, Health, HostSet},
+    tls::Secrets,
+    upstream::{ClusterEntry, Endpoint, Health, HostSet, TransportSockets},
 };
 
 /// What was published last, and how to come to the next.
@@ -69,9 +69,10 @@ impl Publisher {
         service.and_then(|service| self.services.get(service)).is_some_and(|clusters| clusters.contains_key(name))
     }
 
-    /// The TLS settings of a cluster of the configuration.
-    fn borrow(&self, name: &str, snapshot: &Snapshot) -> Option<UpstreamTls> {
-        snapshot.clusters.get(name).filter(|_| !self.publishes(name))?.cluster.tls.clone()
+    /// The transport sockets of a cluster of the configuration.
+    fn borrow(&self, name: &str, snapshot: &Snapshot) -> Option<Arc<TransportSockets>> {
+        let sockets = &snapshot.clusters.get(name).filter(|_| !self.publishes(name))?.transport_sockets;
+        sockets.default_socket().tls().map(|_| Arc::clone(sockets))
     }
 
     /// Clusters and routes as they are in `store` now.
@@ -144,8 +145,8 @@ impl Publisher {
             let report = Report::new();
             let mut entry = ClusterEntry::from_proto(&proto, Field::root(&report), &Secrets::default(), &self.stats)?;
             if let Some(borrowed) = transport::borrowed_cluster(like) {
-                let tls = self.borrow(borrowed, snapshot)?;
-                Arc::get_mut(&mut entry.cluster).expect("invariant: it was made just now").tls = Some(tls);
+                entry.transport_sockets = self.borrow(borrowed, snapshot)?;
+                entry.sockets_of = Some(borrowed.into());
             }
             entry
         };

@@ -24,6 +24,7 @@ use crate::sys::systemd;
 use crate::upstream::{Discovery, dns};
 
 use super::control::{Answer, ControlSocket, Question};
+use super::file_watch;
 use super::handoff::{self, Forebears, Predecessor, Succession, Successor, TALLY_INTERVAL};
 use super::process::Process;
 use super::sockets::{Listening, Sockets};
@@ -202,6 +203,7 @@ impl MainThread {
     /// Serves until told to end or until another process does, and then until the workers have ended.
     pub async fn run(mut self) {
         let watchdog = start_watchdog(&self.workers);
+        spawn_local(file_watch::follow(Rc::clone(&self.process)));
         let mut tick = interval(STATS_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {

@@ -5,6 +5,7 @@
 
 pub mod control;
 mod document;
+mod file_watch;
 mod handoff;
 pub mod logging;
 mod main_thread;

@@ -14,6 +14,7 @@ use crate::proto::admin::server_info::State;
 use crate::proto::handoff::{Registration, TicketKey};
 use crate::snapshot::{Change, ConfigManager, Door, Snapshot};
 use crate::stats::{Counted, Registry};
+use crate::tls::WatchedFiles;
 
 use super::control::Status;
 use super::handoff::Succession;
@@ -91,6 +92,11 @@ impl Process {
         if let Err(error) = self.manager.borrow_mut().apply(change) {
             tracing::error!(%error, "a change is not applied");
         }
+    }
+
+    /// The files of certificates and the like.
+    pub fn files(&self) -> WatchedFiles {
+        self.manager.borrow().files().clone()
     }
 
     /// Requests are served now, on these addresses.

@@ -3,6 +3,7 @@
 //! Workers share nothing but the snapshot. What the main thread wants of one arrives as a [`WorkerCommand`]; a worker whose connections have
 //! ended after a drain ends, too.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use std::{io, thread};
 
 use tokio::runtime::LocalRuntime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -167,7 +168,10 @@ fn entropy() -> u64 {
 struct Worker {
     context: Rc<WorkerContext>,
     drain: Rc<Drain>,
+    /// Those that accept connections, one for each socket.
     listeners: JoinSet<()>,
+    /// What they are told of the next snapshot.
+    current: HashMap<Arc<str>, watch::Sender<Arc<Listener>>>,
     /// Every listener that accepts connections holds one, until it does not any more.
     accepting: Option<mpsc::Sender<()>>,
     /// Ends when none is held any more.
@@ -185,6 +189,7 @@ impl Worker {
             context: Rc::new(context),
             drain: Rc::default(),
             listeners,
+            current: HashMap::new(),
             accepting: Some(accepting),
             accepted: Some(accepted),
             draining,
@@ -201,6 +206,9 @@ impl Worker {
                         self.context.clusters.update(&snapshot.clusters);
                         self.context.set_registered_routes(&snapshot.registered);
                         self.context.set_runtime(&snapshot.runtime);
+                        for listener in snapshot.listeners.values() {
+                            self.go_on_as(listener);
+                        }
                         let _ = done.send(());
                     }
                     Some(WorkerCommand::Listen(listener, sockets)) => {
@@ -231,12 +239,26 @@ impl Worker {
         self.context.access_logs.flush();
     }
 
+    /// New connections find this listener, if it is not the one that they found before.
+    fn go_on_as(&self, listener: &Arc<Listener>) {
+        let Some(current) = self.current.get(&listener.name) else { return };
+        current.send_if_modified(|current| {
+            let changed = !Arc::ptr_eq(current, listener);
+            if changed {
+                *current = Arc::clone(listener);
+            }
+            changed
+        });
+    }
+
     fn accept(&mut self, listener: Arc<Listener>, socket: ListenSocket) {
         // What begins to listen in a drain has nothing to accept.
         let Some(accepting) = self.accepting.clone() else { return };
         let (context, drain) = (Rc::clone(&self.context), self.drain.watch());
+        let name = Arc::clone(&listener.name);
+        let current = self.current.entry(Arc::clone(&name)).or_insert_with(|| watch::Sender::new(listener));
+        let listener = current.subscribe();
         self.listeners.spawn_local(async move {
-            let name = Arc::clone(&listener.name);
             if let Err(error) = listener::run(listener, socket, context, drain, accepting).await {
                 tracing::error!(listener = %name, %error, "the listener has failed");
             }

@@ -13,7 +13,7 @@ use crate::proto;
 use crate::proto::bootstrap::bootstrap::StaticResources;
 use crate::runtime::Runtime;
 use crate::stats::Registry;
-use crate::tls::{Secrets, TicketKeys};
+use crate::tls::{Renewal, RenewalStats, Secrets, TicketKeys, WatchedFiles};
 use crate::upstream::ClusterEntry;
 use crate::{http_filters, network_filters};
 
@@ -30,6 +30,9 @@ pub struct ConfigManager {
     connection_limit: Option<Arc<ConnectionLimit>>,
     /// What came from the document, without registrations.
     configured: HashMap<Arc<str>, ClusterEntry>,
+    /// What TLS is made of, as it was when it was last looked at.
+    files: WatchedFiles,
+    renewals: RenewalStats,
     current: Arc<Snapshot>,
 }
 
@@ -38,6 +41,7 @@ impl ConfigManager {
     #[must_use]
     pub fn new(stats: Arc<Registry>, access_logs: Mode, services: Services) -> ConfigManager {
         let access_logs = Sinks::new(access_logs, &stats.scope(""));
+        let renewals = RenewalStats::new(&stats.scope("certificates"));
         let current = Snapshot {
             version: 0,
             bootstrap: Arc::default(),
@@ -55,6 +59,8 @@ impl ConfigManager {
             ticket_keys: Arc::default(),
             connection_limit: ConnectionLimit::of_descriptors(),
             configured: HashMap::new(),
+            files: WatchedFiles::default(),
+            renewals,
             current: Arc::new(current),
         }
     }
@@ -75,6 +81,12 @@ impl ConfigManager {
     #[must_use]
     pub fn ticket_keys(&self) -> &Arc<TicketKeys> {
         &self.ticket_keys
+    }
+
+    /// The files to watch: when one changes, there is a [`Change::Files`].
+    #[must_use]
+    pub fn files(&self) -> &WatchedFiles {
+        &self.files
     }
 
     /// What is configured now.
@@ -98,9 +110,13 @@ impl ConfigManager {
                     Arc::make_mut(&mut next.clusters).insert(cluster, entry.clone());
                 }
             }
+            Change::Files => self.renew(&mut next),
             Change::Registrations { clusters, routes } => {
-                // A configured cluster keeps its name.
                 let mut all = clusters;
+                for entry in all.values_mut() {
+                    entry.borrow_sockets(&self.configured);
+                }
+                // A configured cluster keeps its name.
                 all.extend(self.configured.iter().map(|(name, entry)| (Arc::clone(name), entry.clone())));
                 next.clusters = Arc::new(all);
                 next.registered = routes;
@@ -161,11 +177,39 @@ impl ConfigManager {
         self.configured = clusters;
         next.clusters = Arc::new(self.configured.clone());
         next.listeners = listeners;
+        self.files = next.files();
         next.bootstrap = Arc::new(bootstrap);
         next.runtime = Arc::new(runtime.with_admin_values_of(&self.current.runtime));
         next.proto = Arc::new(proto);
         next.loaded = SystemTime::now();
         Ok(())
+    }
+
+    /// Puts what changed files hold in the place of what they held, wherever it is acceptable. Who listens goes on listening.
+    fn renew(&mut self, next: &mut Snapshot) {
+        let changed = self.files.look_again();
+        if changed.is_empty() {
+            return;
+        }
+        let secrets = next.proto.static_resources.as_ref().map(|resources| resources.secrets.as_slice());
+        let renewal = Renewal::new(changed, secrets.unwrap_or_default(), &self.ticket_keys, &self.renewals);
+        for listener in next.listeners.values_mut() {
+            if let Some(renewed) = listener.renewed(&renewal) {
+                *listener = Arc::new(renewed);
+            }
+        }
+        for entry in self.configured.values_mut() {
+            if let Some(renewed) = entry.renewed(&renewal) {
+                *entry = renewed;
+            }
+        }
+        let clusters = Arc::make_mut(&mut next.clusters);
+        clusters.extend(self.configured.iter().map(|(name, entry)| (Arc::clone(name), entry.clone())));
+        for entry in clusters.values_mut() {
+            entry.borrow_sockets(&self.configured);
+        }
+        // Files that were refused, or that nothing names any more, are watched as long as the configuration is the same.
+        self.files.extend(&renewal.files());
     }
 
     fn clusters(

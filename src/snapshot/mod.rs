@@ -1,6 +1,6 @@
 //! The one door: what is configured now, and the only way to change it.
 //!
-//! Every source of configuration (a file, DNS, registrations) makes a [`Change`]; [`ConfigManager::apply`] turns it into the next
+//! Every source of configuration (a file, DNS, registrations, files of certificates) makes a [`Change`]; [`ConfigManager::apply`] turns it into the next
 //! [`Snapshot`] or refuses it with every reason, and changes nothing then. What did not change keeps its `Arc` from one snapshot to the
 //! next, so a worker sees what did by comparing pointers. Sources on the main thread reach the manager through a [`Door`].
 
@@ -18,6 +18,7 @@ use crate::listener::Listener;
 use crate::proto;
 use crate::route::RegisteredRoutes;
 use crate::runtime::Runtime;
+use crate::tls::{DownstreamTls, WatchedFiles};
 use crate::upstream::{ClusterEntry, HostSet};
 
 pub use bootstrap::Bootstrap;
@@ -45,6 +46,20 @@ pub struct Snapshot {
     pub loaded: SystemTime,
 }
 
+impl Snapshot {
+    /// What its TLS contexts were made of.
+    #[must_use]
+    pub fn files(&self) -> WatchedFiles {
+        let chains = self.listeners.values().flat_map(|listener| listener.filter_chains.all());
+        let downstream = chains.filter_map(|chain| chain.tls()).map(DownstreamTls::files);
+        let upstream = self.clusters.values().flat_map(|entry| entry.transport_sockets.tls()).map(|tls| tls.files());
+        downstream.chain(upstream).fold(WatchedFiles::default(), |mut all, files| {
+            all.extend(files);
+            all
+        })
+    }
+}
+
 /// One step from a snapshot to the next.
 #[derive(Debug)]
 pub enum Change<'a> {
@@ -57,6 +72,8 @@ pub enum Change<'a> {
         /// Its hosts from now on.
         hosts: Arc<HostSet>,
     },
+    /// Files that TLS is made of may hold something else now.
+    Files,
     /// All clusters and routes of registered workers.
     Registrations {
         /// The clusters that they form, by name.

@@ -3,15 +3,16 @@
 use std::{sync::Arc, time::SystemTime};
 
 use rustls::{
-    SignatureAlgorithm,
+    SignatureAlgorithm, SignatureScheme,
     crypto::aws_lc_rs::sign::any_supported_type,
-    pki_types::{CertificateDer, PrivateKeyDer},
-    sign::{CertifiedKey, SigningKey},
+    pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer},
+    sign::{CertifiedKey, Signer, SigningKey},
 };
 
 use crate::{config::field::Field, proto, stream_info::PeerCertificate};
 
 use super::{
+    files::FileReader,
     pem::{self, Origin, Pem},
     x509,
 };
@@ -36,7 +37,11 @@ pub struct LoadedCertificate {
 
 impl Certificate {
     /// Loads chain and key. One PEM file may hold both: named twice, or named once as the chain.
-    pub(super) fn from_proto(proto: &proto::tls::TlsCertificate, field: Field<'_>) -> Option<Arc<Certificate>> {
+    pub(super) fn from_proto(
+        proto: &proto::tls::TlsCertificate,
+        field: Field<'_>,
+        files: &FileReader,
+    ) -> Option<Arc<Certificate>> {
         let proto::tls::TlsCertificate {
             certificate_chain,
             private_key,
@@ -52,9 +57,9 @@ impl Certificate {
         field.unsupported("private_key_provider", private_key_provider);
         field.unsupported("password", password);
         field.unsupported("tls_params", tls_params);
-        field.ignored("watched_directory", watched_directory, "files are read when the configuration is loaded");
         field.ignored("ocsp_staple", ocsp_staple, "no OCSP response is stapled");
         field.ignored("signed_certificate_timestamp", signed_certificate_timestamp, "TLS libraries dropped it");
+        files.watch(watched_directory.as_ref());
         if pkcs12.is_some() || private_key_provider.is_some() {
             return None; // reported already, and there is no other key
         }
@@ -65,8 +70,8 @@ impl Certificate {
             Some(_) => (field.key("certificate_chain"), field.key("private_key")),
             None => (field.key("certificate_chain"), field.key("certificate_chain")),
         };
-        let chain = pem::load(chain_source, chain_field);
-        let key = private_key.as_ref().map(|source| pem::load(source, key_field));
+        let chain = pem::load(chain_source, chain_field, files);
+        let key = private_key.as_ref().map(|source| pem::load(source, key_field, files));
         let chain = chain?;
         let key = match &key {
             Some(key) => key.as_ref()?,
@@ -85,9 +90,38 @@ impl Certificate {
         }))
     }
 
+    /// The same, for contexts where only these algorithms may be used to sign.
+    pub(super) fn limited_to(&self, schemes: &[SignatureScheme]) -> Arc<Certificate> {
+        let key = LimitedKey { key: Arc::clone(&self.key.key), schemes: schemes.to_vec() };
+        let key = CertifiedKey { key: Arc::new(key), ..CertifiedKey::clone(&self.key) };
+        Arc::new(Certificate { key: Arc::new(key), names: self.names.clone(), loaded: self.loaded.clone() })
+    }
+
     /// Whether clients that can should be given this one rather than one with an RSA key: it is cheaper to sign with.
     pub(super) fn is_ecdsa(&self) -> bool {
         matches!(self.key.key.algorithm(), SignatureAlgorithm::ECDSA | SignatureAlgorithm::ED25519)
+    }
+}
+
+/// A key that signs by some of the algorithms that it could.
+#[derive(Debug)]
+struct LimitedKey {
+    key: Arc<dyn SigningKey>,
+    schemes: Vec<SignatureScheme>,
+}
+
+impl SigningKey for LimitedKey {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        let allowed: Vec<_> = offered.iter().filter(|scheme| self.schemes.contains(scheme)).copied().collect();
+        self.key.choose_scheme(&allowed)
+    }
+
+    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
+        self.key.public_key()
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.key.algorithm()
     }
 }
 

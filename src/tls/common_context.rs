@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-use super::{Secrets, certificate::Certificate, parameters::Parameters, validation::Validation};
+use super::{Secrets, certificate::Certificate, files::FileReader, parameters::Parameters, validation::Validation};
 
 /// Loaded and checked.
 pub(super) struct CommonContext {
@@ -26,6 +26,7 @@ impl CommonContext {
         proto: Option<&CommonTlsContext>,
         field: Field<'_>,
         secrets: &Secrets,
+        files: &FileReader,
     ) -> Option<CommonContext> {
         let default = CommonTlsContext::default();
         let CommonTlsContext {
@@ -55,36 +56,47 @@ impl CommonContext {
         let inline: Vec<_> = tls_certificates
             .iter()
             .enumerate()
-            .map(|(index, proto)| Certificate::from_proto(proto, field.key("tls_certificates").index(index)))
+            .map(|(index, proto)| Certificate::from_proto(proto, field.key("tls_certificates").index(index), files))
             .collect();
         let named: Vec<_> = tls_certificate_sds_secret_configs
             .iter()
             .enumerate()
             .map(|(index, reference)| {
-                secrets.certificate(reference, field.key("tls_certificate_sds_secret_configs").index(index))
+                secrets.certificate(reference, field.key("tls_certificate_sds_secret_configs").index(index), files)
             })
             .collect();
         let validation = match validation_context_type {
-            Some(context) => Some(validation(context, field, secrets)?),
+            Some(context) => Some(validation(context, field, secrets, files)?),
             None => None,
         };
         let certificates: Option<Vec<_>> = inline.into_iter().chain(named).collect();
+        let (parameters, mut certificates) = (parameters?, certificates?);
+        if let Some(schemes) = &parameters.signatures {
+            for certificate in &mut certificates {
+                *certificate = certificate.limited_to(schemes);
+            }
+        }
         Some(CommonContext {
-            parameters: parameters?,
-            certificates: certificates?,
+            parameters,
+            certificates,
             validation,
             alpn_protocols: alpn_protocols.iter().map(|protocol| protocol.clone().into_bytes()).collect(),
         })
     }
 }
 
-fn validation(context: &ValidationContextType, field: Field<'_>, secrets: &Secrets) -> Option<Arc<Validation>> {
+fn validation(
+    context: &ValidationContextType,
+    field: Field<'_>,
+    secrets: &Secrets,
+    files: &FileReader,
+) -> Option<Arc<Validation>> {
     match context {
         ValidationContextType::ValidationContext(proto) => {
-            Validation::from_proto(proto, field.key("validation_context"))
+            Validation::from_proto(proto, field.key("validation_context"), files)
         }
         ValidationContextType::ValidationContextSdsSecretConfig(reference) => {
-            secrets.validation(reference, field.key("validation_context_sds_secret_config"))
+            secrets.validation(reference, field.key("validation_context_sds_secret_config"), files)
         }
         ValidationContextType::CombinedValidationContext(combined) => {
             let CombinedCertificateValidationContext {
@@ -101,8 +113,8 @@ fn validation(context: &ValidationContextType, field: Field<'_>, secrets: &Secre
             );
             let default = field.required("default_validation_context", default_validation_context)?;
             match validation_context_sds_secret_config {
-                Some(reference) => secrets.combined_validation(default, reference, field),
-                None => Validation::from_proto(default, field.key("default_validation_context")),
+                Some(reference) => secrets.combined_validation(default, reference, field, files),
+                None => Validation::from_proto(default, field.key("default_validation_context"), files),
             }
         }
         ValidationContextType::ValidationContextCertificateProvider(provider) => {

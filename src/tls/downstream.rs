@@ -20,9 +20,10 @@ use crate::{
 };
 
 use super::{
-    LoadedCertificate, Secrets, TlsError,
+    LoadedCertificate, Secrets, TlsError, WatchedFiles,
     certificate::Certificate,
     common_context::CommonContext,
+    files::FileReader,
     resolver::{CertificateResolver, ResolverOptions},
     secrets,
     stats::{self, TlsStats},
@@ -48,6 +49,10 @@ pub struct DownstreamTls {
     certificates: Vec<Arc<Certificate>>,
     validation: Arc<Validation>,
     stats: TlsStats,
+    /// What it was made of, to make the next of the same.
+    proto: Box<DownstreamTlsContext>,
+    scope: Scope,
+    files: WatchedFiles,
 }
 
 impl DownstreamTls {
@@ -58,6 +63,21 @@ impl DownstreamTls {
         field: Field<'_>,
         secrets: &Secrets,
         scope: &Scope,
+    ) -> Option<DownstreamTls> {
+        DownstreamTls::load(proto, field, secrets, scope, &FileReader::default())
+    }
+
+    /// The same context with what its files hold now; `files` comes to know them even if that is not acceptable.
+    pub(super) fn renewed(&self, field: Field<'_>, secrets: &Secrets, files: &FileReader) -> Option<DownstreamTls> {
+        DownstreamTls::load(&self.proto, field, secrets, &self.scope, files)
+    }
+
+    fn load(
+        proto: &DownstreamTlsContext,
+        field: Field<'_>,
+        secrets: &Secrets,
+        scope: &Scope,
+        files: &FileReader,
     ) -> Option<DownstreamTls> {
         let DownstreamTlsContext {
             common_tls_context,
@@ -74,9 +94,9 @@ impl DownstreamTls {
             field.unsupported("ocsp_staple_policy", ocsp_staple_policy);
         }
         let session_timeout = field.duration("session_timeout", session_timeout).unwrap_or(SESSION_TIMEOUT);
-        let tickets = Tickets::from_proto(session_ticket_keys_type.as_ref(), field, secrets);
+        let tickets = Tickets::from_proto(session_ticket_keys_type.as_ref(), field, secrets, files);
         let common_field = field.key("common_tls_context");
-        let common = CommonContext::from_proto(common_tls_context.as_ref(), common_field, secrets)?;
+        let common = CommonContext::from_proto(common_tls_context.as_ref(), common_field, secrets, files)?;
         if common.certificates.is_empty() {
             common_field.key("tls_certificates").error("a server needs at least one certificate");
             return None;
@@ -84,16 +104,18 @@ impl DownstreamTls {
 
         let stats = TlsStats::new(scope);
         let validation = common.validation.unwrap_or_default();
-        let mandatory = require_client_certificate.is_some_and(|required| required.value);
+        let required = require_client_certificate.is_some_and(|required| required.value);
+        let mandatory = required || validation.needs_certificate();
         let provider = &common.parameters.provider;
         let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
             .with_protocol_versions(&common.parameters.versions)
             .inspect_err(|error| common_field.key("tls_params").error(error.to_string()))
             .ok()?;
         let builder = if mandatory || validation.asks_anything() {
-            let verifier = ClientVerifier::new(Arc::clone(&validation), mandatory, provider, &stats.handshakes)
-                .inspect_err(|error| common_field.key("validation_context").error(error.to_string()))
-                .ok()?;
+            let verifier =
+                ClientVerifier::new(Arc::clone(&validation), mandatory, &common.parameters, &stats.handshakes)
+                    .inspect_err(|error| common_field.key("validation_context").error(error.to_string()))
+                    .ok()?;
             builder.with_client_cert_verifier(Arc::new(verifier))
         } else {
             builder.with_no_client_auth()
@@ -117,6 +139,9 @@ impl DownstreamTls {
             certificates: common.certificates,
             validation,
             stats,
+            proto: Box::new(proto.clone()),
+            scope: scope.clone(),
+            files: files.files(),
         })
     }
 
@@ -174,6 +199,11 @@ impl DownstreamTls {
         self.certificates.iter().map(|certificate| &certificate.loaded)
     }
 
+    /// The files that it was made of.
+    pub fn files(&self) -> &WatchedFiles {
+        &self.files
+    }
+
     /// The authorities whose clients are let in.
     #[must_use]
     pub fn authorities(&self) -> &[LoadedCertificate] {
@@ -189,17 +219,23 @@ enum Tickets {
 }
 
 impl Tickets {
-    fn from_proto(keys: Option<&SessionTicketKeysType>, field: Field<'_>, secrets: &Secrets) -> Option<Tickets> {
+    fn from_proto(
+        keys: Option<&SessionTicketKeysType>,
+        field: Field<'_>,
+        secrets: &Secrets,
+        files: &FileReader,
+    ) -> Option<Tickets> {
         match keys {
             None | Some(SessionTicketKeysType::DisableStatelessSessionResumption(false)) => {
                 Some(Tickets::OfProcess(secrets.own_ticket_keys()))
             }
             Some(SessionTicketKeysType::DisableStatelessSessionResumption(true)) => Some(Tickets::None),
             Some(SessionTicketKeysType::SessionTicketKeys(keys)) => {
-                secrets::ticket_keys(keys, field.key("session_ticket_keys")).map(Tickets::Keys)
+                secrets::ticket_keys(keys, field.key("session_ticket_keys"), files).map(Tickets::Keys)
             }
             Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(reference)) => {
-                secrets.ticket_keys(reference, field.key("session_ticket_keys_sds_secret_config")).map(Tickets::Keys)
+                let field = field.key("session_ticket_keys_sds_secret_config");
+                secrets.ticket_keys(reference, field, files).map(Tickets::Keys)
             }
         }
     }

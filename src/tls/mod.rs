@@ -4,12 +4,15 @@
 //! their certificates, matchers compiled. A handshake then only looks things up.
 
 mod certificate;
+mod cipher_suites;
 mod client_hello;
 mod common_context;
 mod downstream;
 mod error;
+mod files;
 mod parameters;
 mod pem;
+mod renewal;
 mod resolver;
 mod secrets;
 mod stats;
@@ -28,6 +31,8 @@ pub use certificate::LoadedCertificate;
 pub use client_hello::{ClientHello, Inspected};
 pub use downstream::DownstreamTls;
 pub use error::TlsError;
+pub use files::WatchedFiles;
+pub use renewal::{Owner, Renewal, RenewalStats};
 pub use secrets::Secrets;
 pub use ticket_keys::TicketKeys;
 pub use upstream::UpstreamTls;

@@ -3,46 +3,20 @@
 use std::sync::Arc;
 
 use rustls::{
-    SupportedCipherSuite, SupportedProtocolVersion,
-    crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs, aws_lc_rs::cipher_suite, aws_lc_rs::kx_group},
+    SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion,
+    crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs, aws_lc_rs::kx_group},
     version::{TLS12, TLS13},
 };
 
 use crate::{
     config::field::Field,
-    proto::tls::{TlsParameters, tls_parameters::TlsProtocol},
+    proto::tls::{
+        TlsParameters,
+        tls_parameters::{CompliancePolicy, TlsProtocol},
+    },
 };
 
-/// Suites in the order in which we prefer them, with OpenSSL's names. AES-128 comes first: it is as safe as need be and the
-/// cheapest where processors know AES.
-pub(super) const SUITES: [(&str, SupportedCipherSuite); 9] = [
-    ("TLS_AES_128_GCM_SHA256", cipher_suite::TLS13_AES_128_GCM_SHA256),
-    ("TLS_AES_256_GCM_SHA384", cipher_suite::TLS13_AES_256_GCM_SHA384),
-    ("TLS_CHACHA20_POLY1305_SHA256", cipher_suite::TLS13_CHACHA20_POLY1305_SHA256),
-    ("ECDHE-ECDSA-AES128-GCM-SHA256", cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
-    ("ECDHE-RSA-AES128-GCM-SHA256", cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
-    ("ECDHE-ECDSA-AES256-GCM-SHA384", cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
-    ("ECDHE-RSA-AES256-GCM-SHA384", cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
-    ("ECDHE-ECDSA-CHACHA20-POLY1305", cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
-    ("ECDHE-RSA-CHACHA20-POLY1305", cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
-];
-
-/// Suites that Envoy would take and that lack forward secrecy or authenticated encryption.
-const WEAK_SUITES: [&str; 13] = [
-    "AES128-GCM-SHA256",
-    "AES256-GCM-SHA384",
-    "AES128-SHA",
-    "AES256-SHA",
-    "AES128-SHA256",
-    "AES256-SHA256",
-    "DES-CBC3-SHA",
-    "ECDHE-ECDSA-AES128-SHA",
-    "ECDHE-ECDSA-AES256-SHA",
-    "ECDHE-ECDSA-AES128-SHA256",
-    "ECDHE-RSA-AES128-SHA",
-    "ECDHE-RSA-AES256-SHA",
-    "ECDHE-RSA-AES128-SHA256",
-];
+use super::cipher_suites::{self, SUITES};
 
 /// Key exchanges by all the names that Envoy knows; the first of each is the one in statistics.
 pub(super) const CURVES: [(&[&str], &dyn SupportedKxGroup); 4] = [
@@ -52,12 +26,52 @@ pub(super) const CURVES: [(&[&str], &dyn SupportedKxGroup); 4] = [
     (&["X25519MLKEM768"], kx_group::X25519MLKEM768),
 ];
 
-const OTHER_CURVES: [&str; 5] = ["P-521", "secp521r1", "P-224", "secp224r1", "X25519Kyber768Draft00"];
+const OTHER_CURVES: [&str; 2] = ["P-521", "secp521r1"];
+
+/// Signature algorithms by the names of RFC 8446 and by OpenSSL's older ones; some are for TLS 1.2 or for certificates alone.
+const SIGNATURES: [(&[&str], &[SignatureScheme]); 11] = [
+    (&["ecdsa_secp256r1_sha256", "ECDSA+SHA256"], &[SignatureScheme::ECDSA_NISTP256_SHA256]),
+    (&["ecdsa_secp384r1_sha384", "ECDSA+SHA384"], &[SignatureScheme::ECDSA_NISTP384_SHA384]),
+    (&["ecdsa_secp521r1_sha512", "ECDSA+SHA512"], &[SignatureScheme::ECDSA_NISTP521_SHA512]),
+    (&["ed25519", "Ed25519"], &[SignatureScheme::ED25519]),
+    (&["rsa_pss_rsae_sha256", "RSA-PSS+SHA256", "PSS+SHA256"], &[SignatureScheme::RSA_PSS_SHA256]),
+    (&["rsa_pss_rsae_sha384", "RSA-PSS+SHA384", "PSS+SHA384"], &[SignatureScheme::RSA_PSS_SHA384]),
+    (&["rsa_pss_rsae_sha512", "RSA-PSS+SHA512", "PSS+SHA512"], &[SignatureScheme::RSA_PSS_SHA512]),
+    (&["rsa_pkcs1_sha256", "RSA+SHA256"], &[SignatureScheme::RSA_PKCS1_SHA256]),
+    (&["rsa_pkcs1_sha384", "RSA+SHA384"], &[SignatureScheme::RSA_PKCS1_SHA384]),
+    (&["rsa_pkcs1_sha512", "RSA+SHA512"], &[SignatureScheme::RSA_PKCS1_SHA512]),
+    (&["rsa_pkcs1_sha1", "RSA+SHA1", "ecdsa_sha1", "ECDSA+SHA1", "rsa_pkcs1_md5_sha1"], &[]),
+];
+
+/// What `FIPS_202205` leaves, as BoringSSL has it: of suites, of curves, of signature algorithms.
+const FIPS_202205: ([&str; 6], [&str; 2], [&str; 8]) = (
+    [
+        "TLS_AES_128_GCM_SHA256",
+        "TLS_AES_256_GCM_SHA384",
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        "ECDHE-RSA-AES128-GCM-SHA256",
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+        "ECDHE-RSA-AES256-GCM-SHA384",
+    ],
+    ["P-256", "P-384"],
+    [
+        "rsa_pkcs1_sha256",
+        "rsa_pkcs1_sha384",
+        "rsa_pkcs1_sha512",
+        "ecdsa_secp256r1_sha256",
+        "ecdsa_secp384r1_sha384",
+        "rsa_pss_rsae_sha256",
+        "rsa_pss_rsae_sha384",
+        "rsa_pss_rsae_sha512",
+    ],
+);
 
 /// What a handshake may agree on.
 pub(super) struct Parameters {
     pub(super) provider: Arc<CryptoProvider>,
     pub(super) versions: Vec<&'static SupportedProtocolVersion>,
+    /// By what algorithms both sides may sign; `None`: by all that we know.
+    pub(super) signatures: Option<Vec<SignatureScheme>>,
 }
 
 impl Parameters {
@@ -72,12 +86,15 @@ impl Parameters {
             signature_algorithms,
             compliance_policies,
         } = proto.unwrap_or(&default);
-        field.unsupported("signature_algorithms", signature_algorithms);
-        field.unsupported("compliance_policies", compliance_policies);
+        let fips = fips(compliance_policies, field.key("compliance_policies"));
+        if fips? {
+            return Some(Parameters::fips());
+        }
 
         let versions = versions(*tls_minimum_protocol_version, *tls_maximum_protocol_version, field);
         let suites = suites(cipher_suites, field.key("cipher_suites"));
         let kx_groups = curves(ecdh_curves, field.key("ecdh_curves"));
+        let signatures = signatures(signature_algorithms, field.key("signature_algorithms"));
         let (mut versions, mut suites, kx_groups) = (versions?, suites?, kx_groups?);
 
         // A version without suites cannot be spoken, and a suite without its version must not be offered.
@@ -88,7 +105,33 @@ impl Parameters {
             return None;
         }
         let provider = CryptoProvider { cipher_suites: suites, kx_groups, ..aws_lc_rs::default_provider() };
-        Some(Parameters { provider: Arc::new(provider), versions })
+        Some(Parameters { provider: Arc::new(provider), versions, signatures: signatures? })
+    }
+
+    /// What `FIPS_202205` allows, which takes the place of all that is chosen otherwise.
+    fn fips() -> Parameters {
+        let (suites, curves, signatures) = FIPS_202205;
+        let suites = SUITES.iter().filter(|(name, _)| suites.contains(name)).map(|(_, suite)| *suite);
+        let curves = CURVES.iter().filter(|(names, _)| curves.contains(&names[0])).map(|(_, group)| *group);
+        let provider = CryptoProvider {
+            cipher_suites: suites.collect(),
+            kx_groups: curves.collect(),
+            ..aws_lc_rs::default_provider()
+        };
+        let signatures = SIGNATURES.iter().filter(|(names, _)| signatures.contains(&names[0]));
+        let signatures = signatures.flat_map(|(_, schemes)| *schemes).copied().collect();
+        Parameters { provider: Arc::new(provider), versions: vec![&TLS13, &TLS12], signatures: Some(signatures) }
+    }
+}
+
+fn fips(policies: &[i32], field: Field<'_>) -> Option<bool> {
+    match policies {
+        [] => Some(false),
+        [policy] if *policy == CompliancePolicy::Fips202205 as i32 => Some(true),
+        _ => {
+            field.error("FIPS_202205 is the only policy that there is");
+            None
+        }
     }
 }
 
@@ -120,24 +163,9 @@ fn suites(lists: &[String], field: Field<'_>) -> Option<Vec<SupportedCipherSuite
     if lists.is_empty() {
         return Some(SUITES.map(|(_, suite)| suite).to_vec());
     }
-    let mut suites: Vec<_> = SUITES.iter().map(|(_, suite)| *suite).filter(|suite| suite.tls13().is_some()).collect();
-    let mut valid = true;
-    for (index, list) in lists.iter().enumerate() {
-        let field = field.index(index);
-        // `[A|B]` says that two suites are equally good, `A:B` is OpenSSL's list.
-        for name in list.split(['[', ']', '|', ':']).map(str::trim).filter(|name| !name.is_empty()) {
-            match SUITES.iter().find(|(known, _)| *known == name) {
-                Some((_, suite)) if suite.tls13().is_some() => field.warning("TLS 1.3 suites are always offered"),
-                Some((_, suite)) => suites.push(*suite),
-                None if WEAK_SUITES.contains(&name) => field.warning(format!("{name} is weak and will not be used")),
-                None => {
-                    field.error(format!("unknown cipher suite {name:?}"));
-                    valid = false;
-                }
-            }
-        }
-    }
-    valid.then_some(suites)
+    let tls13 = SUITES.iter().map(|(_, suite)| *suite).filter(|suite| suite.tls13().is_some());
+    let tls12 = cipher_suites::choose(lists, field)?;
+    Some(tls13.chain(tls12).collect())
 }
 
 fn curves(lists: &[String], field: Field<'_>) -> Option<Vec<&'static dyn SupportedKxGroup>> {
@@ -163,4 +191,25 @@ fn curves(lists: &[String], field: Field<'_>) -> Option<Vec<&'static dyn Support
         field.error("no curve is left");
     }
     (valid && !groups.is_empty()).then_some(groups)
+}
+
+fn signatures(lists: &[String], field: Field<'_>) -> Option<Option<Vec<SignatureScheme>>> {
+    if lists.is_empty() {
+        return Some(None);
+    }
+    let mut schemes = Vec::new();
+    let mut unknown = Vec::new();
+    for name in lists.iter().flat_map(|list| list.split(':')) {
+        match SIGNATURES.iter().find(|(known, _)| known.contains(&name)) {
+            Some((_, [])) => field.warning(format!("{name} is weak and will not be used")),
+            Some((_, found)) => schemes.extend(*found),
+            None => unknown.push(name),
+        }
+    }
+    if !unknown.is_empty() {
+        field.error(format!("unknown signature algorithms: {}", unknown.join(", ")));
+    } else if schemes.is_empty() {
+        field.error("no signature algorithm is left");
+    }
+    (unknown.is_empty() && !schemes.is_empty()).then_some(Some(schemes))
 }

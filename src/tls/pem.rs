@@ -8,9 +8,11 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls_pemfile::Item;
 
 use crate::{
-    config::{data_source, field::Field},
+    config::field::Field,
     proto::core::{DataSource, data_source::Specifier},
 };
+
+use super::files::FileReader;
 
 /// The PEM sections of one source that TLS has a use for.
 pub(super) struct Pem {
@@ -55,8 +57,8 @@ pub(super) fn value<'a>(source: &DataSource, field: &'a Field<'a>) -> Field<'a> 
 }
 
 /// Reads a source and splits it; sections of other kinds, such as Diffie-Hellman parameters, are skipped.
-pub(super) fn load(source: &DataSource, field: Field<'_>) -> Option<Pem> {
-    let bytes = data_source::read(source, field)?;
+pub(super) fn load(source: &DataSource, field: Field<'_>, files: &FileReader) -> Option<Pem> {
+    let bytes = files.read(source, field)?;
     let mut pem = Pem {
         origin: Origin::of(source),
         certificates: Vec::new(),

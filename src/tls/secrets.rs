@@ -1,25 +1,46 @@
-//! Secrets by name: `static_resources.secrets`, which TLS contexts refer to; and the process's own session ticket keys.
+//! Secrets by name: `static_resources.secrets`, those in files of their own (SDS by `path_config_source`), and the process's own
+//! session ticket keys.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, fs, path::Path, sync::Arc};
 
 use prost::Message;
 
 use crate::{
-    config::{data_source, field::Field},
-    proto::tls::{CertificateValidationContext, SdsSecretConfig, Secret, TlsSessionTicketKeys, secret},
+    config::{self, Report, Severity, Source, field::Field},
+    proto::{
+        core::{ConfigSource, PathConfigSource, config_source::ConfigSourceSpecifier},
+        discovery::DiscoveryResponse,
+        tls::{CertificateValidationContext, SdsSecretConfig, Secret, TlsSessionTicketKeys, secret},
+    },
 };
 
-use super::{certificate::Certificate, ticket::TicketKey, ticket_keys::TicketKeys, validation::Validation};
+use super::{
+    certificate::Certificate,
+    files::{FileReader, WatchedFiles},
+    ticket::TicketKey,
+    ticket_keys::TicketKeys,
+    validation::Validation,
+};
 
-/// The static secrets of a bootstrap, and the ticket keys of contexts that configure none.
+/// The secrets that contexts may refer to while a document is loaded, and the ticket keys of contexts that configure none.
 #[derive(Debug, Default)]
 pub struct Secrets {
-    by_name: HashMap<String, Loaded>,
+    by_name: HashMap<String, Arc<LoadedSecret>>,
+    /// Those in files of their own, each read once.
+    by_path: RefCell<HashMap<String, Arc<LoadedSecret>>>,
     own_ticket_keys: Arc<TicketKeys>,
 }
 
+/// A secret, and what it was read from.
 #[derive(Debug)]
-enum Loaded {
+struct LoadedSecret {
+    name: String,
+    value: SecretValue,
+    files: WatchedFiles,
+}
+
+#[derive(Debug)]
+enum SecretValue {
     Certificate(Arc<Certificate>),
     Validation {
         proto: Box<CertificateValidationContext>,
@@ -36,14 +57,14 @@ impl Secrets {
     #[must_use]
     pub fn from_proto(secrets: &[Secret], field: Field<'_>) -> Secrets {
         let mut by_name = HashMap::with_capacity(secrets.len());
-        for (index, Secret { name, r#type }) in secrets.iter().enumerate() {
+        for (index, proto) in secrets.iter().enumerate() {
             let field = field.index(index);
-            let loaded = load(r#type.as_ref(), field).unwrap_or(Loaded::Broken);
-            if by_name.insert(name.clone(), loaded).is_some() {
-                field.key("name").error(format!("another secret is named {name:?}, too"));
+            let secret = LoadedSecret::from_proto(proto, field, FileReader::default());
+            if by_name.insert(proto.name.clone(), Arc::new(secret)).is_some() {
+                field.key("name").error(format!("another secret is named {:?}, too", proto.name));
             }
         }
-        Secrets { by_name, own_ticket_keys: Arc::default() }
+        Secrets { by_name, ..Secrets::default() }
     }
 
     /// With the ticket keys of the process; else there are some for these contexts alone.
@@ -56,16 +77,27 @@ impl Secrets {
         Arc::clone(&self.own_ticket_keys)
     }
 
-    pub(super) fn certificate(&self, reference: &SdsSecretConfig, field: Field<'_>) -> Option<Arc<Certificate>> {
-        match self.find(reference, field)? {
-            Loaded::Certificate(certificate) => Some(Arc::clone(certificate)),
+    /// `files` comes to know what the secret was read from, here and below.
+    pub(super) fn certificate(
+        &self,
+        reference: &SdsSecretConfig,
+        field: Field<'_>,
+        files: &FileReader,
+    ) -> Option<Arc<Certificate>> {
+        match &self.find(reference, field, files)?.value {
+            SecretValue::Certificate(certificate) => Some(Arc::clone(certificate)),
             other => other.is_not("a TLS certificate", field),
         }
     }
 
-    pub(super) fn validation(&self, reference: &SdsSecretConfig, field: Field<'_>) -> Option<Arc<Validation>> {
-        match self.find(reference, field)? {
-            Loaded::Validation { validation, .. } => Some(Arc::clone(validation)),
+    pub(super) fn validation(
+        &self,
+        reference: &SdsSecretConfig,
+        field: Field<'_>,
+        files: &FileReader,
+    ) -> Option<Arc<Validation>> {
+        match &self.find(reference, field, files)?.value {
+            SecretValue::Validation { validation, .. } => Some(Arc::clone(validation)),
             other => other.is_not("a validation context", field),
         }
     }
@@ -76,75 +108,173 @@ impl Secrets {
         default: &CertificateValidationContext,
         reference: &SdsSecretConfig,
         field: Field<'_>,
+        files: &FileReader,
     ) -> Option<Arc<Validation>> {
         let reference_field = field.key("validation_context_sds_secret_config");
-        let secret = match self.find(reference, reference_field)? {
-            Loaded::Validation { proto, .. } => proto,
+        let secret = self.find(reference, reference_field, files)?;
+        let added = match &secret.value {
+            SecretValue::Validation { proto, .. } => proto,
             other => return other.is_not("a validation context", reference_field),
         };
         let mut combined = default.clone();
-        combined.merge(secret.encode_to_vec().as_slice()).expect("invariant: it was encoded just now");
-        Validation::from_proto(&combined, field.key("default_validation_context"))
+        combined.merge(added.encode_to_vec().as_slice()).expect("invariant: it was encoded just now");
+        Validation::from_proto(&combined, field.key("default_validation_context"), files)
     }
 
-    pub(super) fn ticket_keys(&self, reference: &SdsSecretConfig, field: Field<'_>) -> Option<Vec<Arc<TicketKey>>> {
-        match self.find(reference, field)? {
-            Loaded::TicketKeys(keys) => Some(keys.clone()),
+    pub(super) fn ticket_keys(
+        &self,
+        reference: &SdsSecretConfig,
+        field: Field<'_>,
+        files: &FileReader,
+    ) -> Option<Vec<Arc<TicketKey>>> {
+        match &self.find(reference, field, files)?.value {
+            SecretValue::TicketKeys(keys) => Some(keys.clone()),
             other => other.is_not("a set of session ticket keys", field),
         }
     }
 
-    fn find(&self, reference: &SdsSecretConfig, field: Field<'_>) -> Option<&Loaded> {
+    fn find(&self, reference: &SdsSecretConfig, field: Field<'_>, files: &FileReader) -> Option<Arc<LoadedSecret>> {
         let SdsSecretConfig { name, sds_config } = reference;
-        if sds_config.is_some() {
-            field.unsupported("sds_config", sds_config);
+        let found = match sds_config {
+            Some(source) => self.in_file(source, field.key("sds_config"))?,
+            None => {
+                let found = self.by_name.get(name);
+                if found.is_none() {
+                    field.key("name").error(format!("there is no {name:?} in static_resources.secrets"));
+                }
+                Arc::clone(found?)
+            }
+        };
+        files.extend(&found.files);
+        if found.name != *name && !matches!(found.value, SecretValue::Broken) {
+            field.key("name").error(format!("the file holds the secret {:?}", found.name));
             return None;
         }
-        let found = self.by_name.get(name);
-        if found.is_none() {
-            field.key("name").error(format!("there is no {name:?} in static_resources.secrets"));
+        Some(found)
+    }
+
+    /// The secret in a file of its own.
+    fn in_file(&self, proto: &ConfigSource, field: Field<'_>) -> Option<Arc<LoadedSecret>> {
+        let ConfigSource { authorities, initial_fetch_timeout, resource_api_version, config_source_specifier } = proto;
+        field.unsupported("authorities", authorities);
+        field.ignored("initial_fetch_timeout", initial_fetch_timeout, "files are read at once");
+        let _ = resource_api_version; // There is but one.
+        let files = FileReader::default();
+        let (path, place) = match field.required("config_source_specifier", config_source_specifier)? {
+            ConfigSourceSpecifier::Path(path) => (path, field.key("path")),
+            ConfigSourceSpecifier::PathConfigSource(PathConfigSource { path, watched_directory, poll_interval }) => {
+                field.ignored("poll_interval", poll_interval, "a change is noticed at once");
+                files.watch(watched_directory.as_ref());
+                (path, field.key("path_config_source"))
+            }
+            ConfigSourceSpecifier::ApiConfigSource(_) => {
+                field.unsupported("api_config_source", &true);
+                return None;
+            }
+            ConfigSourceSpecifier::Ads(_) => {
+                field.unsupported("ads", &true);
+                return None;
+            }
+            ConfigSourceSpecifier::Self_(_) => {
+                field.unsupported("self", &true);
+                return None;
+            }
+        };
+        if let Some(known) = self.by_path.borrow().get(path) {
+            return Some(Arc::clone(known));
         }
-        found
+        let secret = Arc::new(LoadedSecret::read(Path::new(path), place, files));
+        self.by_path.borrow_mut().insert(path.clone(), Arc::clone(&secret));
+        Some(secret)
     }
 }
 
-impl Loaded {
-    fn is_not<T>(&self, kind: &str, field: Field<'_>) -> Option<T> {
-        if !matches!(self, Loaded::Broken) {
-            field.key("name").error(format!("this secret is not {kind}"));
+impl LoadedSecret {
+    fn from_proto(proto: &Secret, field: Field<'_>, files: FileReader) -> LoadedSecret {
+        let Secret { name, r#type } = proto;
+        let value = SecretValue::from_proto(r#type.as_ref(), field, &files).unwrap_or(SecretValue::Broken);
+        LoadedSecret { name: name.clone(), value, files: files.files() }
+    }
+
+    /// Reads a file that holds one secret, as the answer of a secret discovery service.
+    fn read(path: &Path, field: Field<'_>, files: FileReader) -> LoadedSecret {
+        let bytes = fs::read(path).inspect_err(|error| field.error(format!("cannot read {path:?}: {error}"))).ok();
+        files.remember(path, bytes.as_deref());
+        let report = Report::new();
+        let loaded = match bytes.and_then(|bytes| sole_secret(path, &bytes, &report)) {
+            Some(secret) => LoadedSecret::from_proto(&secret, Field::root(&report).key("resources").index(0), files),
+            None => LoadedSecret { name: String::new(), value: SecretValue::Broken, files: files.files() },
+        };
+        for problem in report.into_problems() {
+            let message = format!("{}: {problem}", path.display());
+            match problem.severity {
+                Severity::Error => field.error(message),
+                Severity::Warning => field.warning(message),
+            }
         }
-        None
+        loaded
     }
 }
 
-fn load(secret: Option<&secret::Type>, field: Field<'_>) -> Option<Loaded> {
-    match secret {
-        Some(secret::Type::TlsCertificate(proto)) => {
-            Certificate::from_proto(proto, field.key("tls_certificate")).map(Loaded::Certificate)
-        }
-        Some(secret::Type::ValidationContext(proto)) => {
-            let validation = Validation::from_proto(proto, field.key("validation_context"))?;
-            Some(Loaded::Validation { proto: Box::new(proto.clone()), validation })
-        }
-        Some(secret::Type::SessionTicketKeys(proto)) => {
-            ticket_keys(proto, field.key("session_ticket_keys")).map(Loaded::TicketKeys)
-        }
-        Some(secret::Type::GenericSecret(_)) => Some(Loaded::Generic),
-        None => {
-            field.error("one of tls_certificate, validation_context, session_ticket_keys, generic_secret is required");
+/// The secret that such a document holds.
+fn sole_secret(path: &Path, bytes: &[u8], report: &Report) -> Option<Secret> {
+    let root = Field::root(report);
+    let text = std::str::from_utf8(bytes).inspect_err(|error| root.error(error.to_string())).ok()?;
+    let source = Source::new(path.display().to_string(), text);
+    let DiscoveryResponse { resources, .. } = config::load(&source, report)?;
+    let list = root.key("resources");
+    match resources.as_slice() {
+        [resource] => list.index(0).unpack(resource),
+        other => {
+            list.error(format!("must hold one secret, holds {}", other.len()));
             None
         }
     }
 }
 
+impl SecretValue {
+    fn is_not<T>(&self, kind: &str, field: Field<'_>) -> Option<T> {
+        if !matches!(self, SecretValue::Broken) {
+            field.key("name").error(format!("this secret is not {kind}"));
+        }
+        None
+    }
+
+    fn from_proto(secret: Option<&secret::Type>, field: Field<'_>, files: &FileReader) -> Option<SecretValue> {
+        match secret {
+            Some(secret::Type::TlsCertificate(proto)) => {
+                Certificate::from_proto(proto, field.key("tls_certificate"), files).map(SecretValue::Certificate)
+            }
+            Some(secret::Type::ValidationContext(proto)) => {
+                let validation = Validation::from_proto(proto, field.key("validation_context"), files)?;
+                Some(SecretValue::Validation { proto: Box::new(proto.clone()), validation })
+            }
+            Some(secret::Type::SessionTicketKeys(proto)) => {
+                ticket_keys(proto, field.key("session_ticket_keys"), files).map(SecretValue::TicketKeys)
+            }
+            Some(secret::Type::GenericSecret(_)) => Some(SecretValue::Generic),
+            None => {
+                field.error(
+                    "one of tls_certificate, validation_context, session_ticket_keys, generic_secret is required",
+                );
+                None
+            }
+        }
+    }
+}
+
 /// Session ticket keys that several processes share.
-pub(super) fn ticket_keys(proto: &TlsSessionTicketKeys, field: Field<'_>) -> Option<Vec<Arc<TicketKey>>> {
+pub(super) fn ticket_keys(
+    proto: &TlsSessionTicketKeys,
+    field: Field<'_>,
+    files: &FileReader,
+) -> Option<Vec<Arc<TicketKey>>> {
     let TlsSessionTicketKeys { keys } = proto;
     let field = field.key("keys");
     let mut loaded = Vec::with_capacity(keys.len());
     for (index, source) in keys.iter().enumerate() {
         let field = field.index(index);
-        let Some(bytes) = data_source::read(source, field) else { continue };
+        let Some(bytes) = files.read(source, field) else { continue };
         match TicketKey::from_bytes(&bytes) {
             Some(key) => loaded.push(key),
             None => field.error(format!("must have {} bytes, has {}", TicketKey::LENGTH, bytes.len())),

@@ -4,10 +4,7 @@ use rustls::{CommonState, Error, HandshakeKind, NamedGroup, ProtocolVersion, cry
 
 use crate::stats::{self, Counter, Scope};
 
-use super::{
-    TlsError,
-    parameters::{CURVES, SUITES},
-};
+use super::{TlsError, cipher_suites::SUITES, parameters::CURVES};
 
 stats::declare! {
     /// Of the TLS connections of a listener or a cluster.

@@ -18,8 +18,8 @@ use crate::{
 };
 
 use super::{
-    LoadedCertificate, Secrets, TlsError, certificate::Certificate, common_context::CommonContext, stats::TlsStats,
-    validation::Validation, verifier::ServerVerifier,
+    LoadedCertificate, Secrets, TlsError, WatchedFiles, certificate::Certificate, common_context::CommonContext,
+    files::FileReader, stats::TlsStats, validation::Validation, verifier::ServerVerifier,
 };
 
 /// Servers whose sessions are kept unless `max_session_keys` says otherwise.
@@ -35,6 +35,10 @@ pub struct UpstreamTls {
     certificate: Option<Arc<Certificate>>,
     validation: Arc<Validation>,
     stats: TlsStats,
+    /// What it was made of, to make the next of the same.
+    proto: Box<UpstreamTlsContext>,
+    scope: Scope,
+    files: WatchedFiles,
 }
 
 impl UpstreamTls {
@@ -46,6 +50,21 @@ impl UpstreamTls {
         secrets: &Secrets,
         scope: &Scope,
     ) -> Option<UpstreamTls> {
+        UpstreamTls::load(proto, field, secrets, scope, &FileReader::default())
+    }
+
+    /// The same context with what its files hold now; `files` comes to know them even if that is not acceptable.
+    pub(super) fn renewed(&self, field: Field<'_>, secrets: &Secrets, files: &FileReader) -> Option<UpstreamTls> {
+        UpstreamTls::load(&self.proto, field, secrets, &self.scope, files)
+    }
+
+    fn load(
+        proto: &UpstreamTlsContext,
+        field: Field<'_>,
+        secrets: &Secrets,
+        scope: &Scope,
+        files: &FileReader,
+    ) -> Option<UpstreamTls> {
         let UpstreamTlsContext {
             common_tls_context,
             sni,
@@ -55,10 +74,10 @@ impl UpstreamTls {
             max_session_keys,
             enforce_rsa_key_usage,
         } = proto;
-        field.ignored("allow_renegotiation", allow_renegotiation, "hosts may not renegotiate");
-        field.ignored("enforce_rsa_key_usage", enforce_rsa_key_usage, "key usage is not looked at");
+        field.ignored("allow_renegotiation", allow_renegotiation, "nobody may renegotiate, TLS 1.3 has it no more");
+        field.ignored("enforce_rsa_key_usage", enforce_rsa_key_usage, "key usage is always looked at, as in Envoy");
         let common_field = field.key("common_tls_context");
-        let common = CommonContext::from_proto(common_tls_context.as_ref(), common_field, secrets)?;
+        let common = CommonContext::from_proto(common_tls_context.as_ref(), common_field, secrets, files)?;
         if common.certificates.len() > 1 {
             common_field.key("tls_certificates").error("a client has at most one certificate");
             return None;
@@ -80,10 +99,11 @@ impl UpstreamTls {
 
         let stats = TlsStats::new(scope);
         let provider = &common.parameters.provider;
+        let match_server_name = *auto_sni_san_validation;
         let verifier =
-            ServerVerifier::new(Arc::clone(&validation), *auto_sni_san_validation, provider, &stats.handshakes)
-                .inspect_err(|error| common_field.key("validation_context").error(error.to_string()))
-                .ok()?;
+            ServerVerifier::new(Arc::clone(&validation), match_server_name, &common.parameters, &stats.handshakes);
+        let verifier =
+            verifier.inspect_err(|error| common_field.key("validation_context").error(error.to_string())).ok()?;
         let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
             .with_protocol_versions(&common.parameters.versions)
             .inspect_err(|error| common_field.key("tls_params").error(error.to_string()))
@@ -110,6 +130,9 @@ impl UpstreamTls {
             certificate,
             validation,
             stats,
+            proto: Box::new(proto.clone()),
+            scope: scope.clone(),
+            files: files.files(),
         })
     }
 
@@ -159,6 +182,12 @@ impl UpstreamTls {
     #[must_use]
     pub fn certificate(&self) -> Option<&LoadedCertificate> {
         self.certificate.as_ref().map(|certificate| &certificate.loaded)
+    }
+
+    /// The files that it was made of.
+    #[must_use]
+    pub fn files(&self) -> &WatchedFiles {
+        &self.files
     }
 
     /// The authorities that must have signed the certificates of hosts.

@@ -14,7 +14,7 @@ use crate::{
     matcher::StringMatcher,
     proto::{
         core::DataSource,
-        matcher::string_matcher::MatchPattern,
+        matcher::{self, string_matcher::MatchPattern},
         tls::{
             CertificateValidationContext, SubjectAltNameMatcher,
             certificate_validation_context::TrustChainVerification, subject_alt_name_matcher::SanType,
@@ -25,6 +25,7 @@ use crate::{
 
 use super::{
     certificate::{LoadedCertificate, warn_of_validity},
+    files::FileReader,
     pem, x509,
 };
 
@@ -61,7 +62,11 @@ pub(super) struct Trust {
 
 impl Validation {
     /// Loads authorities and compiles matchers.
-    pub(super) fn from_proto(proto: &CertificateValidationContext, field: Field<'_>) -> Option<Arc<Validation>> {
+    pub(super) fn from_proto(
+        proto: &CertificateValidationContext,
+        field: Field<'_>,
+        files: &FileReader,
+    ) -> Option<Arc<Validation>> {
         let CertificateValidationContext {
             trusted_ca,
             ca_certificate_provider_instance,
@@ -84,10 +89,10 @@ impl Validation {
         field.unsupported("require_signed_certificate_timestamp", require_signed_certificate_timestamp);
         field.unsupported("custom_validator_config", custom_validator_config);
         field.unsupported("max_verify_depth", max_verify_depth);
-        field.ignored("watched_directory", watched_directory, "files are read when the configuration is loaded");
+        files.watch(watched_directory.as_ref());
 
         let trust = match (trusted_ca, system_root_certs) {
-            (Some(source), None) => Some(Trust::from_source(source, field.key("trusted_ca"))),
+            (Some(source), None) => Some(Trust::from_source(source, field.key("trusted_ca"), files)),
             (None, Some(_)) => Some(Trust::of_system(field.key("system_root_certs"))),
             (Some(_), Some(_)) => {
                 field.key("system_root_certs").error("cannot be combined with trusted_ca");
@@ -95,13 +100,14 @@ impl Validation {
             }
             (None, None) => None,
         };
-        let crls = crl.as_ref().map(|source| revocation_lists(source, field.key("crl")));
+        let crls = crl.as_ref().map(|source| revocation_lists(source, field.key("crl"), files));
         let typed = match_typed_subject_alt_names.iter().enumerate().map(|(index, proto)| {
             SanMatcher::from_proto(proto, field.key("match_typed_subject_alt_names").index(index))
         });
         let untyped = match_subject_alt_names.iter().enumerate().map(|(index, proto)| {
             let field = field.key("match_subject_alt_names");
-            StringMatcher::from_proto(proto, field.index(index)).map(SanMatcher::Any)
+            let matcher = StringMatcher::from_proto(proto, field.index(index))?;
+            Some(SanMatcher::Any { host: exact(proto).map(ToOwned::to_owned), matcher })
         });
         let san_matchers: Option<Vec<_>> = typed.chain(untyped).collect();
         let certificates = digests(verify_certificate_hash, hex_digest, field.key("verify_certificate_hash"));
@@ -123,9 +129,11 @@ impl Validation {
             Some(trust) => Some(trust?),
             None => None,
         };
-        if let (Some(trust), Some(crls)) = (&mut trust, crls) {
-            trust.crls = crls?;
+        if let Some(trust) = &mut trust {
             trust.only_leaf_revocation = *only_verify_leaf_cert_crl;
+            if let Some(crls) = crls {
+                trust.crls.extend(crls?);
+            }
         }
         let fingerprint = fingerprint(proto, trust.as_ref());
         Some(Arc::new(Validation {
@@ -150,14 +158,20 @@ impl Validation {
         self.trust.is_some() || !self.certificates.is_empty() || !self.public_keys.is_empty()
     }
 
+    /// Whether a client without a certificate cannot have what is asked: a name, or one of the pins.
+    pub(super) fn needs_certificate(&self) -> bool {
+        let asks = !self.san_matchers.is_empty() || !self.certificates.is_empty() || !self.public_keys.is_empty();
+        asks && !self.accept_untrusted
+    }
+
     /// Whether a peer that got through is who its certificate says.
     pub(super) fn vouches(&self) -> bool {
         self.asks_anything() && !self.accept_untrusted
     }
 
     /// Whether an alternative name is acceptable.
-    pub(super) fn accepts_names(&self, facts: &PeerCertificate) -> bool {
-        self.san_matchers.is_empty() || self.san_matchers.iter().any(|matcher| matcher.matches(facts))
+    pub(super) fn accepts_names(&self, facts: &PeerCertificate, der: &[u8]) -> bool {
+        self.san_matchers.is_empty() || self.san_matchers.iter().any(|matcher| matcher.matches(facts, der))
     }
 
     /// Whether the certificate or its key is one of those pinned.
@@ -171,8 +185,8 @@ impl Validation {
 }
 
 impl Trust {
-    fn from_source(source: &DataSource, field: Field<'_>) -> Option<Trust> {
-        let pem = pem::load(source, field)?;
+    fn from_source(source: &DataSource, field: Field<'_>, files: &FileReader) -> Option<Trust> {
+        let pem = pem::load(source, field, files)?;
         let field = pem::value(source, &field);
         if pem.certificates.is_empty() {
             field.error(format!("no certificate in {}", pem.origin));
@@ -191,7 +205,8 @@ impl Trust {
         if let [only] = loaded.as_slice() {
             warn_of_validity(&only.facts, &pem.origin, field); // in bundles, some always have expired
         }
-        Some(Trust::new(roots, pem.certificates, loaded))
+        // Lists in the same file count, too.
+        Some(Trust { crls: pem.crls, ..Trust::new(roots, pem.certificates, loaded) })
     }
 
     fn of_system(field: Field<'_>) -> Option<Trust> {
@@ -218,8 +233,12 @@ fn fingerprint(settings: &CertificateValidationContext, trust: Option<&Trust>) -
     x509::sha256(&bytes)
 }
 
-fn revocation_lists(source: &DataSource, field: Field<'_>) -> Option<Vec<CertificateRevocationListDer<'static>>> {
-    let pem = pem::load(source, field)?;
+fn revocation_lists(
+    source: &DataSource,
+    field: Field<'_>,
+    files: &FileReader,
+) -> Option<Vec<CertificateRevocationListDer<'static>>> {
+    let pem = pem::load(source, field, files)?;
     if pem.crls.is_empty() {
         pem::value(source, &field).error(format!("no certificate revocation list in {}", pem.origin));
         return None;
@@ -267,26 +286,31 @@ pub(super) enum SanMatcher {
     Uri(StringMatcher),
     Email(StringMatcher),
     Ip(StringMatcher),
-    /// The old, untyped form: names of every kind.
-    Any(StringMatcher),
+    /// Names of another kind, by the kind's object identifier.
+    Other(String, StringMatcher),
+    /// The old, untyped form: names of every kind; `host` is the DNS name of an exact pattern.
+    Any {
+        host: Option<String>,
+        matcher: StringMatcher,
+    },
 }
 
 impl SanMatcher {
     fn from_proto(proto: &SubjectAltNameMatcher, field: Field<'_>) -> Option<SanMatcher> {
         let SubjectAltNameMatcher { san_type, matcher, oid } = proto;
-        field.unsupported("oid", oid);
         let pattern = field.required("matcher", matcher)?;
         let compiled = StringMatcher::from_proto(pattern, field.key("matcher"))?;
         match SanType::try_from(*san_type) {
-            Ok(SanType::Dns) => Some(match &pattern.match_pattern {
-                Some(MatchPattern::Exact(name)) => SanMatcher::DnsName(name.clone()),
-                _ => SanMatcher::Dns(compiled),
+            Ok(SanType::Dns) => Some(match exact(pattern) {
+                Some(name) => SanMatcher::DnsName(name.to_owned()),
+                None => SanMatcher::Dns(compiled),
             }),
             Ok(SanType::Uri) => Some(SanMatcher::Uri(compiled)),
             Ok(SanType::Email) => Some(SanMatcher::Email(compiled)),
             Ok(SanType::IpAddress) => Some(SanMatcher::Ip(compiled)),
+            Ok(SanType::OtherName) if x509::is_oid(oid) => Some(SanMatcher::Other(oid.clone(), compiled)),
             Ok(SanType::OtherName) => {
-                field.unsupported("san_type", san_type);
+                field.key("oid").error(format!("{oid:?} is not an object identifier, which OTHER_NAME needs"));
                 None
             }
             Ok(SanType::Unspecified) | Err(_) => {
@@ -296,7 +320,7 @@ impl SanMatcher {
         }
     }
 
-    fn matches(&self, facts: &PeerCertificate) -> bool {
+    fn matches(&self, facts: &PeerCertificate, der: &[u8]) -> bool {
         let any = |names: &[String], matcher: &StringMatcher| names.iter().any(|name| matcher.matches(name.as_bytes()));
         let any_ip =
             |matcher: &StringMatcher| facts.ip_sans.iter().any(|ip| matcher.matches(ip.to_string().as_bytes()));
@@ -306,11 +330,20 @@ impl SanMatcher {
             SanMatcher::Uri(matcher) => any(&facts.uri_sans, matcher),
             SanMatcher::Email(matcher) => any(&facts.email_sans, matcher),
             SanMatcher::Ip(matcher) => any_ip(matcher),
-            SanMatcher::Any(matcher) => {
-                [&facts.dns_sans, &facts.uri_sans, &facts.email_sans].into_iter().any(|names| any(names, matcher))
+            SanMatcher::Other(oid, matcher) => any(&x509::other_names(der, oid), matcher),
+            SanMatcher::Any { host, matcher } => {
+                host.as_ref().map_or_else(|| any(&facts.dns_sans, matcher), |host| names_host(facts, host))
+                    || [&facts.uri_sans, &facts.email_sans].into_iter().any(|names| any(names, matcher))
                     || any_ip(matcher)
             }
         }
+    }
+}
+
+fn exact(proto: &matcher::StringMatcher) -> Option<&str> {
+    match &proto.match_pattern {
+        Some(MatchPattern::Exact(name)) => Some(name),
+        _ => None,
     }
 }
 

@@ -3,12 +3,12 @@
 use std::{fmt, sync::Arc};
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::{
         VerifierBuilderError, WebPkiClientVerifier,
@@ -18,6 +18,7 @@ use rustls::{
 use thiserror::Error;
 
 use super::{
+    parameters::Parameters,
     stats::HandshakeStats,
     validation::{Trust, Validation, names_host},
     x509,
@@ -30,6 +31,8 @@ enum Refused {
     Name,
     #[error("neither the certificate nor its key is one of those pinned")]
     Pin,
+    #[error("the key usage of the certificate does not allow signatures")]
+    Usage,
     #[error("the certificate cannot be read")]
     Damaged,
 }
@@ -44,12 +47,28 @@ impl From<Refused> for Error {
 struct Verifier {
     validation: Arc<Validation>,
     algorithms: WebPkiSupportedAlgorithms,
+    /// By what peers may sign, best first.
+    schemes: Vec<SignatureScheme>,
     stats: HandshakeStats,
 }
 
 impl Verifier {
-    fn new(validation: Arc<Validation>, provider: &CryptoProvider, stats: &HandshakeStats) -> Verifier {
-        Verifier { validation, algorithms: provider.signature_verification_algorithms, stats: stats.clone() }
+    fn new(validation: Arc<Validation>, parameters: &Parameters, stats: &HandshakeStats) -> Verifier {
+        let algorithms = parameters.provider.signature_verification_algorithms;
+        let known = algorithms.supported_schemes();
+        let schemes = match &parameters.signatures {
+            Some(chosen) => chosen.iter().filter(|scheme| known.contains(scheme)).copied().collect(),
+            None => known,
+        };
+        Verifier { validation, algorithms, schemes, stats: stats.clone() }
+    }
+
+    /// A peer may sign by what was offered to it only.
+    fn offered(&self, signature: &DigitallySignedStruct) -> Result<(), Error> {
+        if self.schemes.contains(&signature.scheme) {
+            return Ok(());
+        }
+        Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
     }
 
     /// Chain, names and pins, in Envoy's order. `check_chain` says whether an authority vouches for the certificate at a time;
@@ -73,10 +92,15 @@ impl Verifier {
     ) -> Result<(), Error> {
         let Some(trust) = &self.validation.trust else { return Ok(()) };
         let mut checked = check_chain(now);
-        if let Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) = &checked
-            && self.validation.allow_expired
-        {
-            checked = check_chain(*not_after);
+        if self.validation.allow_expired {
+            // Whatever the time: then it is one at which the certificate was, or will be, good.
+            checked = match checked {
+                Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after: time, .. }))
+                | Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before: time, .. })) => {
+                    check_chain(time)
+                }
+                checked => checked,
+            };
         }
         if checked.is_err() && self.is_itself_trusted(trust, leaf, now) {
             return Ok(());
@@ -90,8 +114,9 @@ impl Verifier {
         let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(now.as_secs());
         let is_valid = || {
             x509::facts(leaf).is_some_and(|facts| {
-                let expired = facts.not_after.is_none_or(|end| end < now);
-                facts.not_before.is_some_and(|start| start <= now) && (!expired || self.validation.allow_expired)
+                let current =
+                    facts.not_after.is_some_and(|end| now <= end) && facts.not_before.is_some_and(|start| start <= now);
+                current || self.validation.allow_expired
             })
         };
         trust.crls.is_empty() && trust.certificates.contains(leaf) && is_valid()
@@ -100,7 +125,7 @@ impl Verifier {
     fn verify_leaf(&self, leaf: &CertificateDer<'_>, host: Option<&str>) -> Result<(), Error> {
         if host.is_some() || !self.validation.san_matchers.is_empty() {
             let facts = x509::facts(leaf).ok_or(Refused::Damaged)?;
-            if !self.validation.accepts_names(&facts) || host.is_some_and(|host| !names_host(&facts, host)) {
+            if !self.validation.accepts_names(&facts, leaf) || host.is_some_and(|host| !names_host(&facts, host)) {
                 self.stats.fail_verify_san.inc();
                 return Err(Refused::Name.into());
             }
@@ -124,21 +149,23 @@ impl ClientVerifier {
     pub(super) fn new(
         validation: Arc<Validation>,
         mandatory: bool,
-        provider: &Arc<CryptoProvider>,
+        parameters: &Parameters,
         stats: &HandshakeStats,
     ) -> Result<ClientVerifier, VerifierBuilderError> {
         let chain = match &validation.trust {
             None => None,
             Some(trust) => {
-                let builder =
-                    WebPkiClientVerifier::builder_with_provider(Arc::clone(&trust.roots), Arc::clone(provider))
-                        .with_crls(trust.crls.iter().cloned());
+                let builder = WebPkiClientVerifier::builder_with_provider(
+                    Arc::clone(&trust.roots),
+                    Arc::clone(&parameters.provider),
+                )
+                .with_crls(trust.crls.iter().cloned());
                 let builder =
                     if trust.only_leaf_revocation { builder.only_check_end_entity_revocation() } else { builder };
                 Some(builder.build()?)
             }
         };
-        Ok(ClientVerifier { verifier: Verifier::new(validation, provider, stats), chain, mandatory })
+        Ok(ClientVerifier { verifier: Verifier::new(validation, parameters, stats), chain, mandatory })
     }
 }
 
@@ -174,6 +201,7 @@ impl ClientCertVerifier for ClientVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.offered(dss)?;
         verify_tls12_signature(message, cert, dss, &self.verifier.algorithms)
     }
 
@@ -183,11 +211,12 @@ impl ClientCertVerifier for ClientVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.offered(dss)?;
         verify_tls13_signature(message, cert, dss, &self.verifier.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.algorithms.supported_schemes()
+        self.verifier.schemes.clone()
     }
 }
 
@@ -203,21 +232,23 @@ impl ServerVerifier {
     pub(super) fn new(
         validation: Arc<Validation>,
         match_server_name: bool,
-        provider: &Arc<CryptoProvider>,
+        parameters: &Parameters,
         stats: &HandshakeStats,
     ) -> Result<ServerVerifier, VerifierBuilderError> {
         let chain = match &validation.trust {
             None => None,
             Some(trust) => {
-                let builder =
-                    WebPkiServerVerifier::builder_with_provider(Arc::clone(&trust.roots), Arc::clone(provider))
-                        .with_crls(trust.crls.iter().cloned());
+                let builder = WebPkiServerVerifier::builder_with_provider(
+                    Arc::clone(&trust.roots),
+                    Arc::clone(&parameters.provider),
+                )
+                .with_crls(trust.crls.iter().cloned());
                 let builder =
                     if trust.only_leaf_revocation { builder.only_check_end_entity_revocation() } else { builder };
                 Some(builder.build()?)
             }
         };
-        Ok(ServerVerifier { verifier: Verifier::new(validation, provider, stats), chain, match_server_name })
+        Ok(ServerVerifier { verifier: Verifier::new(validation, parameters, stats), chain, match_server_name })
     }
 }
 
@@ -246,6 +277,9 @@ impl ServerCertVerifier for ServerVerifier {
             _ => None,
         };
         self.verifier.verify(end_entity, now, host, check_chain)?;
+        if x509::is_rsa_not_for_signing(end_entity) {
+            return Err(Refused::Usage.into());
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -255,6 +289,7 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.offered(dss)?;
         verify_tls12_signature(message, cert, dss, &self.verifier.algorithms)
     }
 
@@ -264,11 +299,12 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.offered(dss)?;
         verify_tls13_signature(message, cert, dss, &self.verifier.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.algorithms.supported_schemes()
+        self.verifier.schemes.clone()
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 use aws_lc_rs::digest::{SHA256, digest};
 use x509_parser::{
     certificate::X509Certificate,
+    der_parser::{ber::BerObjectContent, der::parse_der},
     extensions::GeneralName,
     oid_registry::{self, Oid},
     parse_x509_certificate,
@@ -40,6 +41,40 @@ pub(super) fn facts(der: &[u8]) -> Option<PeerCertificate> {
         }
     }
     Some(facts)
+}
+
+/// Whether it is an object identifier in dotted form.
+pub(super) fn is_oid(text: &str) -> bool {
+    text.parse::<Oid<'_>>().is_ok()
+}
+
+/// The alternative names of the kind that this object identifier stands for, as far as they are text.
+pub(super) fn other_names(der: &[u8], oid: &str) -> Vec<String> {
+    let Ok((_, certificate)) = parse_x509_certificate(der) else { return Vec::new() };
+    let values = alternative_names(&certificate).iter().filter_map(|name| match name {
+        GeneralName::OtherName(kind, value) if kind.to_id_string() == oid => Some(*value),
+        _ => None,
+    });
+    values.filter_map(text_within).collect()
+}
+
+/// The text in an explicitly tagged value.
+fn text_within(tagged: &[u8]) -> Option<String> {
+    let (_, outer) = parse_der(tagged).ok()?;
+    let (_, inner) = parse_der(outer.as_slice().ok()?).ok()?;
+    match inner.content {
+        BerObjectContent::UTF8String(text)
+        | BerObjectContent::PrintableString(text)
+        | BerObjectContent::IA5String(text) => Some(text.to_owned()),
+        _ => None,
+    }
+}
+
+/// Whether the certificate of an RSA key says that the key is not for signing, which is what it does in every handshake of ours.
+pub(super) fn is_rsa_not_for_signing(der: &[u8]) -> bool {
+    let Ok((_, certificate)) = parse_x509_certificate(der) else { return false };
+    let is_rsa = certificate.public_key().algorithm.algorithm == oid_registry::OID_PKCS1_RSAENCRYPTION;
+    is_rsa && matches!(certificate.key_usage(), Ok(Some(usage)) if !usage.value.digital_signature())
 }
 
 /// The common name, for certificates that name no host in their alternative names.

@@ -1,20 +1,19 @@
 //! A cluster: `envoy.config.cluster.v3.Cluster`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use prost::Name;
 use socket2::TcpKeepalive;
 
 use super::{
     CircuitBreakers, ClusterStats, Endpoint, Host, HostSet, HostStats, ResponseStats,
     dns::{DnsFields, DnsOptions},
     load_assignment::{self, NamedEndpoint},
-    protocol_options::{DeprecatedOptions, Protocol, ProtocolOptions},
+    protocol_options::{DeprecatedOptions, ProtocolOptions},
+    transport_socket::{self, TransportSocketMatcher, TransportSockets},
 };
 use crate::{
     config::Field,
     proto::{
-        Any,
         cluster::{
             self, LoadBalancingPolicy, UpstreamConnectionOptions,
             cluster::{
@@ -23,25 +22,28 @@ use crate::{
             },
             load_balancing_policy::Policy,
         },
-        core::{self, Metadata, transport_socket::ConfigType},
+        core::{self, Metadata},
         endpoint,
-        raw_buffer::RawBuffer,
-        tls::UpstreamTlsContext,
     },
     stats::{Counter, Registry, ResponseCodes, Scope},
-    tls::{Secrets, UpstreamTls},
+    tls::{Renewal, Secrets},
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PANIC_THRESHOLD: f64 = 50.0;
 
-/// A cluster and its hosts, as the snapshot holds them. DNS and registrations change the hosts alone.
+/// A cluster and its hosts, as the snapshot holds them. DNS and registrations change the hosts alone, files of
+/// certificates the transport sockets.
 #[derive(Debug, Clone)]
 pub struct ClusterEntry {
     /// What does not change without a new configuration.
     pub cluster: Arc<Cluster>,
     /// Its hosts now.
     pub hosts: Arc<HostSet>,
+    /// How they are connected to now.
+    pub transport_sockets: Arc<TransportSockets>,
+    /// The configured cluster whose transport sockets these are, where they are not its own.
+    pub sockets_of: Option<Arc<str>>,
 }
 
 impl ClusterEntry {
@@ -52,14 +54,19 @@ impl ClusterEntry {
         secrets: &Secrets,
         registry: &Arc<Registry>,
     ) -> Option<ClusterEntry> {
-        let cluster = Cluster::from_proto(proto, field, secrets, registry)?;
+        let (cluster, transport_sockets) = Cluster::from_proto(proto, field, secrets, registry)?;
         let known = cluster.endpoints.iter().filter(|named| named.name.is_none());
         let hosts = HostSet::new(&cluster, known.map(|named| named.endpoint.clone()).collect(), &HostSet::default());
         if !hosts.hosts().is_empty() {
             cluster.stats.membership_change.inc();
         }
         cluster.stats.record_membership(&hosts);
-        Some(ClusterEntry { cluster: Arc::new(cluster), hosts })
+        Some(ClusterEntry {
+            cluster: Arc::new(cluster),
+            hosts,
+            transport_sockets: Arc::new(transport_sockets),
+            sockets_of: None,
+        })
     }
 
     /// The same cluster with other hosts. Called on the main thread, which counts the membership.
@@ -67,7 +74,21 @@ impl ClusterEntry {
     pub fn with_hosts(&self, hosts: Arc<HostSet>) -> ClusterEntry {
         self.cluster.stats.membership_change.inc();
         self.cluster.stats.record_membership(&hosts);
-        ClusterEntry { cluster: Arc::clone(&self.cluster), hosts }
+        ClusterEntry { hosts, ..self.clone() }
+    }
+
+    /// Goes over to the transport sockets that the cluster has now whose they are.
+    pub fn borrow_sockets(&mut self, configured: &HashMap<Arc<str>, ClusterEntry>) {
+        if let Some(lender) = self.sockets_of.as_ref().and_then(|name| configured.get(name)) {
+            self.transport_sockets = Arc::clone(&lender.transport_sockets);
+        }
+    }
+
+    /// The same cluster with what changed files hold now; `None` if nothing changes.
+    #[must_use]
+    pub fn renewed(&self, renewal: &Renewal<'_>) -> Option<ClusterEntry> {
+        let transport_sockets = Arc::new(self.transport_sockets.renewed(renewal, &self.cluster.name)?);
+        Some(ClusterEntry { transport_sockets, ..self.clone() })
     }
 }
 
@@ -86,8 +107,6 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// How its hosts are spoken to.
     pub protocol: ProtocolOptions,
-    /// How its connections are secured.
-    pub tls: Option<UpstreamTls>,
     /// Probes on quiet connections.
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// The percentage of healthy hosts below which health is no criterion any more.
@@ -105,6 +124,7 @@ pub struct Cluster {
     pub(super) dns: DnsOptions,
     pub(super) endpoints: Vec<NamedEndpoint>,
     host_stats: Scope,
+    transport_socket_matcher: TransportSocketMatcher,
 }
 
 /// How the hosts of a cluster are found.
@@ -125,7 +145,7 @@ impl Cluster {
         field: Field<'_>,
         secrets: &Secrets,
         registry: &Arc<Registry>,
-    ) -> Option<Cluster> {
+    ) -> Option<(Cluster, TransportSockets)> {
         #[rustfmt::skip]
         let cluster::Cluster {
             name, alt_stat_name, cluster_discovery_type, eds_cluster_config, load_assignment, connect_timeout,
@@ -144,7 +164,6 @@ impl Cluster {
         } = proto;
         field.unsupported("eds_cluster_config", eds_cluster_config);
         field.unsupported("lb_subset_config", lb_subset_config);
-        field.unsupported("transport_socket_matches", transport_socket_matches);
         field.unsupported("transport_socket_matcher", transport_socket_matcher);
         field.unsupported("upstream_bind_config", upstream_bind_config);
         field.unsupported("upstream_config", upstream_config);
@@ -189,15 +208,20 @@ impl Cluster {
         };
         let stat_name = if alt_stat_name.is_empty() { name } else { alt_stat_name };
         let scope = registry.scope(&format!("cluster.{stat_name}"));
-        let tls = tls(transport_socket.as_ref(), &protocol, field.key("transport_socket"), secrets, &scope);
+        let settings = transport_socket::Settings {
+            socket: transport_socket,
+            matches: transport_socket_matches,
+            protocol: &protocol,
+        };
+        let transport_sockets = TransportSockets::from_proto(&settings, field, secrets, &scope);
         let endpoints = named_endpoints(load_assignment.as_ref(), discovery?, field);
-        Some(Cluster {
+        let (transport_socket_matcher, transport_sockets) = transport_sockets?;
+        let cluster = Cluster {
             name: name.as_str().into(),
             metadata: metadata.clone().map(Arc::new),
             discovery: discovery?,
             connect_timeout: field.duration("connect_timeout", connect_timeout).unwrap_or(CONNECT_TIMEOUT),
             protocol,
-            tls: tls.ok()?,
             tcp_keepalive: connection_options(upstream_connection_options.as_ref(), field),
             healthy_panic_threshold: panic_threshold(common_lb_config.as_ref(), field.key("common_lb_config")),
             circuit_breakers: CircuitBreakers::from_proto(
@@ -213,7 +237,9 @@ impl Cluster {
             endpoints: endpoints?,
             host_stats: registry.unlisted().scope(&format!("cluster.{name}")),
             observability_name: stat_name.as_str().into(),
-        })
+            transport_socket_matcher,
+        };
+        Some((cluster, transport_sockets))
     }
 
     /// A host of this cluster. Hosts of the same address, or of the same logical name, share their counters.
@@ -223,7 +249,8 @@ impl Cluster {
         } else {
             self.host_stats.scope(&endpoint.address.to_string())
         };
-        Host { stats: HostStats::new(&scope), endpoint }
+        let transport_socket = self.transport_socket_matcher.choose(endpoint.metadata.as_ref());
+        Host { stats: HostStats::new(&scope), endpoint, transport_socket }
     }
 }
 
@@ -380,48 +407,4 @@ fn connection_options(proto: Option<&UpstreamConnectionOptions>, field: Field<'_
         keepalive = keepalive.with_retries(probes.value);
     }
     Some(keepalive)
-}
-
-/// What was wrong stands in the report.
-struct Refused;
-
-fn tls(
-    proto: Option<&core::TransportSocket>,
-    protocol: &ProtocolOptions,
-    field: Field<'_>,
-    secrets: &Secrets,
-    scope: &Scope,
-) -> Result<Option<UpstreamTls>, Refused> {
-    let Some(socket) = proto.filter(|socket| !is_plaintext(socket)) else {
-        if protocol.protocol == Protocol::Alpn {
-            field.error("auto_config chooses the protocol by ALPN, which needs TLS");
-        }
-        return Ok(None);
-    };
-    let field = field.key("typed_config");
-    let Some(ConfigType::TypedConfig(any)) = &socket.config_type else {
-        field.error("is required");
-        return Err(Refused);
-    };
-    if !is_type::<UpstreamTlsContext>(any) {
-        field.error("valid in Envoy, not implemented by Portreeve yet");
-        return Err(Refused);
-    }
-    let mut context = field.unpack::<UpstreamTlsContext>(any).ok_or(Refused)?;
-    // The cluster's protocol options can ask for the same.
-    context.auto_host_sni |= protocol.auto_sni;
-    context.auto_sni_san_validation |= protocol.auto_san_validation;
-    UpstreamTls::from_proto(&context, field, secrets, scope).ok_or(Refused).map(Some)
-}
-
-/// Whether it is as good as no transport socket.
-fn is_plaintext(proto: &core::TransportSocket) -> bool {
-    match &proto.config_type {
-        Some(ConfigType::TypedConfig(any)) => is_type::<RawBuffer>(any),
-        None => proto.name == "envoy.transport_sockets.raw_buffer",
-    }
-}
-
-fn is_type<M: Name>(any: &Any) -> bool {
-    any.type_url.rsplit('/').next() == Some(M::full_name().as_str())
 }

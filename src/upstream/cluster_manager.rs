@@ -10,8 +10,10 @@ use std::{
 };
 
 use super::{
-    Cluster, ClusterEntry, Host, HostSet, TcpConnection, UpstreamAttempt, UpstreamFailure, conn_pool::Pools,
+    Cluster, ClusterEntry, Host, HostSet, TcpConnection, UpstreamAttempt, UpstreamFailure,
+    conn_pool::Pools,
     load_balancer::LoadBalancer,
+    transport_socket::{TransportSocket, TransportSockets},
 };
 use crate::{
     http::{Request, Response},
@@ -41,8 +43,9 @@ impl ClusterManager {
         for (name, entry) in clusters {
             let state = match known.remove(name) {
                 Some(state) if Arc::ptr_eq(&state.cluster, &entry.cluster) => state,
-                _ => Rc::new(ClusterState::new(&entry.cluster)),
+                _ => Rc::new(ClusterState::new(entry)),
             };
+            *state.transport_sockets.borrow_mut() = Arc::clone(&entry.transport_sockets);
             state.update(&entry.hosts, self.next_seed());
             next.insert(Arc::clone(name), state);
         }
@@ -65,6 +68,8 @@ impl ClusterManager {
 #[derive(Debug)]
 pub struct ClusterState {
     cluster: Arc<Cluster>,
+    /// Those of new connections.
+    transport_sockets: Rc<RefCell<Arc<TransportSockets>>>,
     members: RefCell<Members>,
 }
 
@@ -76,9 +81,13 @@ struct Members {
 }
 
 impl ClusterState {
-    fn new(cluster: &Arc<Cluster>) -> ClusterState {
+    fn new(entry: &ClusterEntry) -> ClusterState {
         let members = Members { set: Arc::default(), hosts: Vec::new(), balancer: LoadBalancer::default() };
-        ClusterState { cluster: Arc::clone(cluster), members: RefCell::new(members) }
+        ClusterState {
+            cluster: Arc::clone(&entry.cluster),
+            transport_sockets: Rc::new(RefCell::new(Arc::clone(&entry.transport_sockets))),
+            members: RefCell::new(members),
+        }
     }
 
     fn update(&self, set: &Arc<HostSet>, seed: u64) {
@@ -92,8 +101,8 @@ impl ClusterState {
             .iter()
             .map(|host| match known.get(&host.endpoint.target()) {
                 Some(same) if Arc::ptr_eq(&same.0.host, host) => HostRef::clone(same),
-                Some(former) => HostRef::new(&self.cluster, host, &former.0.pools),
-                None => HostRef::new(&self.cluster, host, &Rc::default()),
+                Some(former) => HostRef::new(self, host, &former.0.pools),
+                None => HostRef::new(self, host, &Rc::default()),
             })
             .collect();
         let balancer = LoadBalancer::new(&hosts, self.cluster.healthy_panic_threshold, seed);
@@ -151,13 +160,18 @@ pub struct HostRef(Rc<HostState>);
 struct HostState {
     host: Arc<Host>,
     cluster: Arc<Cluster>,
+    transport_sockets: Rc<RefCell<Arc<TransportSockets>>>,
     info: Rc<UpstreamInfo>,
     /// Shared by the successive hosts of one target.
     pools: Rc<Pools>,
 }
 
 impl HostRef {
-    fn new(cluster: &Arc<Cluster>, host: &Arc<Host>, pools: &Rc<Pools>) -> HostRef {
+    fn new(
+        ClusterState { cluster, transport_sockets, .. }: &ClusterState,
+        host: &Arc<Host>,
+        pools: &Rc<Pools>,
+    ) -> HostRef {
         let endpoint = &host.endpoint;
         let host_name =
             if endpoint.hostname.is_empty() { endpoint.address.to_string() } else { endpoint.hostname.clone() };
@@ -172,6 +186,7 @@ impl HostRef {
         HostRef(Rc::new(HostState {
             host: Arc::clone(host),
             cluster: Arc::clone(cluster),
+            transport_sockets: Rc::clone(transport_sockets),
             info: Rc::new(info),
             pools: Rc::clone(pools),
         }))
@@ -181,6 +196,12 @@ impl HostRef {
     #[must_use]
     pub fn cluster(&self) -> &Arc<Cluster> {
         &self.0.cluster
+    }
+
+    /// How new connections to it are secured.
+    #[must_use]
+    pub fn transport_socket(&self) -> TransportSocket {
+        self.0.transport_sockets.borrow().get(self.transport_socket).clone()
     }
 
     /// What access logs say of it.

@@ -3,6 +3,7 @@
 //! Immutable. A host outlives updates of its cluster for as long as its endpoint does not change; connections and counters
 //! outlive even a change of weight, priority or metadata, because they belong to the address.
 
+use super::transport_socket::SocketIndex;
 use crate::{net::Address, proto::core, stats};
 
 /// One address of a cluster.
@@ -12,6 +13,8 @@ pub struct Host {
     pub endpoint: Endpoint,
     /// What all workers count.
     pub stats: HostStats,
+    /// Which of its cluster's.
+    pub(super) transport_socket: SocketIndex,
 }
 
 /// What configuration, DNS or a registration says of a host.

@@ -16,6 +16,7 @@ mod load_assignment;
 mod load_balancer;
 mod protocol_options;
 mod response_stats;
+mod transport_socket;
 
 pub use circuit_breaker::{CircuitBreakers, Resource, Thresholds};
 pub use cluster::{Cluster, ClusterEntry, Discovery};
@@ -26,6 +27,7 @@ pub use host::{Endpoint, Health, Host, HostStats};
 pub use host_set::HostSet;
 pub use protocol_options::{Http1Options, Protocol, ProtocolOptions};
 pub use response_stats::{Origin, ResponseStats};
+pub use transport_socket::{TransportSocket, TransportSockets};
 
 #[cfg(test)]
 mod tests;

@@ -97,6 +97,11 @@ pub(super) struct DeprecatedOptions<'a> {
 }
 
 impl ProtocolOptions {
+    /// Whether hosts choose the protocol by ALPN.
+    pub(super) fn needs_alpn(&self) -> bool {
+        self.protocol == Protocol::Alpn
+    }
+
     /// `field` is the cluster's. The typed options take the place of the older fields as a whole.
     pub(super) fn from_proto(
         typed: &HashMap<String, Any>,

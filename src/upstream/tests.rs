@@ -53,13 +53,13 @@ fn address(text: &str) -> Address {
 
 #[test]
 fn a_cluster_has_envoys_defaults() {
-    let ClusterEntry { cluster, hosts } = accept(&cluster_of("STATIC", &[("127.0.0.1", 80, "")]));
+    let ClusterEntry { cluster, hosts, .. } = accept(&cluster_of("STATIC", &[("127.0.0.1", 80, "")]));
     assert_eq!(&*cluster.name, "c");
     assert_eq!(cluster.connect_timeout, Duration::from_secs(5));
     assert_eq!(cluster.protocol, ProtocolOptions::default());
     assert_eq!(cluster.protocol.idle_timeout, Some(Duration::from_hours(1)));
     assert!((cluster.healthy_panic_threshold - 50.0).abs() < f64::EPSILON);
-    assert!(cluster.tls.is_none() && cluster.tcp_keepalive.is_none());
+    assert!(cluster.tcp_keepalive.is_none());
     assert_eq!(hosts.hosts()[0].endpoint, Endpoint::new(address("127.0.0.1:80")));
     assert_eq!(cluster.stats.membership_total.value(), 1);
     assert_eq!(cluster.stats.membership_healthy.value(), 1);

@@ -7,6 +7,7 @@ mod support;
 mod access_log;
 mod admin;
 mod bad_requests;
+mod certificate_files;
 mod cli;
 mod descriptors;
 mod drain;

@@ -22,6 +22,8 @@ const LIFE_CYCLE: &[(&str, &str)] = &[
     ("reload_begun", "de3fc50ce1840ef50b1efd4a49374443"),
     ("reload_done", "200d4625080dffe8ebf1e44f8ec16c86"),
     ("reload_failed", "1bfa0628bb1649314a6f2ab5bfa44a8d"),
+    ("certificates_renewed", "cefd2f8e3143472a9b63e897bab0709c"),
+    ("certificates_refused", "c3d6fca328aa4bfab019e9e489a5206c"),
     ("draining", "9379a04b6b14adf893ec2ccb6f4bcbcf"),
     ("ended", "0937e0e0ec15078d133ac0e30f1e5e7d"),
     ("listener_started", "41c8cffb5cbebe92a03fcdecfa76e6fb"),

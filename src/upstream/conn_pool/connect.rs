@@ -22,7 +22,7 @@ use crate::{
     net::{Address, Alpn, Io, Meter, Metered},
     proto::core::RoutingPriority,
     stats::Gauge,
-    upstream::{Cluster, Host, HostRef},
+    upstream::{Cluster, Host, HostRef, TransportSocket},
 };
 
 /// A byte stream to a host.
@@ -103,7 +103,7 @@ async fn connect_unbounded(
     let (cluster, endpoint) = (host.cluster(), &host.endpoint);
     let io = open_socket(&endpoint.address, cluster.tcp_keepalive.as_ref()).await;
     let io = io.map_err(|error| ConnectError::new(FailureKind::Connect, &system_error(&error)))?;
-    let Some(tls) = &cluster.tls else { return Ok((io, None)) };
+    let TransportSocket::Tls(tls) = host.transport_socket() else { return Ok((io, None)) };
     let name = server_name.unwrap_or(&endpoint.hostname);
     tls.connect(io, name, alpn).await.map_err(|error| ConnectError::new(FailureKind::Tls, &error))
 }

@@ -397,7 +397,7 @@ fn prepare(request: &mut Request, host: &HostRef) {
         None => match request.headers().get(&X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
             Some(b"https") => Scheme::HTTPS,
             Some(b"http") => Scheme::HTTP,
-            _ if host.cluster().tls.is_some() => Scheme::HTTPS,
+            _ if host.transport_socket().tls().is_some() => Scheme::HTTPS,
             _ => Scheme::HTTP,
         },
     };

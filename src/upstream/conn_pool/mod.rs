@@ -79,7 +79,7 @@ impl NamedPools {
     ) -> Result<Response, UpstreamFailure> {
         let cluster = host.cluster();
         if cluster.protocol.auto_sni
-            && cluster.tls.is_some()
+            && host.transport_socket().tls().is_some()
             && let Some(authority) = authority(request)
         {
             let pool = self.by_name(host_of(authority));
