@@ -36,8 +36,8 @@ stats::declare! {
     }
 }
 
-/// Accepts and serves connections, each as the listener is when it comes, until the drain is over and none is left, or the drain's deadline. `accepting` is held for as
-/// long as connections are accepted.
+/// Accepts and serves connections, each as the listener is when it comes, until the drain is over and none is left, or the
+/// drain's deadline. `accepting` is held for as long as connections are accepted.
 ///
 /// # Errors
 /// If the socket cannot be used in this runtime.

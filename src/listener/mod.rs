@@ -68,7 +68,7 @@ pub struct Listener {
     pub addresses: Vec<ListenAddress>,
     /// What connections may get.
     pub filter_chains: FilterChains,
-    listener_filters: ListenerFilters,
+    listener_filters: Arc<ListenerFilters>,
     connection_limit: Option<Arc<ConnectionLimit>>,
     global_connection_limit: Option<Arc<ConnectionLimit>>,
     stats: ListenerStats,
@@ -148,7 +148,7 @@ impl Listener {
         Some(Listener {
             name: if name.is_empty() { address.into() } else { name.as_str().into() },
             addresses,
-            listener_filters: inspection?.with_tls_inspector(filter_chains.inspect(), cx),
+            listener_filters: Arc::new(inspection?.with_tls_inspector(filter_chains.inspect(), cx)),
             filter_chains,
             connection_limit: cx.connection_limits.of_listener.get(name).copied().map(ConnectionLimit::new),
             global_connection_limit: cx.connection_limits.global.clone().filter(|_| !ignore_global_conn_limit),

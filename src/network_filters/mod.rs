@@ -30,7 +30,7 @@ const READ_FILTERS: &[ReadFilterFactory] = &[connection_limit::FACTORY, local_ra
 const PACKAGE: &str = "envoy.extensions.filters.network.";
 
 /// The filters of a chain.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct NetworkFilters {
     /// What a connection has to pass first, in this order.
     pub read: Vec<Arc<dyn ReadFilter>>,

@@ -18,9 +18,11 @@ use super::{
 };
 
 /// A certificate chain and its key, checked to belong together.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Certificate {
     pub(super) key: Arc<CertifiedKey>,
+    /// What statistics call it: the name of the secret that it is, or one made of what stands in the configuration.
+    pub(super) stat_name: String,
     /// The DNS names it is valid for, or its common name if it has none.
     pub(super) names: Vec<String>,
     pub(super) loaded: LoadedCertificate,
@@ -84,6 +86,7 @@ impl Certificate {
         check_pair(&chain, &key.origin, &*signing_key, place)?;
 
         Some(Arc::new(Certificate {
+            stat_name: pem::stat_name("unnamed_cert", chain_source),
             names: names(&chain.certificates[0], &facts),
             loaded: LoadedCertificate { path: chain.origin.to_string(), facts },
             key: Arc::new(CertifiedKey::new(chain.certificates, signing_key)),
@@ -94,7 +97,7 @@ impl Certificate {
     pub(super) fn limited_to(&self, schemes: &[SignatureScheme]) -> Arc<Certificate> {
         let key = LimitedKey { key: Arc::clone(&self.key.key), schemes: schemes.to_vec() };
         let key = CertifiedKey { key: Arc::new(key), ..CertifiedKey::clone(&self.key) };
-        Arc::new(Certificate { key: Arc::new(key), names: self.names.clone(), loaded: self.loaded.clone() })
+        Arc::new(Certificate { key: Arc::new(key), ..self.clone() })
     }
 
     /// Whether clients that can should be given this one rather than one with an RSA key: it is cheaper to sign with.

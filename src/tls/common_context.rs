@@ -1,6 +1,6 @@
 //! What both sides of TLS are told: `envoy.extensions.transport_sockets.tls.v3.CommonTlsContext`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use crate::{
     config::field::Field,
@@ -18,6 +18,8 @@ pub(super) struct CommonContext {
     pub(super) certificates: Vec<Arc<Certificate>>,
     pub(super) validation: Option<Arc<Validation>>,
     pub(super) alpn_protocols: Vec<Vec<u8>>,
+    /// What statistics call the certificates and authorities, and when each ends.
+    pub(super) expirations: Vec<(String, Option<SystemTime>)>,
 }
 
 impl CommonContext {
@@ -76,13 +78,36 @@ impl CommonContext {
                 *certificate = certificate.limited_to(schemes);
             }
         }
+        let secret_names = tls_certificate_sds_secret_configs.iter().map(|reference| &reference.name);
+        let names = tls_certificates.iter().map(|_| None).chain(secret_names.map(Some));
+        let own = certificates.iter().zip(names).map(|(certificate, name)| {
+            (name.unwrap_or(&certificate.stat_name).clone(), certificate.loaded.facts.not_after)
+        });
+        let authority = validation.as_ref().and_then(|validation| {
+            let trust = validation.trust.as_ref()?;
+            let name = validation_context_type.as_ref().and_then(secret_name).unwrap_or(&trust.stat_name);
+            Some((name.clone(), trust.loaded.first()?.facts.not_after))
+        });
         Some(CommonContext {
+            expirations: own.chain(authority).collect(),
             parameters,
             certificates,
             validation,
             alpn_protocols: alpn_protocols.iter().map(|protocol| protocol.clone().into_bytes()).collect(),
         })
     }
+}
+
+/// The name of the secret that holds the authorities, if one does.
+fn secret_name(context: &ValidationContextType) -> Option<&String> {
+    let reference = match context {
+        ValidationContextType::ValidationContextSdsSecretConfig(reference) => reference,
+        ValidationContextType::CombinedValidationContext(combined) => {
+            combined.validation_context_sds_secret_config.as_ref()?
+        }
+        _ => return None,
+    };
+    Some(&reference.name)
 }
 
 fn validation(

@@ -102,7 +102,8 @@ impl DownstreamTls {
             return None;
         }
 
-        let stats = TlsStats::new(scope);
+        let mut stats = TlsStats::new(scope);
+        stats.tell_expirations(scope, &common.expirations);
         let validation = common.validation.unwrap_or_default();
         let required = require_client_certificate.is_some_and(|required| required.value);
         let mandatory = required || validation.needs_certificate();
@@ -112,10 +113,9 @@ impl DownstreamTls {
             .inspect_err(|error| common_field.key("tls_params").error(error.to_string()))
             .ok()?;
         let builder = if mandatory || validation.asks_anything() {
-            let verifier =
-                ClientVerifier::new(Arc::clone(&validation), mandatory, &common.parameters, &stats.handshakes)
-                    .inspect_err(|error| common_field.key("validation_context").error(error.to_string()))
-                    .ok()?;
+            let verifier = ClientVerifier::new(Arc::clone(&validation), mandatory, &common.parameters, &stats)
+                .inspect_err(|error| common_field.key("validation_context").error(error.to_string()))
+                .ok()?;
             builder.with_client_cert_verifier(Arc::new(verifier))
         } else {
             builder.with_no_client_auth()

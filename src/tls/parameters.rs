@@ -29,7 +29,7 @@ pub(super) const CURVES: [(&[&str], &dyn SupportedKxGroup); 4] = [
 const OTHER_CURVES: [&str; 2] = ["P-521", "secp521r1"];
 
 /// Signature algorithms by the names of RFC 8446 and by OpenSSL's older ones; some are for TLS 1.2 or for certificates alone.
-const SIGNATURES: [(&[&str], &[SignatureScheme]); 11] = [
+pub(super) const SIGNATURES: [(&[&str], &[SignatureScheme]); 11] = [
     (&["ecdsa_secp256r1_sha256", "ECDSA+SHA256"], &[SignatureScheme::ECDSA_NISTP256_SHA256]),
     (&["ecdsa_secp384r1_sha384", "ECDSA+SHA384"], &[SignatureScheme::ECDSA_NISTP384_SHA384]),
     (&["ecdsa_secp521r1_sha512", "ECDSA+SHA512"], &[SignatureScheme::ECDSA_NISTP521_SHA512]),

@@ -12,7 +12,7 @@ use crate::{
     proto::core::{DataSource, data_source::Specifier},
 };
 
-use super::files::FileReader;
+use super::{files::FileReader, x509::sha256};
 
 /// The PEM sections of one source that TLS has a use for.
 pub(super) struct Pem {
@@ -43,6 +43,16 @@ impl Display for Origin {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// What Envoy calls, in statistics, a certificate that has no name: after what the configuration holds of it in `inline_bytes`.
+pub(super) fn stat_name(kind: &str, source: &DataSource) -> String {
+    let inline = match &source.specifier {
+        Some(Specifier::InlineBytes(bytes)) => bytes.as_slice(),
+        _ => &[],
+    };
+    let [a, b, c, d, ..] = sha256(inline);
+    format!("{kind}_{a:02x}{b:02x}{c:02x}{d:02x}")
 }
 
 /// The place of a source's value: `certificate_chain.filename` rather than `certificate_chain`.

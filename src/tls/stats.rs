@@ -1,10 +1,18 @@
 //! What Envoy counts of TLS: `listener.<address>.ssl.*` and `cluster.<name>.ssl.*`.
 
-use rustls::{CommonState, Error, HandshakeKind, NamedGroup, ProtocolVersion, crypto::SupportedKxGroup};
+use std::{collections::BTreeMap, time::SystemTime};
 
-use crate::stats::{self, Counter, Scope};
+use rustls::{
+    CommonState, Error, HandshakeKind, NamedGroup, ProtocolVersion, SignatureScheme, crypto::SupportedKxGroup,
+};
 
-use super::{TlsError, cipher_suites::SUITES, parameters::CURVES};
+use crate::stats::{self, Counter, Gauge, Scope};
+
+use super::{
+    TlsError,
+    cipher_suites::SUITES,
+    parameters::{CURVES, SIGNATURES},
+};
 
 stats::declare! {
     /// Of the TLS connections of a listener or a cluster.
@@ -35,6 +43,9 @@ pub(super) struct TlsStats {
     versions: [(ProtocolVersion, Counter); 2],
     ciphers: Vec<Counter>,
     curves: Vec<(NamedGroup, Counter)>,
+    pub(super) signatures: SignatureCounters,
+    /// `certificate.<name>.expiration_unix_time_seconds`
+    expirations: Vec<Gauge>,
 }
 
 impl TlsStats {
@@ -48,7 +59,24 @@ impl TlsStats {
                 .map(|version| (version, versions.counter(version_name(version)))),
             ciphers: SUITES.iter().map(|(name, _)| ciphers.counter(name)).collect(),
             curves: CURVES.iter().map(|(names, group)| (group.name(), curves.counter(names[0]))).collect(),
+            signatures: SignatureCounters::new(&scope.scope("sigalgs")),
+            expirations: Vec::new(),
         }
+    }
+
+    /// Tells when certificates end; of those that have one name, when the first does. `scope` is the listener's or the cluster's.
+    pub(super) fn tell_expirations(&mut self, scope: &Scope, ends: &[(String, Option<SystemTime>)]) {
+        let scope = scope.scope("ssl").scope("certificate");
+        let mut first: BTreeMap<&str, SystemTime> = BTreeMap::new();
+        for (name, end) in ends.iter().filter_map(|(name, end)| Some((name.as_str(), (*end)?))) {
+            first.entry(name).and_modify(|first| *first = end.min(*first)).or_insert(end);
+        }
+        let gauges = first.into_iter().map(|(name, end)| {
+            let gauge = scope.scope(name).gauge("expiration_unix_time_seconds");
+            gauge.set(end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs());
+            gauge
+        });
+        self.expirations = gauges.collect();
     }
 
     /// Counts a handshake that succeeded.
@@ -79,6 +107,24 @@ impl TlsStats {
             TlsError::Verify(Error::NoCertificatesPresented) => self.handshakes.fail_verify_no_cert.inc(),
             TlsError::Verify(_) => {}
             TlsError::Transport(_) | TlsError::Protocol(_) => self.handshakes.connection_error.inc(),
+        }
+    }
+}
+
+/// Counts the algorithms by which peers have signed their handshakes.
+#[derive(Clone, Debug)]
+pub(super) struct SignatureCounters(Vec<(SignatureScheme, Counter)>);
+
+impl SignatureCounters {
+    fn new(scope: &Scope) -> SignatureCounters {
+        let known = SIGNATURES.iter().flat_map(|(names, schemes)| schemes.iter().map(|scheme| (*scheme, names[0])));
+        SignatureCounters(known.map(|(scheme, name)| (scheme, scope.counter(name))).collect())
+    }
+
+    /// Counts a signature that is good.
+    pub(super) fn count(&self, scheme: SignatureScheme) {
+        if let Some((_, counter)) = self.0.iter().find(|(known, _)| *known == scheme) {
+            counter.inc();
         }
     }
 }

@@ -97,11 +97,11 @@ impl UpstreamTls {
             );
         }
 
-        let stats = TlsStats::new(scope);
+        let mut stats = TlsStats::new(scope);
+        stats.tell_expirations(scope, &common.expirations);
         let provider = &common.parameters.provider;
         let match_server_name = *auto_sni_san_validation;
-        let verifier =
-            ServerVerifier::new(Arc::clone(&validation), match_server_name, &common.parameters, &stats.handshakes);
+        let verifier = ServerVerifier::new(Arc::clone(&validation), match_server_name, &common.parameters, &stats);
         let verifier =
             verifier.inspect_err(|error| common_field.key("validation_context").error(error.to_string())).ok()?;
         let builder = ClientConfig::builder_with_provider(Arc::clone(provider))

@@ -58,6 +58,8 @@ pub(super) struct Trust {
     pub(super) crls: Vec<CertificateRevocationListDer<'static>>,
     pub(super) only_leaf_revocation: bool,
     pub(super) loaded: Vec<LoadedCertificate>,
+    /// What statistics call them.
+    pub(super) stat_name: String,
 }
 
 impl Validation {
@@ -206,7 +208,8 @@ impl Trust {
             warn_of_validity(&only.facts, &pem.origin, field); // in bundles, some always have expired
         }
         // Lists in the same file count, too.
-        Some(Trust { crls: pem.crls, ..Trust::new(roots, pem.certificates, loaded) })
+        let stat_name = pem::stat_name("unnamed_ca_cert", source);
+        Some(Trust { crls: pem.crls, stat_name, ..Trust::new(roots, pem.certificates, loaded) })
     }
 
     fn of_system(field: Field<'_>) -> Option<Trust> {
@@ -221,7 +224,14 @@ impl Trust {
     }
 
     fn new(roots: RootCertStore, certificates: Vec<CertificateDer<'static>>, loaded: Vec<LoadedCertificate>) -> Trust {
-        Trust { roots: Arc::new(roots), certificates, crls: Vec::new(), only_leaf_revocation: false, loaded }
+        Trust {
+            roots: Arc::new(roots),
+            certificates,
+            crls: Vec::new(),
+            only_leaf_revocation: false,
+            loaded,
+            stat_name: String::new(),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use super::{
     parameters::Parameters,
-    stats::HandshakeStats,
+    stats::{HandshakeStats, SignatureCounters, TlsStats},
     validation::{Trust, Validation, names_host},
     x509,
 };
@@ -50,17 +50,24 @@ struct Verifier {
     /// By what peers may sign, best first.
     schemes: Vec<SignatureScheme>,
     stats: HandshakeStats,
+    signatures: SignatureCounters,
 }
 
 impl Verifier {
-    fn new(validation: Arc<Validation>, parameters: &Parameters, stats: &HandshakeStats) -> Verifier {
+    fn new(validation: Arc<Validation>, parameters: &Parameters, stats: &TlsStats) -> Verifier {
         let algorithms = parameters.provider.signature_verification_algorithms;
         let known = algorithms.supported_schemes();
         let schemes = match &parameters.signatures {
             Some(chosen) => chosen.iter().filter(|scheme| known.contains(scheme)).copied().collect(),
             None => known,
         };
-        Verifier { validation, algorithms, schemes, stats: stats.clone() }
+        Verifier {
+            validation,
+            algorithms,
+            schemes,
+            stats: stats.handshakes.clone(),
+            signatures: stats.signatures.clone(),
+        }
     }
 
     /// A peer may sign by what was offered to it only.
@@ -150,7 +157,7 @@ impl ClientVerifier {
         validation: Arc<Validation>,
         mandatory: bool,
         parameters: &Parameters,
-        stats: &HandshakeStats,
+        stats: &TlsStats,
     ) -> Result<ClientVerifier, VerifierBuilderError> {
         let chain = match &validation.trust {
             None => None,
@@ -202,7 +209,9 @@ impl ClientCertVerifier for ClientVerifier {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         self.verifier.offered(dss)?;
-        verify_tls12_signature(message, cert, dss, &self.verifier.algorithms)
+        let valid = verify_tls12_signature(message, cert, dss, &self.verifier.algorithms)?;
+        self.verifier.signatures.count(dss.scheme);
+        Ok(valid)
     }
 
     fn verify_tls13_signature(
@@ -212,7 +221,9 @@ impl ClientCertVerifier for ClientVerifier {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         self.verifier.offered(dss)?;
-        verify_tls13_signature(message, cert, dss, &self.verifier.algorithms)
+        let valid = verify_tls13_signature(message, cert, dss, &self.verifier.algorithms)?;
+        self.verifier.signatures.count(dss.scheme);
+        Ok(valid)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -233,7 +244,7 @@ impl ServerVerifier {
         validation: Arc<Validation>,
         match_server_name: bool,
         parameters: &Parameters,
-        stats: &HandshakeStats,
+        stats: &TlsStats,
     ) -> Result<ServerVerifier, VerifierBuilderError> {
         let chain = match &validation.trust {
             None => None,
@@ -290,7 +301,9 @@ impl ServerCertVerifier for ServerVerifier {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         self.verifier.offered(dss)?;
-        verify_tls12_signature(message, cert, dss, &self.verifier.algorithms)
+        let valid = verify_tls12_signature(message, cert, dss, &self.verifier.algorithms)?;
+        self.verifier.signatures.count(dss.scheme);
+        Ok(valid)
     }
 
     fn verify_tls13_signature(
@@ -300,7 +313,9 @@ impl ServerCertVerifier for ServerVerifier {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         self.verifier.offered(dss)?;
-        verify_tls13_signature(message, cert, dss, &self.verifier.algorithms)
+        let valid = verify_tls13_signature(message, cert, dss, &self.verifier.algorithms)?;
+        self.verifier.signatures.count(dss.scheme);
+        Ok(valid)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -3,6 +3,8 @@
 
 use std::{collections::HashMap, num::NonZeroU32, time::Duration};
 
+use http::HeaderName;
+
 use crate::{
     config::Field,
     http::http2,
@@ -42,6 +44,8 @@ pub struct ProtocolOptions {
     pub max_response_headers: usize,
     /// TLS asks for the host that the request is for.
     pub auto_sni: bool,
+    /// A header that holds its name instead, in requests that have it.
+    pub auto_sni_header: Option<HeaderName>,
     /// The certificate must be for the name that TLS asked for.
     pub auto_san_validation: bool,
     /// Settings of HTTP/1.1.
@@ -79,6 +83,7 @@ impl Default for ProtocolOptions {
             max_response_headers_bytes: 60 * 1024,
             max_response_headers: 100,
             auto_sni: false,
+            auto_sni_header: None,
             auto_san_validation: false,
             http1: Http1Options::default(),
             http2: http2::Options::default(),
@@ -258,7 +263,12 @@ impl ProtocolOptions {
         let core::UpstreamHttpProtocolOptions { auto_sni, auto_san_validation, override_auto_sni_header } = proto;
         self.auto_sni = *auto_sni;
         self.auto_san_validation = *auto_san_validation;
-        field.unsupported("override_auto_sni_header", override_auto_sni_header);
+        if !override_auto_sni_header.is_empty() {
+            match override_auto_sni_header.parse() {
+                Ok(name) => self.auto_sni_header = Some(name),
+                Err(_) => field.key("override_auto_sni_header").error("is not the name of a header"),
+            }
+        }
     }
 }
 

@@ -12,9 +12,9 @@ mod replay;
 mod response;
 mod tcp;
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc};
 
-use http::Version;
+use http::{HeaderName, Version};
 use tokio::{sync::OnceCell, time::Instant};
 
 use super::{HostRef, Protocol};
@@ -80,9 +80,9 @@ impl NamedPools {
         let cluster = host.cluster();
         if cluster.protocol.auto_sni
             && host.transport_socket().tls().is_some()
-            && let Some(authority) = authority(request)
+            && let Some(name) = name_asked_for(request, cluster.protocol.auto_sni_header.as_ref())
         {
-            let pool = self.by_name(host_of(authority));
+            let pool = self.by_name(name);
             return pool.send(host, request, attempt).await;
         }
         self.own.send(host, request, attempt).await
@@ -100,6 +100,14 @@ impl NamedPools {
         pools.insert(name, Rc::clone(&pool));
         pool
     }
+}
+
+/// The name in a header of the request, or that of its authority. An address is no name.
+fn name_asked_for<'r>(request: &'r Request, header: Option<&HeaderName>) -> Option<&'r str> {
+    let named = header.and_then(|header| request.headers().get(header)).and_then(|value| value.to_str().ok());
+    let name = host_of(named.or_else(|| authority(request))?);
+    let is_address = name.starts_with('[') || name.parse::<IpAddr>().is_ok();
+    (!is_address && !name.is_empty()).then_some(name)
 }
 
 /// An authority without its port.
