@@ -15,8 +15,8 @@ use std::process::{Command, Output};
 use prost::Message;
 use protox::file::{File, FileResolver, GoogleFileResolver};
 
-/// Our packages that only processes of ours speak, among themselves.
-const INTERNAL: &str = "portreeve/handoff/";
+/// Our packages that only processes of ours speak, among themselves, and those that only files hold.
+const INTERNAL: [&str; 2] = ["portreeve/handoff/", "portreeve/route_check/"];
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -51,7 +51,8 @@ fn main() -> Result<()> {
     let everything = compile(&roots, &all_files, SourceInfo::Omit)?;
     fs::write(out.join("descriptors.bin"), everything)?;
     generate(&compile(&roots, &own_files, SourceInfo::Include)?, &out)?;
-    let public_files = own_files.into_iter().filter(|file| !file.starts_with(INTERNAL)).collect();
+    let public_files =
+        own_files.into_iter().filter(|file| !INTERNAL.iter().any(|package| file.starts_with(package))).collect();
     fs::write(out.join("services.bin"), compile(&roots, &public_files, SourceInfo::Include)?)?;
     Ok(())
 }

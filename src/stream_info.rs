@@ -264,9 +264,8 @@ impl StreamInfo {
         }
     }
 
-    /// A GET over plain HTTP/1.1 from 127.0.0.1.
-    #[cfg(test)]
-    pub(crate) fn sample() -> StreamInfo {
+    /// A GET over plain HTTP/1.1 from 127.0.0.1, for requests that nobody sent.
+    pub fn sample() -> StreamInfo {
         let connection = ConnectionInfo {
             id: 1,
             start: Instant::now(),

@@ -10,6 +10,7 @@ mod demo;
 mod envoy_options;
 mod generate;
 mod reload;
+mod route_check;
 mod run;
 mod status;
 mod version;
@@ -32,6 +33,7 @@ pub const EXIT_FAILURE: u8 = 1;
     after_help = "Exit status: 0 success; 1 a configuration or start-up error; 2 wrong usage.",
     after_long_help = "Examples:\n  \
         portreeve check /etc/portreeve/envoy3.yaml      every error and warning, with its line\n  \
+        portreeve route-check envoy3.yaml tests.yaml    unit tests of its routes\n  \
         portreeve run -c /etc/portreeve/envoy3.yaml     serve until SIGTERM\n  \
         portreeve reload --wait                         take the configuration over as it is now\n  \
         portreeve demo                                  a complete set-up that needs no file\n  \
@@ -52,6 +54,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Say everything that is wrong with configuration files, without serving them
     Check(check::Args),
+    /// Run tests of a configuration's routes, in the files of Envoy's router check tool
+    RouteCheck(route_check::Args),
     /// Serve a built-in example that needs no file
     Demo(demo::Args),
     /// Have the next process take over from the running one, with the configuration as it is now
@@ -75,6 +79,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => args.run(),
         Command::Check(args) => args.run(),
+        Command::RouteCheck(args) => args.run(),
         Command::Demo(args) => args.run(),
         Command::Reload(args) => args.run(),
         Command::Status(args) => args.run(),

@@ -53,6 +53,15 @@ pub fn load<M: prost::Message + prost::Name + Default>(source: &Source, report: 
     M::decode(bytes.as_slice()).ok()
 }
 
+/// Whether a document's root has this field. What kind of document it is can be told so before it is read as such.
+#[must_use]
+pub fn has_field(source: &Source, name: &str) -> bool {
+    match tree::parse(source.name(), source.text()).map(|root| root.value) {
+        Ok(tree::Value::Map(entries)) => entries.iter().any(|entry| entry.key == name),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

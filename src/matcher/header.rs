@@ -79,6 +79,8 @@ enum Name {
     Method,
     Path,
     Scheme,
+    /// A pseudo-header that no request has.
+    Unknown,
 }
 
 #[derive(Clone, Debug)]
@@ -165,6 +167,7 @@ impl Name {
             ":path" => Name::Path,
             ":scheme" => Name::Scheme,
             _ if name.eq_ignore_ascii_case("host") => Name::Authority,
+            _ if name.starts_with(':') => HeaderName::from_bytes(&name.as_bytes()[1..]).map(|_| Name::Unknown)?,
             _ => Name::Field(HeaderName::from_bytes(name.as_bytes())?),
         })
     }
@@ -178,6 +181,7 @@ impl Name {
                 let host = || headers.get(HOST).map(http::HeaderValue::as_bytes);
                 uri.authority().map(|authority| authority.as_str().as_bytes()).or_else(host).into_iter().for_each(see);
             }
+            Name::Unknown => {}
             Name::Method => see(method.as_str().as_bytes()),
             Name::Path => uri.path_and_query().map(|path| path.as_str().as_bytes()).into_iter().for_each(see),
             Name::Scheme => {
@@ -320,7 +324,7 @@ mod tests {
 
     #[test]
     fn bad_names_are_refused() {
-        for name in [":nonsense", "a b", ""] {
+        for name in [":", ":a b", "a b", ""] {
             let report = Report::new();
             let proto = Proto { name: name.to_owned(), ..Proto::default() };
             assert!(HeaderMatcher::from_proto(&proto, Field::root(&report)).is_none());

@@ -70,6 +70,7 @@ pub use envoy_types::pb::xds::r#type::matcher::v3 as xds_matcher;
 pub use generated::portreeve::demo::v1 as demo;
 pub use generated::portreeve::handoff::v1 as handoff;
 pub use generated::portreeve::registration::v1 as registration;
+pub use generated::portreeve::route_check::v1 as route_check;
 
 use prost_reflect::DescriptorPool;
 

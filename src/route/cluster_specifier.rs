@@ -60,6 +60,11 @@ impl Target {
 }
 
 impl ClusterSpecifier {
+    /// The clusters among which one is drawn.
+    pub(super) fn weighted(&self) -> Option<&WeightedClusters> {
+        if let ClusterSpecifier::Weighted(clusters) = self { Some(clusters) } else { None }
+    }
+
     /// Whether the route does not match where there is no cluster.
     pub(super) fn may_decline(&self) -> bool {
         !matches!(self, ClusterSpecifier::One(_) | ClusterSpecifier::Tree(_))

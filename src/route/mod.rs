@@ -38,7 +38,7 @@ pub use redirect::Redirect;
 pub use registered::{RegisteredRoute, RegisteredRoutes, RouteKey};
 pub use retry_policy::{BackOff, HostPredicate, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
 pub use route::Route;
-pub use route_ref::{Lookup, Originals, RouteRef};
+pub use route_ref::{Lookup, Originals, RoutePlace, RouteRef};
 pub use stats::{CountedBy, NamedStats, RequestStats};
 pub use virtual_host::AttemptHeaders;
 

@@ -1,6 +1,6 @@
 //! Finding the route of a request, and what the route then does to its messages.
 
-use std::{ops::Deref, rc::Rc, sync::Arc};
+use std::{fmt, ops::Deref, rc::Rc, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Request, uri::PathAndQuery};
 
@@ -58,6 +58,22 @@ pub struct Lookup<'a, B> {
     pub random: u64,
 }
 
+/// Which route of a table it is, and of weighted clusters which one.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct RoutePlace {
+    virtual_host: usize,
+    route: u32,
+    cluster: Option<usize>,
+}
+
+impl fmt::Display for RoutePlace {
+    /// `routes[3]`, or `routes[3].clusters[0]`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "routes[{}]", self.route)?;
+        self.cluster.map_or(Ok(()), |cluster| write!(f, ".clusters[{cluster}]"))
+    }
+}
+
 /// Whether a request tells the upstream the path and the host that it had before a rewrite.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Originals {
@@ -83,6 +99,24 @@ impl RouteConfiguration {
         };
         Some(RouteRef { table: Rc::clone(table), virtual_host, route, choice })
     }
+
+    /// All routes, each with the name of its virtual host; a route to weighted clusters is there once for each of them.
+    pub fn places(&self) -> impl Iterator<Item = (RoutePlace, &str, &Route)> {
+        self.virtual_hosts.iter().enumerate().flat_map(|(virtual_host, host)| {
+            host.routes().flat_map(move |(index, route)| {
+                let clusters = match &route.action {
+                    Action::Forward(forward) => forward.cluster.weighted().map(|clusters| clusters.iter().count()),
+                    Action::Redirect(_) | Action::DirectResponse(_) => None,
+                };
+                let places = (0..clusters.unwrap_or(1)).map(move |cluster| RoutePlace {
+                    virtual_host,
+                    route: index,
+                    cluster: clusters.map(|_| cluster),
+                });
+                places.map(move |place| (place, host.name(), route))
+            })
+        })
+    }
 }
 
 impl Choice {
@@ -107,6 +141,14 @@ impl RouteRef {
     #[must_use]
     pub fn virtual_host_name(&self) -> &str {
         self.virtual_host().name()
+    }
+
+    /// Which route of its table this is; None for the redirect of `require_tls`.
+    #[must_use]
+    pub fn place(&self) -> Option<RoutePlace> {
+        let RouteIndex::Configured(route) = self.route else { return None };
+        let cluster = if let Choice::Weighted(index) = self.choice { Some(index) } else { None };
+        Some(RoutePlace { virtual_host: self.virtual_host, route, cluster })
     }
 
     /// By what the request is counted, beside its cluster.

@@ -230,6 +230,10 @@ impl VirtualHost {
         }
     }
 
+    pub(super) fn routes(&self) -> impl Iterator<Item = (u32, &Route)> {
+        (0..).zip(&self.routes)
+    }
+
     pub(super) fn route(&self, index: RouteIndex) -> &Route {
         match index {
             RouteIndex::Configured(index) => &self.routes[index as usize],

@@ -56,7 +56,7 @@ fn help_and_version_say_what_there_is() {
     let version = portreeve(directory.path(), &["version"]);
     assert_eq!(text(&version.stdout), format!("portreeve {}\n", env!("CARGO_PKG_VERSION")));
     let help = portreeve(directory.path(), &["--help"]);
-    for command in ["run", "check", "demo", "reload", "status", "workers", "certificate", "version"] {
+    for command in ["run", "check", "route-check", "demo", "reload", "status", "workers", "certificate", "version"] {
         assert!(text(&help.stdout).contains(&format!("  {command} ")), "{}", text(&help.stdout));
     }
     assert_eq!(portreeve(directory.path(), &["serve"]).status.code(), Some(2));
