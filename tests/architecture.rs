@@ -36,8 +36,8 @@ const LAYERS: &[&[&str]] = &[
 
 /// Crates that may be replaced one day, and the only places (a file, or a directory) that name them.
 const CONFINED: &[(&str, &[&str])] = &[
-    ("hyper", &["src/http/body.rs", "src/http/http1.rs", "src/http/upgrade.rs", "src/upstream/conn_pool/http1.rs"]),
-    ("hyper_util", &["src/http/http1.rs", "src/http/upgrade.rs", "src/upstream/conn_pool/http1.rs", "src/cli/workers"]),
+    ("hyper", &["src/http/body.rs", "src/http/upgrade.rs", "src/upstream/conn_pool/http1.rs"]),
+    ("hyper_util", &["src/http/upgrade.rs", "src/upstream/conn_pool/http1.rs", "src/cli/workers"]),
     ("h2", &["src/http/body.rs", "src/http/http2", "src/upstream/conn_pool"]),
     ("rustls", &["src/tls"]),
     ("tokio_rustls", &["src/tls", "src/net/io.rs"]),

@@ -2,6 +2,7 @@
 
 use std::{io, rc::Rc, time::Duration};
 
+use http::header;
 use tokio::{task::JoinSet, time::sleep};
 
 use super::Admin;
@@ -33,8 +34,8 @@ stats::declare! {
     }
 }
 
-const OPTIONS: Options =
-    Options { max_headers: 100, max_header_bytes: 60 * 1024, header_timeout: Some(Duration::from_secs(10)) };
+/// Time for the head of a request: nobody is to hold a connection for nothing.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long to wait when no connection can be accepted, for example for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -77,7 +78,8 @@ impl Admin {
             async move {
                 admin.stats.downstream_rq_total.inc();
                 admin.stats.downstream_rq_active.inc();
-                let response = admin.respond(request).await;
+                let mut response = admin.respond(request).await;
+                response.headers_mut().insert(header::DATE, admin.date.now());
                 match response.status().as_u16() {
                     400..500 => admin.stats.downstream_rq_4xx.inc(),
                     500..600 => admin.stats.downstream_rq_5xx.inc(),
@@ -87,7 +89,8 @@ impl Admin {
                 response
             }
         };
-        if let Err(error) = http1::serve(io, &OPTIONS, service, drain.draining()).await {
+        let options = Options { header_timeout: Some(HEADER_TIMEOUT), accept_http_10: true, ..Options::default() };
+        if let Err(error) = http1::serve(io, &options, &service, drain.draining()).await {
             tracing::debug!(%error, "admin connection ended early");
         }
         self.stats.downstream_cx_active.dec();

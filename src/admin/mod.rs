@@ -9,7 +9,7 @@ use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, Limited};
 
 use crate::{
-    http::{Request, Response, body::Body},
+    http::{Request, Response, body::Body, date::DateCache},
     net::Address,
     proto::admin::{CommandLineOptions, server_info::State},
     snapshot::Snapshot,
@@ -150,6 +150,7 @@ pub struct Admin {
     /// The name of this machine.
     machine: String,
     stats: AdminStats,
+    date: DateCache,
 }
 
 impl Admin {
@@ -157,7 +158,7 @@ impl Admin {
     #[must_use]
     pub fn new(process: Rc<dyn Process>, machine: String) -> Self {
         let stats = AdminStats::new(&process.stats().scope("http.admin"));
-        Self { process, machine, stats }
+        Self { process, machine, stats, date: DateCache::new() }
     }
 
     /// Answers one request.

@@ -9,22 +9,19 @@ use super::{StripPort, Underscores, connection::Connection};
 use crate::{
     filter::http::Stream,
     http::{
-        Request, authority, grpc, headers, local_reply::LocalReply, path, path::Normalized, set_authority,
-        upgrade::Upgrade,
+        Request, authority, grpc, headers, is_authority, local_reply::LocalReply, path, path::Normalized,
+        set_authority, upgrade::Upgrade,
     },
 };
 
 /// Refuses what HTTP or the configuration does not allow, and brings the rest into the form that filters and routes expect.
 pub(super) fn admit(connection: &Connection, request: &mut Request, stream: &mut Stream) -> Result<(), LocalReply> {
     let manager = &connection.manager;
-    if request.version() <= Version::HTTP_10 {
-        if !manager.accept_http_10 {
-            return Err(LocalReply::low_version());
-        }
-        if let (None, Some(host)) = (authority(request), &manager.default_host_for_http_10) {
-            let host = host.clone();
-            set_authority(request, host);
-        }
+    if request.version() <= Version::HTTP_10
+        && let (None, Some(host)) = (authority(request), &manager.http1.default_host_for_http_10)
+    {
+        let host = host.clone();
+        set_authority(request, host);
     }
     admit_names(connection, request)?;
     admit_authority(connection, request)?;
@@ -77,7 +74,7 @@ fn admit_authority(connection: &Connection, request: &mut Request) -> Result<(),
     let Some(host) = authority(request) else {
         return Err(LocalReply::missing_host());
     };
-    if !is_authority(host) || request.headers().get_all(header::HOST).iter().nth(1).is_some() {
+    if !is_authority(host.as_bytes()) || request.headers().get_all(header::HOST).iter().nth(1).is_some() {
         return Err(LocalReply::invalid_host());
     }
     if manager.strip_port == StripPort::No && !manager.strip_trailing_host_dot {
@@ -105,12 +102,6 @@ fn admit_authority(connection: &Connection, request: &mut Request) -> Result<(),
         set_authority(request, value);
     }
     Ok(())
-}
-
-/// Whether it can be host and port (RFC 3986 section 3.2): what can end or split one is refused, userinfo too.
-fn is_authority(text: &str) -> bool {
-    text.bytes()
-        .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'?' | b'#' | b'@' | b'\\' | b'"' | b'<' | b'>'))
 }
 
 fn admit_path(connection: &Connection, request: &mut Request) -> Result<(), LocalReply> {

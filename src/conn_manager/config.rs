@@ -4,8 +4,6 @@ mod headers;
 
 use std::{sync::Arc, time::Duration};
 
-use http::HeaderValue;
-
 use super::{
     Codec, HttpConnectionManager, StripPort, Timeouts, Underscores,
     local_replies::LocalReplies,
@@ -36,6 +34,8 @@ const MAX_HEADERS: u32 = 100;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Envoy's default for `stream_idle_timeout`.
 const STREAM_IDLE_TIMEOUT: Duration = Duration::from_mins(5);
+/// Envoy's default for `delayed_close_timeout`.
+const DELAYED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Envoy's default for `common_http_protocol_options.idle_timeout`.
 const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
 
@@ -120,7 +120,6 @@ impl HttpConnectionManager {
         field.ignored("tracing", tracing, "tracing is not implemented yet");
         field.unsupported("http3_protocol_options", http3_protocol_options);
         field.ignored("stream_flush_timeout", stream_flush_timeout, "the stream idle timeout counts");
-        field.ignored("delayed_close_timeout", delayed_close_timeout, "connections are closed without delay");
         field.ignored("access_log_flush_interval", access_log_flush_interval, "a request is logged at its end");
         field.ignored(
             "flush_access_log_on_new_request",
@@ -148,8 +147,7 @@ impl HttpConnectionManager {
         let scopes = [&scope].into_iter().chain(&listener_scope);
         let common =
             CommonOptions::from_proto(common_http_protocol_options.as_ref(), field.key("common_http_protocol_options"));
-        let (accept_http_10, default_host_for_http_10) =
-            http1_options(http_protocol_options.as_ref(), field.key("http_protocol_options"));
+        let http1 = http1::Options::from_proto(http_protocol_options.as_ref(), field.key("http_protocol_options"));
         let routes = route_configuration(route_specifier.as_ref(), field, cx);
         let filters = http_filters_from_proto(http_filters, field.key("http_filters"), cx, &scope);
         let access_logs = access_logs(access_log, field.key("access_log"), cx);
@@ -183,9 +181,9 @@ impl HttpConnectionManager {
                 max_headers: common.max_headers as usize,
                 max_header_bytes: max_header_bytes as usize,
                 header_timeout: timeout("request_headers_timeout", request_headers_timeout, None),
+                delayed_close: timeout("delayed_close_timeout", delayed_close_timeout, Some(DELAYED_CLOSE_TIMEOUT)),
+                ..http1
             },
-            accept_http_10,
-            default_host_for_http_10,
             http2,
             stats: ConnectionManagerStats::new(&scope),
             responses: scopes.map(ResponseClasses::new).collect(),
@@ -293,42 +291,6 @@ impl CommonOptions {
             },
         }
     }
-}
-
-/// `accept_http_10` and `default_host_for_http_10`.
-fn http1_options(options: Option<&core::Http1ProtocolOptions>, field: Field<'_>) -> (bool, Option<HeaderValue>) {
-    let default = core::Http1ProtocolOptions::default();
-    let core::Http1ProtocolOptions {
-        allow_absolute_url,
-        accept_http_10,
-        default_host_for_http_10,
-        header_key_format,
-        enable_trailers,
-        allow_chunked_length,
-        override_stream_error_on_invalid_http_message,
-        send_fully_qualified_url,
-        use_balsa_parser,
-        allow_custom_methods,
-        ignore_http_11_upgrade,
-    } = options.unwrap_or(&default);
-    field.ignored("allow_absolute_url", allow_absolute_url, "absolute URLs are accepted");
-    field.ignored("header_key_format", header_key_format, "header names are written in lower case");
-    field.ignored("enable_trailers", enable_trailers, "HTTP/1 trailers of requests are not passed on");
-    field.unsupported("allow_chunked_length", allow_chunked_length);
-    field.ignored(
-        "override_stream_error_on_invalid_http_message",
-        override_stream_error_on_invalid_http_message,
-        "an invalid message ends its connection",
-    );
-    field.ignored("send_fully_qualified_url", send_fully_qualified_url, "it is a setting of clusters");
-    field.ignored("use_balsa_parser", use_balsa_parser, "there is one parser");
-    field.ignored("allow_custom_methods", allow_custom_methods, "any method is accepted");
-    field.unsupported("ignore_http_11_upgrade", ignore_http_11_upgrade);
-    let host = (!default_host_for_http_10.is_empty()).then(|| HeaderValue::from_str(default_host_for_http_10));
-    if matches!(host, Some(Err(_))) {
-        field.key("default_host_for_http_10").error("is not a host name");
-    }
-    (*accept_http_10, host.and_then(Result::ok))
 }
 
 fn route_configuration(

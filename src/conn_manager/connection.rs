@@ -1,7 +1,7 @@
 //! One downstream connection: which protocol it speaks, how long it may live, how it ends.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     rc::Rc,
     sync::{
         Arc,
@@ -18,8 +18,8 @@ use tokio::{
 use super::{Codec, HttpConnectionManager, stream};
 use crate::{
     drain::Watcher,
-    filter::{WorkerContext, timer::StreamTimer},
-    http::{Request, headers::Downstream, http1, http2},
+    filter::WorkerContext,
+    http::{Request, Response, headers::Downstream, http1, http2},
     net::{Alpn, Io, Meter, Metered},
     route::RouteConfiguration,
     stats::{Counter, Gauge},
@@ -39,8 +39,6 @@ pub(super) struct Connection {
     pub(super) capture: Option<Rc<HeaderCapture>>,
     /// The connection as header rules see it.
     pub(super) downstream: Downstream,
-    /// The deadlines of the response that an HTTP/1 connection writes, or wrote last.
-    writing: RefCell<Option<Rc<StreamTimer>>>,
     /// The connection is no more: what its streams still do, nobody sees.
     closed: Cell<bool>,
     /// The client has ended its direction, or the connection broke, before we closed it.
@@ -102,7 +100,6 @@ impl Connection {
             routes,
             capture,
             downstream,
-            writing: RefCell::new(None),
             closed: Cell::new(false),
             ended_by_peer: Arc::default(),
             told: Cell::new(false),
@@ -175,8 +172,6 @@ impl Connection {
             ended_by_peer: Arc::clone(&self.ended_by_peer),
         };
         let io = Metered::new(io, meter);
-        let connection = Rc::clone(self);
-        let service = move |request: Request| stream::serve(Rc::clone(&connection), request);
         let graceful = async {
             let ending = self.ending(codec, drain).await;
             self.count(ending);
@@ -185,18 +180,15 @@ impl Connection {
         let error = if codec == Codec::Http2 {
             stats.downstream_cx_http2_total.inc();
             let _active = Held::new(&stats.downstream_cx_http2_active);
+            let connection = Rc::clone(self);
+            let service = move |request: Request| stream::serve(Rc::clone(&connection), request);
             let ended = http2::serve(io, &manager.http2, manager.max_header_bytes, service, graceful).await;
             ended.err().filter(http2::is_protocol_error).map(|error| error.to_string())
         } else {
             stats.downstream_cx_http1_total.inc();
             let _active = Held::new(&stats.downstream_cx_http1_active);
-            tokio::select! {
-                biased;
-                ended = http1::serve(io, &manager.http1, service, graceful) => {
-                    ended.err().filter(http1::is_protocol_error).map(|error| error.to_string())
-                }
-                () = self.stalled() => None,
-            }
+            let ended = http1::serve(io, &manager.http1, &Http1Service(self), graceful).await;
+            ended.err().filter(|refusal| refusal.is_protocol_error()).map(|refusal| refusal.to_string())
         };
         if let Some(error) = error {
             stats.downstream_cx_protocol_error.inc();
@@ -275,27 +267,9 @@ impl Connection {
         }
     }
 
-    /// Resolves when the client of an HTTP/1 connection has not read its response for so long that a deadline has passed. The response's
-    /// body is not polled then, and cannot tell. One look per idle timeout, so that a request costs nothing.
-    async fn stalled(&self) {
-        let Some(idle) = self.manager.timeouts.stream_idle else { return std::future::pending().await };
-        loop {
-            sleep(idle).await;
-            let overdue = self.writing.borrow().as_ref().is_some_and(|timer| timer.overdue().is_some());
-            if overdue && self.active_streams.get() > 0 {
-                return;
-            }
-        }
-    }
-
     /// Takes no more requests: what was refused here must not be tried here again.
     pub(super) fn retire(&self) {
         self.retired.notify_one();
-    }
-
-    /// An HTTP/1 response is being written.
-    pub(super) fn begin_writing(&self, timer: &Rc<StreamTimer>) {
-        *self.writing.borrow_mut() = Some(Rc::clone(timer));
     }
 
     /// Whether the client is to go: responses that begin from now on tell it so.
@@ -323,6 +297,19 @@ impl Connection {
     pub(super) fn end_stream(&self) {
         self.active_streams.set(self.active_streams.get() - 1);
         self.last_active.set(Instant::now());
+    }
+}
+
+/// The requests of an HTTP/1 connection.
+struct Http1Service<'a>(&'a Rc<Connection>);
+
+impl http1::Service for Http1Service<'_> {
+    fn respond(&self, request: Request) -> impl Future<Output = Response> {
+        stream::serve(Rc::clone(self.0), request)
+    }
+
+    fn refuse(&self, refusal: http1::Refusal) -> Response {
+        stream::refuse(self.0, refusal)
     }
 }
 

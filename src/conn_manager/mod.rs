@@ -16,8 +16,6 @@ mod tests;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use http::HeaderValue;
-
 use crate::{
     access_log::AccessLog,
     drain::Watcher,
@@ -48,8 +46,6 @@ pub const FACTORY: NetworkFilterFactory = NetworkFilterFactory {
 pub struct HttpConnectionManager {
     codec: Codec,
     http1: http1::Options,
-    accept_http_10: bool,
-    default_host_for_http_10: Option<HeaderValue>,
     http2: http2::Options,
     stats: ConnectionManagerStats,
     /// Of the connection manager, and of its listener.

@@ -22,6 +22,7 @@ use crate::{
         Refused, Request, Response,
         body::{Body, BodyError, TimedBody},
         grpc, headers,
+        http1::Refusal,
         local_reply::LocalReply,
     },
     stream_info::{HeaderCapture, ResponseFlags, StreamInfo},
@@ -46,6 +47,8 @@ pub(super) struct Exchange {
 struct RequestMeter {
     bytes: Cell<u64>,
     end: Cell<Option<Instant>>,
+    /// What was wrong with it: the reason of whatever became of the request.
+    refusal: Cell<Option<Refusal>>,
 }
 
 impl Exchange {
@@ -127,6 +130,9 @@ impl Exchange {
 
     /// A reply of our own, as a response for this client.
     pub(super) fn local_reply(&mut self, mut reply: LocalReply) -> Response {
+        if let Some(refusal) = self.request.as_ref().and_then(|request| request.refusal.get()) {
+            reply = refusal.into_reply();
+        }
         let stats = &self.connection.manager.stats;
         match &*reply.details {
             "stream_idle_timeout" => stats.downstream_rq_idle_timeout.inc(),
@@ -184,9 +190,6 @@ impl Exchange {
             self.complete = true;
             return response;
         }
-        if info.protocol != Some(Version::HTTP_2) {
-            self.connection.begin_writing(&self.stream.timer);
-        }
         response.map(|body| Body::timed(ResponseBody { body, exchange: self, sleep: None }))
     }
 
@@ -197,7 +200,8 @@ impl Exchange {
             BodyError::Reset(_) => (ResponseFlags::UPSTREAM_REMOTE_RESET, "remote_reset"),
             BodyError::Disconnect => (ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, "connection_termination"),
             BodyError::Protocol(_) => (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "protocol_error"),
-            BodyError::Timeout => return,
+            // Only requests are refused, and a response is none.
+            BodyError::Timeout | BodyError::Refused(_) => return,
         };
         self.failed = true;
         info.flags.set(flag);
@@ -314,6 +318,9 @@ impl http_body::Body for RequestBody {
             if let Some(Ok(frame)) = frame {
                 let length = frame.data_ref().map_or(0, Bytes::len) as u64;
                 self.meter.bytes.set(self.meter.bytes.get() + length);
+            }
+            if let Some(Err(BodyError::Refused(refusal))) = frame {
+                self.meter.refusal.set(Some(*refusal));
             }
             if frame.is_none() || self.body.is_end_stream() {
                 self.meter.end.set(Some(now));

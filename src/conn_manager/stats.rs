@@ -85,6 +85,8 @@ stats::declare! {
         downstream_rq_max_duration_reached: Counter,
         /// Requests that did not arrive in time.
         downstream_rq_timeout: Counter,
+        /// Requests whose headers did not arrive in time.
+        downstream_rq_header_timeout: Counter,
         /// From the headers of a request to the end of its response, in milliseconds.
         downstream_rq_time: Histogram,
     }

@@ -9,12 +9,20 @@ use http::{HeaderValue, StatusCode, header};
 
 use super::{admission, connection::Connection, filter_chain::FilterChain, response::Exchange};
 use crate::{
-    http::{Request, Response, headers, local_reply::LocalReply, upgrade::Upgrade},
+    http::{
+        Request, Response,
+        body::Body,
+        headers,
+        http1::{self, Refusal},
+        local_reply::LocalReply,
+        upgrade::Upgrade,
+    },
     route::{Action, Lookup, RouteConfiguration},
 };
 
 /// Serves one request; the response's body runs on after this has returned.
 pub(super) async fn serve(connection: Rc<Connection>, mut request: Request) -> Response {
+    let method = request.method().clone();
     let mut exchange = Exchange::begin(connection, &mut request);
     let connection = Rc::clone(exchange.connection());
     let mut chain = FilterChain::new(&connection.manager, &request, &connection.worker);
@@ -33,7 +41,23 @@ pub(super) async fn serve(connection: Rc<Connection>, mut request: Request) -> R
         Err(reply) => exchange.local_reply(reply),
     };
     chain.encode(&mut response, &mut exchange.stream).await;
+    let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if !upgraded && http1::is_bodiless(&method, response.status()) {
+        *response.body_mut() = Body::empty();
+    }
     finish_headers(&connection, &mut response, &mut exchange);
+    exchange.watch_response(response)
+}
+
+/// Answers what is no request: counted and logged as one all the same.
+pub(super) fn refuse(connection: &Rc<Connection>, refusal: Refusal) -> Response {
+    let mut exchange = Exchange::begin(Rc::clone(connection), &mut Request::default());
+    exchange.stream.info.method = None;
+    if refusal == Refusal::HeaderTimeout {
+        connection.manager.stats.downstream_rq_header_timeout.inc();
+    }
+    let mut response = exchange.local_reply(refusal.into_reply());
+    finish_headers(connection, &mut response, &mut exchange);
     exchange.watch_response(response)
 }
 

@@ -13,6 +13,8 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::http1::Refusal;
+
 /// A stream of data frames, and trailers last.
 #[derive(Default)]
 pub struct Body(Kind);
@@ -46,6 +48,9 @@ pub enum BodyError {
     /// The peer broke the protocol.
     #[error("protocol error: {0}")]
     Protocol(String),
+    /// The client broke the protocol of HTTP/1.
+    #[error("the client broke the protocol: {0}")]
+    Refused(Refusal),
     /// A limit of ours on time ran out.
     #[error("timeout")]
     Timeout,
@@ -57,7 +62,7 @@ impl BodyError {
         match self {
             BodyError::Reset(reason) if *reason == h2::Reason::NO_ERROR => h2::Reason::CANCEL,
             BodyError::Reset(reason) => *reason,
-            BodyError::Disconnect | BodyError::Protocol(_) => h2::Reason::INTERNAL_ERROR,
+            BodyError::Disconnect | BodyError::Protocol(_) | BodyError::Refused(_) => h2::Reason::INTERNAL_ERROR,
             BodyError::Timeout => h2::Reason::CANCEL,
         }
     }

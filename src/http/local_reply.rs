@@ -115,13 +115,6 @@ impl LocalReply {
             .because(ResponseFlags::NONE, "request timeout")
     }
 
-    /// HTTP/1.0, which the listener does not accept.
-    pub fn low_version() -> LocalReply {
-        let reply = LocalReply::new(StatusCode::UPGRADE_REQUIRED, "low_version")
-            .because(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "Upgrade Required");
-        LocalReply { close: true, ..reply }
-    }
-
     /// Neither `:authority` nor `Host`.
     pub fn missing_host() -> LocalReply {
         LocalReply { close: true, ..LocalReply::new(StatusCode::BAD_REQUEST, "missing_host_header") }

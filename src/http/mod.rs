@@ -4,7 +4,7 @@
 //! The authority of a request stands where its client put it: in the URI (HTTP/2, absolute form) or in `Host`; [`authority`] and
 //! [`set_authority`] know both, and the upstream codecs write it as their protocol demands.
 //!
-//! hyper speaks HTTP/1 (`http1.rs`, `body.rs`), the h2 crate HTTP/2 (`http2.rs`); no other file above `upstream` names them.
+//! HTTP/1 downstream is our own (`http1/`), hyper speaks it upstream; the h2 crate speaks HTTP/2 on both sides (`http2/`).
 
 pub mod body;
 pub mod cork;
@@ -16,6 +16,7 @@ pub mod http1;
 pub mod http2;
 pub mod local_reply;
 pub mod path;
+mod quiet;
 pub mod upgrade;
 
 use http::{
@@ -61,6 +62,12 @@ pub fn authority<B>(request: &http::Request<B>) -> Option<&str> {
         Some(authority) => Some(authority.as_str()),
         None => request.headers().get(HOST)?.to_str().ok(),
     }
+}
+
+/// Whether it can be host and port (RFC 3986 section 3.2): what can end or split one is refused, userinfo too.
+pub fn is_authority(text: &[u8]) -> bool {
+    text.iter()
+        .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'?' | b'#' | b'@' | b'\\' | b'"' | b'<' | b'>'))
 }
 
 /// Puts another authority in place of the request's.

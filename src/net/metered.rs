@@ -35,13 +35,15 @@ impl Meter for (Counter, Counter) {
 pub struct Metered<M> {
     io: Io,
     meter: M,
+    /// We have ended our direction: that the peer ends its own then is no news.
+    shut_down: bool,
 }
 
 impl<M: Meter> Metered<M> {
     /// Counts from now on; what was peeked at counts when it is read.
     #[must_use]
     pub fn new(io: Io, meter: M) -> Metered<M> {
-        Metered { io, meter }
+        Metered { io, meter, shut_down: false }
     }
 
     /// What is counted.
@@ -55,6 +57,7 @@ impl<M: Meter> AsyncRead for Metered<M> {
         let before = buf.filled().len();
         let outcome = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
         match buf.filled().len() - before {
+            0 if self.shut_down => {}
             0 if outcome.is_err() || buf.remaining() > 0 => self.meter.ended(),
             count => self.meter.received(count as u64),
         }
@@ -88,6 +91,7 @@ impl<M: Meter> AsyncWrite for Metered<M> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shut_down = true;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

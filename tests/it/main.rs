@@ -18,6 +18,7 @@ mod registration;
 mod reload;
 mod routing;
 mod signals;
+mod smuggling;
 mod start_up;
 mod tcp_proxy;
 mod tls;

@@ -115,8 +115,8 @@ async fn serve(stream: TcpStream, worker: &'static str) {
         let options = http2::Options::default();
         let _ = http2::serve(stream, &options, 60 * 1024, service, std::future::pending()).await;
     } else {
-        let options = http1::Options { max_headers: 100, max_header_bytes: 60 * 1024, header_timeout: None };
-        let _ = http1::serve(stream, &options, service, std::future::pending()).await;
+        let options = http1::Options::default();
+        let _ = http1::serve(stream, &options, &service, std::future::pending()).await;
     }
 }
 

@@ -1,0 +1,1 @@
+//! The codec over a stream in memory.
