@@ -3,7 +3,13 @@
 use std::{any::Any, fmt, rc::Rc, sync::Arc, time::Duration};
 
 use super::{FactoryContext, LocalFuture, WorkerContext};
-use crate::{config::field::Field, drain::Watcher, net::Io, proto, stream_info::ConnectionInfo};
+use crate::{
+    config::field::Field,
+    drain::Watcher,
+    net::Io,
+    proto,
+    stream_info::{ConnectionInfo, ResponseFlags},
+};
 
 /// A terminal network filter's settings: immutable, shared by all workers.
 pub trait NetworkFilter: Send + Sync + fmt::Debug {
@@ -15,6 +21,9 @@ pub trait NetworkFilter: Send + Sync + fmt::Debug {
         worker: Rc<WorkerContext>,
         drain: Watcher,
     ) -> LocalFuture<'static, ()>;
+
+    /// Notes a connection that a filter before this one has refused. There is nothing to do unless this filter counts and logs all.
+    fn refused(&self, _connection: Rc<ConnectionInfo>, _flags: ResponseFlags, _worker: &WorkerContext) {}
 }
 
 /// Makes a filter's settings from its `typed_config`; `None` when an error has been reported.
@@ -43,8 +52,13 @@ pub enum Admission {
     Continue,
     /// The next filter has it, and this is dropped when it has ended.
     ContinueHolding(Box<dyn Any>),
-    /// It is closed after this time.
-    Close(Duration),
+    /// It is closed.
+    Close {
+        /// After this time.
+        delay: Duration,
+        /// What logs say of it.
+        flags: ResponseFlags,
+    },
 }
 
 /// Makes a filter's settings from its `typed_config`; `None` when an error has been reported.

@@ -19,7 +19,7 @@ use crate::{
     filter::{WorkerContext, network::Admission},
     net::{Acceptor, ConnectionLimit, Io, connection_limit::Permit},
     stats::{self, Gauge},
-    stream_info::{ConnectionInfo, TlsInfo},
+    stream_info::{ConnectionInfo, ResponseFlags, TlsInfo},
     sys::socket::ListenSocket,
 };
 
@@ -141,6 +141,7 @@ impl ActiveListener {
         let start = Instant::now();
         let mut accepted = Accepted::new(&io);
         if !self.look_ahead(&mut io, &mut accepted).await {
+            io.reset_if_unread();
             return;
         }
         let candidate = Candidate {
@@ -154,6 +155,7 @@ impl ActiveListener {
         let Some(chain) = self.listener.filter_chains.find(&candidate) else {
             self.listener.stats.no_filter_chain_match.inc();
             tracing::debug!(name: "peer_unmatched", listener = %self.listener.name, ?candidate, "no filter chain is for this connection");
+            io.reset_if_unread();
             return;
         };
         let _counted = Counted::begin(self, start);
@@ -173,7 +175,15 @@ impl ActiveListener {
             tls: None,
             peer_credentials: io.peer_credentials(),
         };
-        let Ok(_held) = admit(chain, &mut connection).await else { return };
+        let _held = match admit(chain, &mut connection).await {
+            Ok(held) => held,
+            Err(flags) => {
+                if let Some(filter) = &chain.filters.terminal {
+                    filter.refused(Rc::new(connection), flags, &self.worker);
+                }
+                return;
+            }
+        };
         let Some((io, tls)) = self.secure(chain, io).await else { return };
         connection.tls = tls;
         let Some(filter) = &chain.filters.terminal else { return };
@@ -226,21 +236,18 @@ impl ActiveListener {
     }
 }
 
-/// A network filter does not let the connection in.
-struct Refused;
-
-/// Has the network filters decide on a connection. What they hold is to be kept until it has ended.
-async fn admit(chain: &FilterChain, connection: &mut ConnectionInfo) -> Result<Vec<Box<dyn Any>>, Refused> {
+/// Has the network filters decide on a connection. What they hold is to be kept until it has ended. An error says why they refuse it.
+async fn admit(chain: &FilterChain, connection: &mut ConnectionInfo) -> Result<Vec<Box<dyn Any>>, ResponseFlags> {
     let mut held = Vec::new();
     for filter in &chain.filters.read {
         match filter.admit(connection) {
             Admission::Continue => {}
             Admission::ContinueHolding(value) => held.push(value),
-            Admission::Close(delay) => {
+            Admission::Close { delay, flags } => {
                 if !delay.is_zero() {
                     sleep(delay).await;
                 }
-                return Err(Refused);
+                return Err(flags);
             }
         }
     }

@@ -125,9 +125,9 @@ impl FilterChains {
         }
     }
 
-    /// Whether a choice depends on what the client's first bytes say.
-    pub(super) fn inspect(&self) -> bool {
-        self.matcher.inspects
+    /// How connections are told apart.
+    pub(super) fn matcher(&self) -> &FilterChainMatcher {
+        &self.matcher
     }
 }
 
@@ -142,13 +142,13 @@ impl FilterChain {
         let listener::FilterChain {
             filter_chain_match,
             filters,
-            use_proxy_proto,
+            // The listener looks at that of its first chain.
+            use_proxy_proto: _use_proxy_proto,
             metadata,
             transport_socket,
             transport_socket_connect_timeout,
             name,
         } = proto;
-        field.unsupported("use_proxy_proto", &use_proxy_proto.is_some_and(|used| used.value));
         field.ignored("metadata", metadata, "nothing looks at the metadata of a filter chain");
         let handshake_timeout = field
             .duration("transport_socket_connect_timeout", transport_socket_connect_timeout)

@@ -4,7 +4,10 @@
 //! go on to the next and all others are out: there is no way back to a chain that was left behind, as in Envoy. The chains form
 //! a tree with a level for each criterion, so that a thousand chains for a thousand server names cost one look-up.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use crate::{
     config::Field,
@@ -76,8 +79,10 @@ pub(super) struct FilterChainMatch([Vec<Value>; CRITERIA.len()]);
 #[derive(Clone, Debug, Default)]
 pub(super) struct FilterChainMatcher {
     root: Node,
-    /// A choice depends on what the client's first bytes say.
-    pub(super) inspects: bool,
+    /// A choice depends on the server name, or on whether there is TLS.
+    pub(super) inspects_tls: bool,
+    /// A choice depends on the application protocol.
+    pub(super) inspects_protocols: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -97,9 +102,8 @@ impl FilterChainMatcher {
     /// not be told apart.
     pub(super) fn insert(&mut self, chain: &FilterChainMatch, position: usize) -> Result<(), usize> {
         let depends = |criterion: Criterion| chain.0[criterion as usize] != [Value::Any];
-        self.inspects |= depends(Criterion::ServerName)
-            || depends(Criterion::TransportProtocol)
-            || depends(Criterion::ApplicationProtocol);
+        self.inspects_tls |= depends(Criterion::ServerName) || depends(Criterion::TransportProtocol);
+        self.inspects_protocols |= depends(Criterion::ApplicationProtocol);
         insert(&mut self.root, &chain.0, position)
     }
 
@@ -171,7 +175,10 @@ fn by_name<'n>(children: &'n HashMap<Value, Node>, name: &str) -> Option<&'n Nod
 
 fn is_local(connection: &Candidate<'_>) -> bool {
     match (connection.remote.ip(), connection.local.ip()) {
-        (Some(remote), Some(local)) => remote.is_loopback() || remote == local,
+        // As in Envoy, of all loopback addresses only the first.
+        (Some(remote), Some(local)) => {
+            remote == Ipv4Addr::LOCALHOST || remote == Ipv6Addr::LOCALHOST || remote == local
+        }
         _ => true, // a Unix socket
     }
 }
@@ -374,7 +381,7 @@ mod tests {
             "{transport_protocol: tls, application_protocols: [http/1.1, http/1.0]}",
             "{transport_protocol: raw_buffer}",
         ]);
-        assert!(matcher.inspects);
+        assert!(matcher.inspects_tls && matcher.inspects_protocols);
         for (protocols, expected) in
             [(&["h2", "http/1.1"][..], Some(0)), (&["http/1.1", "h2"], Some(1)), (&["spdy"], None), (&[], None)]
         {

@@ -15,16 +15,20 @@ impl CidrRange {
     /// Compiles an `envoy.config.core.v3.CidrRange`.
     pub fn from_proto(proto: &proto::core::CidrRange, field: Field<'_>) -> Option<CidrRange> {
         let proto::core::CidrRange { address_prefix, prefix_len } = proto;
-        let Ok(prefix) = address_prefix.parse() else {
+        let Ok(prefix) = address_prefix.parse::<IpAddr>() else {
             field.key("address_prefix").error("must be an IPv4 or IPv6 address");
             return None;
         };
         let length = prefix_len.as_ref().map_or(0, |length| length.value);
-        let range = u8::try_from(length).ok().and_then(|length| CidrRange::new(prefix, length));
-        if range.is_none() {
+        let longest = if prefix.is_ipv4() { 32 } else { 128 };
+        if length > 128 {
             field.key("prefix_len").error("is longer than the address");
+            return None;
         }
-        range
+        if length > longest {
+            field.key("prefix_len").warning("is longer than the address, which is meant as a whole");
+        }
+        CidrRange::new(prefix, u8::try_from(length.min(longest)).ok()?)
     }
 
     /// The addresses whose first `length` bits are those of `prefix`; None if the address has fewer bits.
@@ -93,7 +97,6 @@ mod tests {
     fn bad_ranges_are_refused() {
         for (address_prefix, length, problem) in [
             ("nonsense", 8, "address_prefix: must be an IPv4 or IPv6 address"),
-            ("1.2.3.4", 33, "prefix_len: is longer than the address"),
             ("::", 300, "prefix_len: is longer than the address"),
         ] {
             let report = Report::new();

@@ -124,6 +124,14 @@ impl Io {
         original.ok().map(Address::from)
     }
 
+    /// Makes the end of this connection a reset if there are bytes that nobody has read but to look at them. It is what the kernel does
+    /// with bytes that have not been read at all.
+    pub fn reset_if_unread(&self) {
+        if !self.prefix.is_empty() {
+            self.reset_on_close();
+        }
+    }
+
     /// Consumes bytes that have been peeked at: never more than these.
     pub fn skip(&mut self, count: usize) {
         self.prefix.advance(count.min(self.prefix.len()));

@@ -47,12 +47,14 @@ pub enum Parsed {
     Malformed(Version),
 }
 
-/// Whether a connection that begins with these bytes may still begin with a header.
+/// Whether a connection that begins with these bytes may still begin with a header of this version.
 #[must_use]
-pub fn may_begin(bytes: &[u8]) -> bool {
-    [V1_SIGNATURE, V2_SIGNATURE]
-        .iter()
-        .any(|signature| bytes.iter().zip(*signature).all(|(byte, wanted)| byte == wanted))
+pub fn may_begin(version: Version, bytes: &[u8]) -> bool {
+    let signature = match version {
+        Version::V1 => V1_SIGNATURE,
+        Version::V2 => V2_SIGNATURE,
+    };
+    bytes.iter().zip(signature).all(|(byte, wanted)| byte == wanted)
 }
 
 /// Reads a header from the first bytes of a connection.
@@ -69,9 +71,8 @@ pub fn parse(bytes: &[u8]) -> Parsed {
     let end = bytes.windows(2).position(|pair| pair == b"\r\n").filter(|end| *end > 0);
     match end.map(|end| end + 2) {
         Some(length) if length <= V1_MAX => parse_v1(&bytes[..length]),
-        Some(_) => Parsed::NotFound,
-        None if bytes.len() > V1_MAX => Parsed::NotFound,
-        None => Parsed::Incomplete,
+        None if bytes.len() <= V1_MAX => Parsed::Incomplete,
+        _ => Parsed::Malformed(Version::V1),
     }
 }
 
@@ -79,7 +80,7 @@ pub fn parse(bytes: &[u8]) -> Parsed {
 fn parse_v1(line: &[u8]) -> Parsed {
     let malformed = Parsed::Malformed(Version::V1);
     let Ok(text) = str::from_utf8(line) else { return malformed };
-    let words: Vec<&str> = text.trim_end().split(' ').filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> = text.trim_end().split(' ').collect();
     let addresses = match words.as_slice() {
         ["PROXY", "UNKNOWN", ..] => None,
         ["PROXY", family @ ("TCP4" | "TCP6"), source, destination, source_port, destination_port] => {
@@ -235,10 +236,10 @@ mod tests {
             let read = header(&[&binary[..], b"rest"].concat());
             assert_eq!((read.addresses, read.length, read.version), (addresses, binary.len(), Version::V2));
             assert_eq!(read.tlvs, [(1, b"h2".to_vec()), (0xe0, Vec::new())]);
-            for header in [text, binary] {
+            for (version, header) in [(Version::V1, text), (Version::V2, binary)] {
+                assert!(may_begin(version, &header) && may_begin(version, &header[..3]));
                 for end in 0..header.len() {
                     assert_eq!(parse(&header[..end]), Parsed::Incomplete, "{end}");
-                    assert!(may_begin(&header[..end]));
                 }
             }
         }
@@ -256,19 +257,21 @@ mod tests {
             "PROXY TCP4 224.0.0.1 1.2.3.5 1 2\r\n",
             "PROXY TCP4 1.2.3.4 0.0.0.0 1 2\r\n",
             "PROXY UDP4 1.2.3.4 1.2.3.5 1 2\r\n",
+            "PROXY TCP4  1.2.3.4 1.2.3.5 1 2\r\n",
             "PROXY\r\n",
             "hello\r\n",
         ] {
             assert_eq!(parse(line.as_bytes()), Parsed::Malformed(Version::V1), "{line}");
         }
         assert_eq!(parse(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"), Parsed::NotFound);
-        assert_eq!(parse(format!("PROXY UNKNOWN {}", "x".repeat(200)).as_bytes()), Parsed::NotFound);
+        let long = format!("PROXY UNKNOWN {}", "x".repeat(200));
+        assert_eq!(parse(long.as_bytes()), Parsed::Malformed(Version::V1));
         let good = v2(pair("192.0.2.1:4000", "192.0.2.2:443"), [(1, &b"h2"[..])]);
         for (at, byte) in [(12, 0x11), (12, 0x22), (13, 0x31), (13, 0x10), (15, 11), (30, 9)] {
             let mut bad = good.clone();
             bad[at] = byte;
             assert_eq!(parse(&bad), Parsed::Malformed(Version::V2), "{at}");
         }
-        assert!(!may_begin(b"GET"));
+        assert!(!may_begin(Version::V1, b"GET") && !may_begin(Version::V2, b"PROXY"));
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     },
     net, proto,
     stats::{self, Gauge},
-    stream_info::ConnectionInfo,
+    stream_info::{ConnectionInfo, ResponseFlags},
 };
 
 /// The row of this filter.
@@ -67,7 +67,7 @@ impl ReadFilter for ConnectionLimit {
         }
         let Some(permit) = self.limit.acquire() else {
             self.stats.limited_connections.inc();
-            return Admission::Close(self.delay);
+            return Admission::Close { delay: self.delay, flags: ResponseFlags::NONE };
         };
         self.stats.active_connections.inc();
         Admission::ContinueHolding(Box::new((permit, Active(self.stats.active_connections.clone()))))

@@ -10,7 +10,7 @@ use crate::{
         token_bucket::{TokenBucket, is_enabled},
     },
     proto, stats,
-    stream_info::ConnectionInfo,
+    stream_info::{ConnectionInfo, ResponseFlags},
 };
 
 /// The row of this filter.
@@ -60,7 +60,8 @@ impl ReadFilter for LocalRateLimit {
     fn admit(&self, _connection: &mut ConnectionInfo) -> Admission {
         if self.enabled && !self.bucket.take() {
             self.stats.rate_limited.inc();
-            return Admission::Close(Duration::ZERO);
+            // The flag is Envoy's.
+            return Admission::Close { delay: Duration::ZERO, flags: ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED };
         }
         Admission::Continue
     }

@@ -85,7 +85,7 @@ pub fn path(input: &[u8]) {
 pub fn proxy_protocol(input: &[u8]) {
     let Parsed::Header(header) = proxy_protocol::parse(input) else { return };
     assert!(header.length <= input.len());
-    assert!(proxy_protocol::may_begin(input));
+    assert!(proxy_protocol::may_begin(header.version, input));
     for end in 0..header.length {
         assert!(!matches!(proxy_protocol::parse(&input[..end]), Parsed::Header(_)), "whole after {end} bytes");
     }

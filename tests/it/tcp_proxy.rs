@@ -114,7 +114,7 @@ async fn what_cannot_be_connected_is_closed_with_the_reason() {
     for (fields, breakers, expected) in [
         ("cluster: upstream, max_connect_attempts: 3", "", "UF,URX 0 0 upstream"),
         ("cluster: upstream", ", circuit_breakers: { thresholds: [ { max_connections: 0 } ] }", "UO 0 0 upstream"),
-        ("weighted_clusters: { clusters: [ { name: nowhere, weight: 1 } ] }", "", "NR 0 0 -"),
+        ("weighted_clusters: { clusters: [ { name: nowhere, weight: 1 } ] }", "", "NC 0 0 -"),
     ] {
         let config = Config::new().cluster_with("upstream", nobody, breakers);
         let mut portreeve = proxy(config, fields).start().await;

@@ -8,7 +8,7 @@ ACCESS_LOG = (
     "received=%BYTES_RECEIVED% sent=%BYTES_SENT%\n"
 )
 TYPE = "type.googleapis.com/envoy.extensions."
-SHORTCUTS = {"routes", "virtual_hosts", "route_config", "hcm", "listener", "filter_chain", "clusters", "bootstrap", "tls"}
+SHORTCUTS = {"tcp_proxy", "network_filters", "routes", "virtual_hosts", "route_config", "hcm", "listener", "filter_chain", "clusters", "bootstrap", "tls"}
 
 
 def bootstrap(file):
@@ -28,6 +28,10 @@ def bootstrap(file):
     if any(key in file.get("hcm", {}) for key in ("rds", "scoped_routes")):
         del manager["route_config"]
     chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+    if "tcp_proxy" in file:
+        proxy = {"@type": TYPE + "filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": "tcp", "cluster": "upstream", "access_log": [access_log()]}
+        chain = {"filters": [{"name": "tcp", "typed_config": merged(proxy, file["tcp_proxy"] or {})}]}
+    chain["filters"] = file.get("network_filters", []) + chain["filters"]
     if "tls" in file:
         context = {"common_tls_context": {"tls_certificates": [{"certificate_chain": {"filename": "@DIR@/server.pem"}, "private_key": {"filename": "@DIR@/server.pem"}}]}}
         context = merged({"@type": TYPE + "transport_sockets.tls.v3.DownstreamTlsContext", **context}, file["tls"])

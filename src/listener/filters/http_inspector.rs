@@ -99,6 +99,7 @@ fn spoken(bytes: &[u8]) -> Spoken {
     match (words.next(), words.next()) {
         (Some(_), Some(b"HTTP/1.1")) => Spoken::Http11,
         (Some(_), Some(version)) if version.starts_with(b"HTTP/") => Spoken::Http10,
+        (Some(_), None) => Spoken::Http10,
         _ => Spoken::Other,
     }
 }
@@ -115,6 +116,7 @@ mod tests {
             (b"GET / HTTP/1.1", Spoken::Unknown),
             (HTTP2_PREFACE, Spoken::Http2),
             (b"PRI * HTTP/2.0\r\n", Spoken::Unknown),
+            (b"GET /\r\n", Spoken::Http10),
             (b"\r\nGET / HTTP/1.1\r\n", Spoken::Other),
             (b"\x16\x03\x01", Spoken::Other),
             (b"hello\r\n", Spoken::Other),

@@ -14,6 +14,7 @@ use std::{io, time::Duration};
 
 use prost::Name;
 
+use super::filter_chain_match::FilterChainMatcher;
 use crate::{
     config::Field,
     filter::FactoryContext,
@@ -38,6 +39,8 @@ const PACKAGES: [&str; 2] = ["envoy.extensions.filters.listener.", "envoy.extens
 /// What a listener says about looking at connections first.
 pub(super) struct Settings<'a> {
     pub(super) listener_filters: &'a [Proto],
+    /// `use_proxy_proto` of the first filter chain, the old way to say that there is a PROXY header.
+    pub(super) proxy_protocol_first: bool,
     pub(super) timeout: &'a Option<proto::Duration>,
     pub(super) continue_on_timeout: bool,
 }
@@ -112,7 +115,7 @@ impl ListenerFilters {
         field: Field<'_>,
         cx: &FactoryContext<'_>,
     ) -> Option<ListenerFilters> {
-        let &Settings { listener_filters, timeout, continue_on_timeout } = settings;
+        let &Settings { listener_filters, proxy_protocol_first, timeout, continue_on_timeout } = settings;
         let timeout = field.duration("listener_filters_timeout", timeout).unwrap_or(TIMEOUT);
         let list = field.key("listener_filters");
         let filters: Vec<_> = listener_filters
@@ -127,17 +130,24 @@ impl ListenerFilters {
                 Some((ListenerFilter::from_proto(filter, field, cx)?, disabled))
             })
             .collect();
-        Some(ListenerFilters {
-            filters: filters.into_iter().collect::<Option<_>>()?,
-            timeout: (!timeout.is_zero()).then_some(timeout),
-            continue_on_timeout,
-        })
+        let mut filters: Vec<_> = filters.into_iter().collect::<Option<_>>()?;
+        if proxy_protocol_first {
+            let filter = ProxyProtocolFilter::from_proto(&proto::proxy_protocol::ProxyProtocol::default(), field, cx)?;
+            filters.insert(0, (ListenerFilter::ProxyProtocol(filter), None));
+        }
+        Some(ListenerFilters { filters, timeout: (!timeout.is_zero()).then_some(timeout), continue_on_timeout })
     }
 
     /// With a TLS inspector if the filter chains depend on what it finds, as the last where none is listed.
-    pub(super) fn with_tls_inspector(mut self, needed: bool, cx: &FactoryContext<'_>) -> ListenerFilters {
-        let listed = self.filters.iter().any(|(filter, _)| matches!(filter, ListenerFilter::TlsInspector(_)));
-        if needed && !listed {
+    pub(super) fn with_tls_inspector(
+        mut self,
+        matcher: &FilterChainMatcher,
+        cx: &FactoryContext<'_>,
+    ) -> ListenerFilters {
+        let lists = |kind: fn(&ListenerFilter) -> bool| self.filters.iter().any(|(filter, _)| kind(filter));
+        let http = lists(|filter| matches!(filter, ListenerFilter::HttpInspector(_)));
+        let needed = matcher.inspects_tls || matcher.inspects_protocols && !http;
+        if needed && !lists(|filter| matches!(filter, ListenerFilter::TlsInspector(_))) {
             self.filters.push((ListenerFilter::TlsInspector(TlsInspector::new(cx)), None));
         }
         self

@@ -134,7 +134,8 @@ impl ProxyProtocolFilter {
                 return Err(Rejection::RemoteClose);
             }
             seen = bytes.len();
-            if self.optional && !may_begin(bytes) {
+            let may_be = |version, allowed| allowed && may_begin(version, bytes);
+            if self.optional && !may_be(Version::V1, self.allows_v1) && !may_be(Version::V2, self.allows_v2) {
                 self.stats.not_found_allowed.inc();
                 return Ok(());
             }

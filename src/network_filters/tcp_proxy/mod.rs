@@ -24,7 +24,7 @@ use crate::{
         },
     },
     stats,
-    stream_info::ConnectionInfo,
+    stream_info::{ConnectionInfo, ResponseFlags},
 };
 use session::Session;
 
@@ -209,6 +209,10 @@ impl NetworkFilter for TcpProxy {
         drain: Watcher,
     ) -> LocalFuture<'static, ()> {
         Box::pin(async move { Session::begin(&self, connection, &worker).serve(io, drain).await })
+    }
+
+    fn refused(&self, connection: Rc<ConnectionInfo>, flags: ResponseFlags, worker: &WorkerContext) {
+        Session::begin(self, connection, worker).refuse(flags);
     }
 }
 

@@ -126,6 +126,8 @@ impl<'a> Direction<'a> {
         let limit = shared.limit.min(buffer.len());
         let mut read = ReadBuf::new(&mut buffer[..limit]);
         match Pin::new(from).poll_read(cx, &mut read) {
+            // TLS without its own end, which is as good as any where all is over.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {}
             Poll::Ready(outcome) => outcome.map_err(|error| (self.from, error))?,
             Poll::Pending => {
                 // TLS may have taken bytes that it has not sent yet.

@@ -60,6 +60,11 @@ impl<'a> Session<'a> {
         session
     }
 
+    /// Ends before it has begun.
+    pub(super) fn refuse(mut self, flags: ResponseFlags) {
+        self.info.flags.set(flags);
+    }
+
     /// Serves the connection until both its sides have ended, or it has lasted as long as it may, or the drain is over.
     pub(super) async fn serve(mut self, io: Io, mut drain: Watcher) {
         let start = self.info.connection.start;
@@ -91,7 +96,10 @@ impl<'a> Session<'a> {
             }
         }
         // Boxed, so that the connection does not carry to its end what it took to connect.
-        let Some((cluster, upstream)) = Box::pin(self.connect()).await else { return };
+        let Some((cluster, upstream)) = Box::pin(self.connect()).await else {
+            io.reset_if_unread();
+            return;
+        };
         self.info.upstream_local = Some(upstream.local_address().clone());
         if self.proxy.log_also.on_connected {
             self.log(LogType::TcpUpstreamConnected);
@@ -105,7 +113,7 @@ impl<'a> Session<'a> {
         let name = self.proxy.clusters.choose(connection.upstream_cluster.as_deref(), &self.worker.random);
         let Some(cluster) = self.worker.clusters.get(name) else {
             self.proxy.stats.downstream_cx_no_route.inc();
-            self.info.flags.set(ResponseFlags::NO_ROUTE_FOUND);
+            self.info.flags.set(ResponseFlags::NO_CLUSTER_FOUND);
             return None;
         };
         self.info.upstream_cluster = Some(Arc::clone(&cluster.cluster().name));
