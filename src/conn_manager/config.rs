@@ -5,14 +5,14 @@ mod headers;
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Codec, HttpConnectionManager, StripPort, Timeouts, Underscores,
+    Codec, ConfiguredFilter, HttpConnectionManager, StripPort, Timeouts, Underscores,
     local_replies::LocalReplies,
     stats::{CodecStats, ConnectionManagerStats, ResponseClasses},
 };
 use crate::{
     access_log::AccessLog,
     config::field::Field,
-    filter::{FactoryContext, http::HttpFilterConfig, network::NetworkFilter},
+    filter::{FactoryContext, network::NetworkFilter},
     http::{
         http1, http2,
         path::{EscapedSlashes, PathRules},
@@ -318,7 +318,7 @@ fn route_configuration(
     }
 }
 
-type Filters = (Vec<Arc<dyn HttpFilterConfig>>, Router);
+type Filters = (Vec<ConfiguredFilter>, Router);
 
 /// The filters before the router, and the router, which must come last.
 fn http_filters_from_proto(
@@ -380,9 +380,8 @@ fn http_filter(
     filter: &hcm::HttpFilter,
     field: Field<'_>,
     cx: &FactoryContext<'_>,
-) -> Option<Option<Arc<dyn HttpFilterConfig>>> {
-    let hcm::HttpFilter { name: _name, is_optional, disabled, config_type } = filter;
-    field.unsupported("disabled", disabled);
+) -> Option<Option<ConfiguredFilter>> {
+    let hcm::HttpFilter { name, is_optional, disabled, config_type } = filter;
     let any = match config_type {
         Some(hcm::http_filter::ConfigType::TypedConfig(any)) => any,
         Some(hcm::http_filter::ConfigType::ConfigDiscovery(discovery)) => {
@@ -405,7 +404,10 @@ fn http_filter(
         return Some(None);
     }
     match cx.http_filters.iter().find(|factory| factory.type_name == type_name) {
-        Some(factory) => (factory.from_proto)(any, field, cx).map(Some),
+        Some(factory) => {
+            let config = (factory.from_proto)(any, field, cx)?;
+            Some(Some(ConfiguredFilter { name: name.as_str().into(), disabled: *disabled, config }))
+        }
         None if *is_optional => {
             field.warning(format!("{type_name} is not known here and is_optional: it is left out"));
             Some(None)

@@ -9,15 +9,22 @@ use crate::{
         http::{Decoded, HttpFilter, Stream},
     },
     http::{Request, Response, local_reply::LocalReply},
+    route::RouteRef,
 };
 
 /// The filters of one stream: those that have anything to do with its request. Without any it allocates nothing.
 pub(super) struct FilterChain(Vec<Box<dyn HttpFilter>>);
 
 impl FilterChain {
-    pub(super) fn new(manager: &HttpConnectionManager, request: &Request, worker: &Rc<WorkerContext>) -> FilterChain {
-        let applies = manager.filters.iter().filter(|filter| filter.applies_to(request));
-        FilterChain(applies.map(|filter| filter.new_stream(worker)).collect())
+    pub(super) fn new(
+        manager: &HttpConnectionManager,
+        request: &Request,
+        route: Option<&RouteRef>,
+        worker: &Rc<WorkerContext>,
+    ) -> FilterChain {
+        let enabled = manager.filters.iter().filter(|filter| filter.is_enabled(route)).map(|filter| &filter.config);
+        let applies = enabled.filter(|config| config.applies_to(request));
+        FilterChain(applies.map(|config| config.new_stream(worker)).collect())
     }
 
     /// The answer: of the first filter that gives one, else of the router.

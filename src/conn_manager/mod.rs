@@ -26,7 +26,7 @@ use crate::{
     },
     http::{headers::HeaderRules, http1, http2, path::PathRules},
     net::Io,
-    route::RouteConfiguration,
+    route::{RouteConfiguration, RouteRef, Switch},
     router::Router,
     stream_info::{ConnectionInfo, HeaderCapture},
 };
@@ -53,7 +53,7 @@ pub struct HttpConnectionManager {
     http1_stats: CodecStats,
     http2_stats: CodecStats,
     routes: Arc<RouteConfiguration>,
-    filters: Vec<Arc<dyn HttpFilterConfig>>,
+    filters: Vec<ConfiguredFilter>,
     router: Router,
     access_logs: Vec<AccessLog>,
     capture: HeaderCapture,
@@ -133,5 +133,22 @@ impl NetworkFilter for HttpConnectionManager {
         drain: Watcher,
     ) -> LocalFuture<'static, ()> {
         Box::pin(Connection::new(self, connection, worker).serve(io, drain))
+    }
+}
+
+/// A filter of the chain, by the name that routes call it by.
+#[derive(Debug)]
+struct ConfiguredFilter {
+    name: Box<str>,
+    /// Runs only where a route switches it on.
+    disabled: bool,
+    config: Arc<dyn HttpFilterConfig>,
+}
+
+impl ConfiguredFilter {
+    /// Whether the filter runs for a request with this route.
+    fn is_enabled(&self, route: Option<&RouteRef>) -> bool {
+        let switch = route.and_then(|route| route.filter_switch(&self.name));
+        switch.map_or(!self.disabled, |switch| switch == Switch::On)
     }
 }

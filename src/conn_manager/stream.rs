@@ -25,9 +25,12 @@ pub(super) async fn serve(connection: Rc<Connection>, mut request: Request) -> R
     let method = request.method().clone();
     let mut exchange = Exchange::begin(connection, &mut request);
     let connection = Rc::clone(exchange.connection());
-    let mut chain = FilterChain::new(&connection.manager, &request, &connection.worker);
-    let admitted = admission::admit(&connection, &mut request, &mut exchange.stream)
-        .and_then(|()| find_route(&connection, &request, &mut exchange));
+    let admitted = admission::admit(&connection, &mut request, &mut exchange.stream).and_then(|()| {
+        connection.routes.remove_internal_only(&mut request);
+        find_route(&connection, &request, &mut exchange)
+    });
+    let route = exchange.stream.route.as_ref();
+    let mut chain = FilterChain::new(&connection.manager, &request, route, &connection.worker);
     exchange.keep_request_id(&request);
     let answer = match admitted {
         Ok(()) => chain.decode(&connection.manager, &mut request, &mut exchange.stream).await,

@@ -1,8 +1,8 @@
 //! The unified matcher (`xds.type.matcher.v3.Matcher`): a tree of predicates and maps over the inputs of a request or a connection,
 //! with actions at its leaves.
 //!
-//! What inputs there are is a matter of who asks ([`Input`]), and so is what an action is. The tree is compiled once and allocates
-//! nothing when it is asked.
+//! What inputs there are is a matter of who asks ([`Input`]), and so is what an action is. The tree is compiled once; asking it
+//! allocates only to join several lines of a header.
 
 use std::{borrow::Cow, collections::HashMap, fmt};
 

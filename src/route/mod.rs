@@ -9,6 +9,7 @@ mod action;
 mod cluster_specifier;
 mod direct_response;
 mod domains;
+mod filter_configs;
 mod match_input;
 mod mutations;
 mod path_index;
@@ -25,15 +26,13 @@ mod stats;
 mod virtual_host;
 mod weighted_clusters;
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
-use http::HeaderName;
+use http::{HeaderName, Request};
 
 pub use action::{Action, Forward, GrpcTimeout, MaxStreamDuration, UpgradeConfig};
 pub use direct_response::DirectResponse;
+pub use filter_configs::Switch;
 pub use redirect::Redirect;
 pub use registered::{RegisteredRoute, RegisteredRoutes, RouteKey};
 pub use retry_policy::{BackOff, HostPredicate, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
@@ -44,12 +43,14 @@ pub use virtual_host::AttemptHeaders;
 
 use crate::{
     config::Field,
+    http::headers::X_ENVOY_INTERNAL,
     proto,
     stats::{Registry, Scope},
     stream_info::HeaderCapture,
 };
 use cluster_specifier::ClusterSpecifier;
 use domains::Domains;
+use filter_configs::FilterConfigs;
 use mutations::{Lists, Mutations};
 use virtual_host::VirtualHost;
 
@@ -60,6 +61,8 @@ pub struct RouteConfiguration {
     domains: Domains,
     virtual_hosts: Vec<VirtualHost>,
     mutations: Mutations,
+    filters: FilterConfigs,
+    internal_only_headers: Vec<HeaderName>,
     most_specific_header_mutations_wins: bool,
     ignore_path_parameters: bool,
     capture: HeaderCapture,
@@ -116,11 +119,9 @@ impl RouteConfiguration {
             route_specifiers,
         } = proto;
         field.unsupported("vhds", vhds);
-        field.unsupported("internal_only_headers", internal_only_headers);
         field.unsupported("route_specifiers", route_specifiers);
         field.ignored("request_mirror_policies", request_mirror_policies, "requests are not mirrored yet");
         field.ignored("metadata", metadata, "nothing reads it");
-        filter_configs_unsupported("typed_per_filter_config", typed_per_filter_config, field);
         let plugin_list = field.key("cluster_specifier_plugins");
         for (i, plugin) in cluster_specifier_plugins.iter().enumerate() {
             ClusterSpecifier::of_plugin(plugin, plugin_list.index(i));
@@ -147,13 +148,15 @@ impl RouteConfiguration {
             name: name.clone(),
             domains: Domains::from_proto(virtual_hosts, list)
                 .ignoring_port(*ignore_port_in_host_matching)
-                .named_by(vhost_header_name(vhost_header, field.key("vhost_header"))),
+                .named_by(header_name(vhost_header, field.key("vhost_header"))),
             virtual_hosts: virtual_hosts
                 .iter()
                 .enumerate()
                 .map(|(i, host)| VirtualHost::from_proto(host, &context, list.index(i)))
                 .collect(),
             mutations: Mutations::from_proto(&lists, field),
+            filters: FilterConfigs::from_proto(typed_per_filter_config, field.key("typed_per_filter_config")),
+            internal_only_headers: header_names(internal_only_headers, field.key("internal_only_headers")),
             most_specific_header_mutations_wins: *most_specific_header_mutations_wins,
             ignore_path_parameters: *ignore_path_parameters_in_path_matching,
             capture: HeaderCapture::default(),
@@ -166,6 +169,15 @@ impl RouteConfiguration {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Removes the headers that only internal clients may send (`internal_only_headers`), unless the client is one.
+    pub fn remove_internal_only<B>(&self, request: &mut Request<B>) {
+        if !self.internal_only_headers.is_empty() && !is_internal(request) {
+            for name in &self.internal_only_headers {
+                request.headers_mut().remove(name);
+            }
+        }
     }
 
     /// The request headers that must be kept until the response for the values of its headers.
@@ -184,7 +196,17 @@ impl RouteConfiguration {
     }
 }
 
-fn vhost_header_name(name: &str, field: Field<'_>) -> Option<HeaderName> {
+/// What the connection manager has found out of the client's address.
+fn is_internal<B>(request: &Request<B>) -> bool {
+    request.headers().get(X_ENVOY_INTERNAL).is_some_and(|value| value == "true")
+}
+
+fn header_names(names: &[String], field: Field<'_>) -> Vec<HeaderName> {
+    let names = names.iter().enumerate();
+    names.filter_map(|(i, name)| header_name(name, field.index(i))).collect()
+}
+
+fn header_name(name: &str, field: Field<'_>) -> Option<HeaderName> {
     if name.is_empty() {
         return None;
     }
@@ -196,32 +218,6 @@ fn vhost_header_name(name: &str, field: Field<'_>) -> Option<HeaderName> {
 }
 
 const DEFAULT_MAX_DIRECT_RESPONSE_BODY: usize = 4096;
-
-/// Reports settings of filters: no filter here has any by route. To ignore those of a filter that decides who gets in would be
-/// dangerous even where the filter itself is not in the chain now.
-fn filter_configs_unsupported(name: &'static str, configs: &HashMap<String, proto::Any>, field: Field<'_>) {
-    const HARMLESS: [&str; 8] = [
-        "envoy.extensions.filters.http.buffer.v3.BufferPerRoute",
-        "envoy.extensions.filters.http.compressor.v3.CompressorPerRoute",
-        "envoy.extensions.filters.http.cors.v3.CorsPolicy",
-        "envoy.extensions.filters.http.decompressor.v3.DecompressorPerRoute",
-        "envoy.extensions.filters.http.fault.v3.HTTPFault",
-        "envoy.extensions.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder",
-        "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
-        "envoy.extensions.filters.http.tap.v3.Tap",
-    ];
-    let map = field.key(name);
-    let mut names: Vec<_> = configs.keys().collect();
-    names.sort_unstable();
-    for name in names {
-        let type_name = configs[name].type_url.rsplit('/').next().unwrap_or_default();
-        if HARMLESS.contains(&type_name) {
-            map.entry(name).warning("has no effect: no filter here has settings by route yet");
-        } else {
-            map.entry(name).error("valid in Envoy, not implemented by Portreeve yet");
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use super::{
     Context, NamedStats, Redirect,
     action::Action,
     cluster_specifier::ClusterSpecifier,
-    filter_configs_unsupported,
+    filter_configs::FilterConfigs,
     mutations::{Lists, Mutations},
     rewrite::Matched,
     route_match::RouteMatch,
@@ -23,6 +23,7 @@ pub struct Route {
     /// `stat_prefix`
     pub(super) stats: Option<NamedStats>,
     pub(super) mutations: Mutations,
+    pub(super) filters: FilterConfigs,
     pub(super) matcher: RouteMatch,
 }
 
@@ -49,7 +50,6 @@ impl Route {
         field.ignored("metadata", metadata, "nothing reads it");
         field.ignored("decorator", decorator, "requests are not traced yet");
         field.ignored("tracing", tracing, "requests are not traced yet");
-        filter_configs_unsupported("typed_per_filter_config", typed_per_filter_config, field);
         let lists = Lists {
             request_headers_to_add,
             request_headers_to_remove,
@@ -67,6 +67,7 @@ impl Route {
             buffer_limit: buffer_limit(per_request_buffer_limit_bytes, request_body_buffer_limit),
             stats: (!stat_prefix.is_empty()).then(|| NamedStats::new(stat_prefix, &context.scope.scope("route"))),
             mutations,
+            filters: FilterConfigs::from_proto(typed_per_filter_config, field.key("typed_per_filter_config")),
             matcher: matcher?,
         })
     }
@@ -97,6 +98,7 @@ impl Route {
             buffer_limit: None,
             stats: None,
             mutations: Mutations::default(),
+            filters: FilterConfigs::default(),
             matcher: RouteMatch::any(),
         }
     }

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, Request, uri::PathAndQuery};
 
 use super::{
     Action, AttemptHeaders, CountedBy, Forward, RegisteredRoutes, RetryPolicy, Route, RouteConfiguration, RouteKey,
+    Switch,
     cluster_specifier::ClusterSpecifier,
     mutations::Mutations,
     registered::Position,
@@ -149,6 +150,15 @@ impl RouteRef {
         let RouteIndex::Configured(route) = self.route else { return None };
         let cluster = if let Choice::Weighted(index) = self.choice { Some(index) } else { None };
         Some(RoutePlace { virtual_host: self.virtual_host, route, cluster })
+    }
+
+    /// Whether the HTTP filter of this name runs, as far as the configuration says: of the weighted cluster, the route, the virtual
+    /// host and the whole, the first that says anything counts.
+    #[must_use]
+    pub fn filter_switch(&self, filter: &str) -> Option<Switch> {
+        let cluster = self.weighted().map(|weighted| &weighted.filters);
+        let levels = [&self.filters, &self.virtual_host().filters, &self.table.filters];
+        cluster.into_iter().chain(levels).find_map(|level| level.switch(filter))
     }
 
     /// By what the request is counted, beside its cluster.

@@ -6,7 +6,8 @@ use http::{HeaderValue, Request};
 use prost::Name;
 
 use super::{
-    Context, NamedStats, RetryPolicy, filter_configs_unsupported,
+    Context, NamedStats, RetryPolicy,
+    filter_configs::FilterConfigs,
     match_input::RequestInput,
     mutations::{Lists, Mutations},
     path_index::{PathIndex, first_at_or_after},
@@ -39,6 +40,7 @@ pub(super) struct VirtualHost {
     https_redirect: Route,
     virtual_clusters: VirtualClusters,
     pub(super) mutations: Mutations,
+    pub(super) filters: FilterConfigs,
     pub(super) retry_policy: Option<RetryPolicy>,
     pub(super) buffer_limit: Option<usize>,
     pub(super) attempt_headers: AttemptHeaders,
@@ -122,7 +124,6 @@ impl VirtualHost {
         field.ignored("hedge_policy", hedge_policy, "attempts are made one after the other");
         field.ignored("request_mirror_policies", request_mirror_policies, "requests are not mirrored yet");
         field.ignored("metadata", metadata, "nothing reads it");
-        filter_configs_unsupported("typed_per_filter_config", typed_per_filter_config, field);
         let lists = Lists {
             request_headers_to_add,
             request_headers_to_remove,
@@ -148,6 +149,7 @@ impl VirtualHost {
             virtual_clusters: VirtualClusters::from_proto(virtual_clusters, &scope, virtual_cluster_list),
             require_tls: TlsRequirementType::try_from(*require_tls).unwrap_or(TlsRequirementType::All),
             mutations: Mutations::from_proto(&lists, field),
+            filters: FilterConfigs::from_proto(typed_per_filter_config, field.key("typed_per_filter_config")),
             retry_policy: retry_policy
                 .as_ref()
                 .map(|policy| RetryPolicy::from_proto(policy, field.key("retry_policy"))),
@@ -207,6 +209,7 @@ impl VirtualHost {
             require_tls: TlsRequirementType::None,
             https_redirect: Route::https_redirect(),
             mutations: Mutations::default(),
+            filters: FilterConfigs::default(),
             retry_policy: None,
             buffer_limit: None,
             attempt_headers: AttemptHeaders::default(),

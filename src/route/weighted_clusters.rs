@@ -5,6 +5,7 @@ use http::{HeaderName, HeaderValue};
 use super::{
     Context,
     cluster_specifier::Target,
+    filter_configs::FilterConfigs,
     mutations::{Lists, Mutations},
     rewrite::literal_host,
     route_match::Subject,
@@ -32,6 +33,7 @@ pub(super) struct WeightedClusters {
 pub(super) struct WeightedCluster {
     pub(super) target: Target,
     pub(super) mutations: Mutations,
+    pub(super) filters: FilterConfigs,
     pub(super) host: Option<HeaderValue>,
     weight: u32,
     /// The runtime key of the weight; empty if there is none.
@@ -129,7 +131,6 @@ impl WeightedCluster {
             host_rewrite_specifier,
         } = proto;
         field.unsupported("metadata_match", metadata_match);
-        super::filter_configs_unsupported("typed_per_filter_config", typed_per_filter_config, field);
         let target = match (name.is_empty(), cluster_header.is_empty()) {
             (false, true) => Target::named(name, context, field.key("name")),
             (true, false) => Target::header(cluster_header, field.key("cluster_header")),
@@ -148,6 +149,7 @@ impl WeightedCluster {
             weight: field.required("weight", weight).map_or(0, |weight| weight.value),
             weight_key: format!("{runtime_key_prefix}.{name}"),
             mutations: Mutations::from_proto(&lists, field),
+            filters: FilterConfigs::from_proto(typed_per_filter_config, field.key("typed_per_filter_config")),
             host: host_rewrite_specifier.as_ref().and_then(|HostRewriteSpecifier::HostRewriteLiteral(host)| {
                 literal_host(host, field.key("host_rewrite_literal"))
             }),

@@ -180,7 +180,7 @@ fn names(field: &FieldDescriptor, key: &str) -> bool {
     field.name() == key || field.json_name() == key
 }
 
-/// `null` is no value, but for fields that can hold it; nor is an `Any` without content.
+/// `null` is no value, but for fields that can hold it; nor is an `Any` without content, but where that switches a filter on.
 fn is_unset(field: &FieldDescriptor, value: &Value<'_>) -> bool {
     match value {
         Value::Null => match field.kind() {
@@ -190,6 +190,7 @@ fn is_unset(field: &FieldDescriptor, value: &Value<'_>) -> bool {
         },
         Value::Map(entries) if entries.is_empty() => {
             matches!(field.kind(), Kind::Message(message) if message.full_name() == "google.protobuf.Any")
+                && field.parent_message().full_name() != "envoy.config.route.v3.FilterConfig"
         }
         _ => false,
     }

@@ -6,7 +6,7 @@ use http::{Request, Response};
 
 use super::{find, get, request, routes, table};
 use crate::{
-    route::{Originals, RouteConfiguration},
+    route::{Originals, RouteConfiguration, Switch},
     stream_info::StreamInfo,
 };
 
@@ -236,4 +236,43 @@ virtual_hosts:
 "
     ));
     assert_eq!(table.capture().request, ["x-in"]);
+}
+
+#[test]
+fn the_most_specific_level_switches_a_filter() {
+    let table = table(
+        "
+typed_per_filter_config:
+  f: {'@type': type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true}
+virtual_hosts:
+- name: v
+  domains: ['*']
+  typed_per_filter_config:
+    f: {'@type': type.googleapis.com/envoy.config.route.v3.FilterConfig, config: {}}
+    g: {'@type': type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true}
+  routes:
+  - match: {prefix: /off}
+    direct_response: {status: 200}
+    typed_per_filter_config: {f: {'@type': type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true}}
+  - match: {prefix: /cluster}
+    route:
+      weighted_clusters:
+        clusters:
+        - name: up
+          weight: 1
+          typed_per_filter_config: {g: {'@type': type.googleapis.com/envoy.config.route.v3.FilterConfig, config: {}}}
+  - {match: {prefix: /}, direct_response: {status: 200}}
+- {name: w, domains: [w.test], routes: [{match: {prefix: /}, direct_response: {status: 200}}]}
+",
+    );
+    let switches = |request: Request<()>| {
+        let route = find(&table, &request).unwrap();
+        ["f", "g", "h"].map(|filter| route.filter_switch(filter))
+    };
+    assert_eq!(switches(get("/")), [Some(Switch::On), Some(Switch::Off), None]);
+    assert_eq!(switches(get("/off")), [Some(Switch::Off), Some(Switch::Off), None]);
+    assert_eq!(switches(get("/cluster")), [Some(Switch::On), Some(Switch::On), None]);
+    let other =
+        Request::builder().uri("/").header("host", "w.test").header("x-forwarded-proto", "http").body(()).unwrap();
+    assert_eq!(switches(other), [Some(Switch::Off), None, None]);
 }

@@ -81,10 +81,10 @@ routes:
     );
     let expected = [
         "rate_limits",
-        "routes[0].typed_per_filter_config[\"envoy.filters.http.rbac\"]",
         "routes[0].match.filter_state",
         "routes[0].route.metadata_match",
         "routes[0].route.rate_limits",
+        "routes[0].typed_per_filter_config[\"envoy.filters.http.rbac\"]",
         "routes[1].non_forwarding_action",
         "routes[2].route.weighted_clusters.use_hash_policy",
         "routes[2].route.weighted_clusters.clusters[0].metadata_match",
@@ -110,9 +110,9 @@ routes:
         found,
         [
             "routes[0].decorator: has no effect: requests are not traced yet",
+            "routes[0].route.hash_policy: has no effect: no load balancer here uses a hash yet",
             "routes[0].typed_per_filter_config[\"envoy.filters.http.cors\"]: \
              has no effect: no filter here has settings by route yet",
-            "routes[0].route.hash_policy: has no effect: no load balancer here uses a hash yet",
         ]
     );
 }
@@ -186,4 +186,32 @@ routes:
         )
     });
     assert_eq!(found, expected);
+}
+
+#[test]
+fn settings_of_filters_may_be_optional() {
+    let found = of_host(
+        "
+routes:
+- match: {prefix: /}
+  direct_response: {status: 200}
+  typed_per_filter_config:
+    a: {'@type': type.googleapis.com/envoy.config.route.v3.FilterConfig}
+    b:
+      '@type': type.googleapis.com/envoy.config.route.v3.FilterConfig
+      is_optional: true
+      config: {'@type': type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute}
+    c:
+      '@type': type.googleapis.com/envoy.config.route.v3.FilterConfig
+      config: {'@type': type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute}
+",
+    );
+    assert_eq!(
+        found,
+        [
+            "routes[0].typed_per_filter_config[\"a\"]: Empty route/virtual host per filter configuration for a filter",
+            "routes[0].typed_per_filter_config[\"b\"].config: is left out, as is_optional permits: no filter here has settings by route yet",
+            "routes[0].typed_per_filter_config[\"c\"].config: valid in Envoy, not implemented by Portreeve yet",
+        ]
+    );
 }
