@@ -200,13 +200,7 @@ impl<'a> Session<'a> {
     }
 
     /// Carries bytes through a tunnel.
-    async fn carry(
-        &mut self,
-        io: Io,
-        response: Response,
-        upload: Upload<Metered<TrafficMeter>>,
-        mut drain: Watcher,
-    ) {
+    async fn carry(&mut self, io: Io, response: Response, upload: Upload<Metered<TrafficMeter>>, mut drain: Watcher) {
         let proxy = self.proxy;
         let last_active = Rc::new(Cell::new(Instant::now()));
         let mut carried = pin!(tunnel::carry(self.metered(io), upload, response, &last_active));

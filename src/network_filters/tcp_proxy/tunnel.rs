@@ -69,12 +69,13 @@ impl Tunnel {
         if !post_path.is_empty() && !use_post {
             field.key("post_path").error("is for use_post only");
         }
-        let hostname =
-            Format::parse(hostname).map_err(|error| field.key("hostname").error(error.to_string())).ok()?;
+        let hostname = Format::parse(hostname).map_err(|error| field.key("hostname").error(error.to_string())).ok()?;
         let path = if post_path.is_empty() { "/" } else { post_path };
         let path = path.parse().map_err(|_| field.key("post_path").error("is not a path")).ok()?;
-        let headers =
-            HeaderMutations::from_proto((headers_to_add, field.key("headers_to_add")), (&[], field.key("headers_to_add")));
+        let headers = HeaderMutations::from_proto(
+            (headers_to_add, field.key("headers_to_add")),
+            (&[], field.key("headers_to_add")),
+        );
         Some(Tunnel { hostname, post: use_post.then_some(path), headers })
     }
 
@@ -160,10 +161,7 @@ impl<R: AsyncRead + Unpin> http_body::Body for FromClient<R> {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             match &mut self.state {
                 State::Waiting(given) => {
