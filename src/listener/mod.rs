@@ -131,13 +131,13 @@ impl Listener {
         };
         let first_chain = filter_chains.first().and_then(|chain| chain.use_proxy_proto);
         let filter_chains = FilterChains::from_proto(filter_chains, default_filter_chain.as_ref(), field, cx, &scope);
-        let inspection = filters::Settings {
+        let settings = filters::Settings {
             listener_filters,
             proxy_protocol_first: first_chain.is_some_and(|used| used.value),
             timeout: listener_filters_timeout,
             continue_on_timeout: *continue_on_listener_filters_timeout,
         };
-        let inspection = ListenerFilters::from_proto(&inspection, field, cx);
+        let listener_filters = ListenerFilters::from_proto(&settings, field, cx);
         let (mut addresses, filter_chains) = (addresses?, filter_chains?);
         let options = SocketSettings { socket_options, transparent: is_true(transparent), tcp_fast_open_queue_length };
         for ListenAddress { address, tcp, .. } in &mut addresses {
@@ -150,7 +150,7 @@ impl Listener {
         Some(Listener {
             name: if name.is_empty() { address.into() } else { name.as_str().into() },
             addresses,
-            listener_filters: Arc::new(inspection?.with_tls_inspector(filter_chains.matcher(), cx)),
+            listener_filters: Arc::new(listener_filters?.with_tls_inspector(filter_chains.matcher(), cx)),
             filter_chains,
             connection_limit: cx.connection_limits.of_listener.get(name).copied().map(ConnectionLimit::new),
             global_connection_limit: cx.connection_limits.global.clone().filter(|_| !ignore_global_conn_limit),
