@@ -128,7 +128,9 @@ impl Forward {
         field.ignored("hedge_policy", hedge_policy, "attempts are made one after the other");
         field.ignored("request_mirror_policies", request_mirror_policies, "requests are not mirrored yet");
         field.ignored("include_vh_rate_limits", include_vh_rate_limits, "there are no rate limits");
-        field.ignored("hash_policy", hash_policy, "no load balancer here uses a hash yet");
+        if !cluster_specifier.as_ref().is_some_and(ClusterSpecifier::is_drawn_by_hash) {
+            field.ignored("hash_policy", hash_policy, "no load balancer here uses a hash yet");
+        }
         field.ignored("cors", cors, "use the filter's own configuration");
         let why = "redirects of upstreams are passed to the client";
         field.ignored("internal_redirect_policy", internal_redirect_policy, why);
@@ -140,7 +142,7 @@ impl Forward {
         let timeout = field.duration("timeout", timeout).filter(|_| max_stream_duration.is_none()).unwrap_or(default);
         let offset = field.duration("grpc_timeout_offset", grpc_timeout_offset);
         let specifier = cluster_specifier.as_ref();
-        let cluster = specifier.and_then(|proto| ClusterSpecifier::from_proto(proto, context, field));
+        let cluster = specifier.and_then(|proto| ClusterSpecifier::from_proto(proto, hash_policy, context, field));
         Some(Forward {
             timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
             grpc_timeout: field

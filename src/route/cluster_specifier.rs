@@ -60,6 +60,15 @@ impl Target {
 }
 
 impl ClusterSpecifier {
+    /// Whether the hash policy of the route decides among weighted clusters.
+    pub(super) fn is_drawn_by_hash(proto: &proto::route::route_action::ClusterSpecifier) -> bool {
+        use proto::route::{route_action::ClusterSpecifier as Proto, weighted_cluster::RandomValueSpecifier};
+
+        matches!(proto, Proto::WeightedClusters(clusters) if matches!(
+            clusters.random_value_specifier, Some(RandomValueSpecifier::UseHashPolicy(proto::BoolValue { value: true }))
+        ))
+    }
+
     /// The clusters among which one is drawn.
     pub(super) fn weighted(&self) -> Option<&WeightedClusters> {
         if let ClusterSpecifier::Weighted(clusters) = self { Some(clusters) } else { None }
@@ -73,6 +82,7 @@ impl ClusterSpecifier {
 
     pub(super) fn from_proto(
         proto: &proto::route::route_action::ClusterSpecifier,
+        hash_policy: &[proto::route::route_action::HashPolicy],
         context: &Context<'_>,
         field: Field<'_>,
     ) -> Option<ClusterSpecifier> {
@@ -82,8 +92,7 @@ impl ClusterSpecifier {
             Proto::Cluster(name) => Target::named(name, context, field.key("cluster")).map(ClusterSpecifier::One),
             Proto::ClusterHeader(name) => Target::header(name, field.key("cluster_header")).map(ClusterSpecifier::One),
             Proto::WeightedClusters(clusters) => {
-                WeightedClusters::from_proto(clusters, context, field.key("weighted_clusters"))
-                    .map(ClusterSpecifier::Weighted)
+                WeightedClusters::from_proto(clusters, hash_policy, context, field).map(ClusterSpecifier::Weighted)
             }
             Proto::ClusterSpecifierPlugin(name) => {
                 let named = |plugin: &&proto::route::ClusterSpecifierPlugin| {

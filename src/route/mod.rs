@@ -10,6 +10,7 @@ mod cluster_specifier;
 mod direct_response;
 mod domains;
 mod filter_configs;
+mod hash_policy;
 mod match_input;
 mod mutations;
 mod path_index;

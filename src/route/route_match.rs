@@ -157,15 +157,20 @@ impl QueryParameterMatcher {
     }
 
     fn matches(&self, query: Option<&str>) -> bool {
-        let parameters = query.unwrap_or_default().split('&');
-        let value = parameters
-            .map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")))
-            .find_map(|(name, value)| (name == self.name).then_some(value));
+        let value = query_value(query, &self.name);
         match &self.test {
             QueryParameterTest::Present(present) => value.is_some() == *present,
             QueryParameterTest::Text(matcher) => value.is_some_and(|value| matcher.matches(value.as_bytes())),
         }
     }
+}
+
+/// The first parameter of this name, undecoded.
+pub(super) fn query_value<'q>(query: Option<&'q str>, name: &str) -> Option<&'q str> {
+    let parameters = query.unwrap_or_default().split('&');
+    parameters
+        .map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")))
+        .find_map(|(other, value)| (other == name).then_some(value))
 }
 
 /// `CookieMatcher`: looks at the first cookie of its name, without the quotes that a value may have.
@@ -184,12 +189,16 @@ impl CookieMatcher {
     }
 
     fn matches<B>(&self, request: &Request<B>) -> bool {
-        let lines = request.headers().get_all(header::COOKIE).iter();
-        let cookies = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-        let value =
-            cookies.filter_map(cookie).find_map(|(name, value)| (name == self.name.as_bytes()).then_some(value));
+        let value = cookie_value(request, &self.name);
         self.invert != value.is_some_and(|value| self.value.matches(value))
     }
+}
+
+/// The first cookie of this name.
+pub(super) fn cookie_value<'r, B>(request: &'r Request<B>, name: &str) -> Option<&'r [u8]> {
+    let lines = request.headers().get_all(header::COOKIE).iter();
+    let cookies = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    cookies.filter_map(cookie).find_map(|(other, value)| (other == name.as_bytes()).then_some(value))
 }
 
 /// Name and value of one cookie.

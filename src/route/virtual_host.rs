@@ -47,7 +47,7 @@ pub(super) struct VirtualHost {
 }
 
 /// A tree whose actions are routes: those at these places.
-type RouteTree = MatchTree<RequestInput, Range<usize>>;
+type RouteTree = MatchTree<RequestInput, Range<u32>>;
 
 /// Which headers tell of the attempts at a request.
 #[derive(Clone, Copy, Debug, Default)]
@@ -265,9 +265,8 @@ impl VirtualHost {
         let (index, choice) = match &self.tree {
             None => self.first(subject.path, accept)?,
             Some(tree) => {
-                let places = tree.find(&subject.data())?.clone();
-                let routes = (places.start as u32..).zip(&self.routes[places]);
-                routes.into_iter().find_map(|(i, route)| Some((i, accept(i, route)?)))?
+                let mut places = tree.find(&subject.data())?.clone();
+                places.find_map(|i| Some((i, accept(i, &self.routes[i as usize])?)))?
             }
         };
         Some((RouteIndex::Configured(index), choice))
@@ -315,6 +314,6 @@ fn route_tree(
         } else {
             routes.push(Route::from_proto(&field.unpack(any)?, context, field)?);
         }
-        Some(start..routes.len())
+        Some(u32::try_from(start).ok()?..u32::try_from(routes.len()).ok()?)
     })
 }

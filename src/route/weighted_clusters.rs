@@ -6,13 +6,14 @@ use super::{
     Context,
     cluster_specifier::Target,
     filter_configs::FilterConfigs,
+    hash_policy::HashPolicies,
     mutations::{Lists, Mutations},
     rewrite::literal_host,
     route_match::Subject,
 };
 use crate::{
     config::Field,
-    proto,
+    proto::{self, BoolValue},
     runtime::{self, Runtime},
 };
 
@@ -22,10 +23,16 @@ pub(super) struct WeightedClusters {
     clusters: Vec<WeightedCluster>,
     /// As configured.
     total: u64,
-    /// Names the header whose number decides in place of the random one.
-    number_header: Option<HeaderName>,
+    /// What decides in place of the random number, where a request has it.
+    number: Option<Number>,
     /// Whether the runtime may change weights.
     has_runtime_weights: bool,
+}
+
+#[derive(Debug)]
+enum Number {
+    Header(HeaderName),
+    Hash(HashPolicies),
 }
 
 /// One of several clusters, with what only its share of the requests gets.
@@ -43,21 +50,24 @@ pub(super) struct WeightedCluster {
 impl WeightedClusters {
     pub(super) fn from_proto(
         proto: &proto::route::WeightedCluster,
+        hash_policy: &[proto::route::route_action::HashPolicy],
         context: &Context<'_>,
-        field: Field<'_>,
+        action: Field<'_>,
     ) -> Option<WeightedClusters> {
         use proto::route::weighted_cluster::RandomValueSpecifier;
 
+        let field = action.key("weighted_clusters");
         let proto::route::WeightedCluster { clusters, total_weight, runtime_key_prefix, random_value_specifier } =
             proto;
         field.ignored("total_weight", total_weight, "the total is the sum of the weights");
-        let number_header = match random_value_specifier {
-            Some(RandomValueSpecifier::HeaderName(name)) => HeaderName::from_bytes(name.as_bytes()).ok(),
-            Some(RandomValueSpecifier::UseHashPolicy(hash)) => {
-                field.unsupported("use_hash_policy", &hash.value);
-                None
+        let number = match random_value_specifier {
+            Some(RandomValueSpecifier::HeaderName(name)) => {
+                HeaderName::from_bytes(name.as_bytes()).ok().map(Number::Header)
             }
-            None => None,
+            Some(RandomValueSpecifier::UseHashPolicy(BoolValue { value: true })) => {
+                Some(Number::Hash(HashPolicies::from_proto(hash_policy, action.key("hash_policy"))))
+            }
+            Some(RandomValueSpecifier::UseHashPolicy(BoolValue { value: false })) | None => None,
         };
         let list = field.key("clusters");
         let count = clusters.len();
@@ -71,7 +81,7 @@ impl WeightedClusters {
             list.error(format!("the sum of the weights must be 1 to {}", u32::MAX));
         }
         let has_runtime_weights = !runtime_key_prefix.is_empty();
-        (total > 0).then_some(WeightedClusters { clusters, total, number_header, has_runtime_weights })
+        (total > 0).then_some(WeightedClusters { clusters, total, number, has_runtime_weights })
     }
 
     /// Whether every request gets a cluster: the runtime may set all weights to zero.
@@ -81,11 +91,15 @@ impl WeightedClusters {
 
     /// The index of the cluster for a request; None if all weights are zero.
     pub(super) fn draw<B>(&self, subject: &Subject<'_, B>) -> Option<usize> {
-        let number = || {
-            let value = subject.request.headers().get(self.number_header.as_ref()?)?;
-            value.to_str().ok()?.trim().parse().ok()
+        let number = match &self.number {
+            Some(Number::Header(name)) => {
+                let value = subject.request.headers().get(name).and_then(|value| value.to_str().ok());
+                value.and_then(|value| value.trim().parse().ok())
+            }
+            Some(Number::Hash(policies)) => policies.hash(subject.request, subject.info),
+            None => None,
         };
-        let random: u64 = number().unwrap_or(subject.random);
+        let random = number.unwrap_or(subject.random);
         let runtime = self.has_runtime_weights.then_some(subject.runtime);
         let total = match runtime {
             None => self.total,

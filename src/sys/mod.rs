@@ -4,6 +4,5 @@ pub mod channel;
 pub mod memory;
 pub mod notify;
 pub mod socket;
-pub mod socket_option;
 pub mod spawn;
 pub mod systemd;

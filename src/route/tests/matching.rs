@@ -5,7 +5,7 @@ use std::rc::Rc;
 use http::Request;
 
 use super::{find, find_with, get, name, request, routes, table};
-use crate::route::Action;
+use crate::{matcher::xxh64, route::Action};
 
 #[test]
 fn paths() {
@@ -373,4 +373,32 @@ virtual_hosts:
         assert_eq!(counted_by.virtual_cluster.map(|stats| stats.name()), Some(expected));
         assert_eq!(counted_by.route.map(|stats| stats.name()), Some("all"));
     }
+}
+
+#[test]
+fn a_hash_decides_among_weighted_clusters() {
+    let table = routes(
+        "
+- match: {prefix: /}
+  route:
+    hash_policy:
+    - {header: {header_name: x-user}, terminal: true}
+    - {cookie: {name: session}}
+    - {query_parameter: {name: q}}
+    weighted_clusters: {use_hash_policy: true, clusters: [{name: up, weight: 50}, {name: other, weight: 50}]}
+",
+    );
+    let drawn = |path: &str, headers: &[(&str, &str)]| {
+        let request = request("GET", path, headers);
+        let route = find(&table, &request).unwrap();
+        route.cluster(&request).map(str::to_owned)
+    };
+    for value in ["a", "b", "c", "d"] {
+        let expected = if xxh64(value.as_bytes(), 0) % 100 < 50 { "up" } else { "other" };
+        assert_eq!(drawn("/?q=z", &[("x-user", value), ("cookie", "session=z")]).as_deref(), Some(expected));
+        let both = xxh64(value.as_bytes(), 0).rotate_left(1) ^ xxh64(b"z", 0);
+        let expected = if both % 100 < 50 { "up" } else { "other" };
+        assert_eq!(drawn("/?q=z", &[("cookie", &format!("session={value}"))]).as_deref(), Some(expected));
+    }
+    assert_eq!(drawn("/", &[]).as_deref(), Some("up"), "the random number, zero here");
 }

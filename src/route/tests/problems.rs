@@ -74,7 +74,7 @@ routes:
 - match: {prefix: /}
   non_forwarding_action: {}
 - match: {prefix: /}
-  route: {weighted_clusters: {use_hash_policy: true, clusters: [{name: up, weight: 1, metadata_match: {}}]}}
+  route: {weighted_clusters: {clusters: [{name: up, weight: 1, metadata_match: {}}]}}
 - match: {prefix: /}
   redirect: {path_rewrite: '/%REQ(x)%'}
 ",
@@ -86,7 +86,6 @@ routes:
         "routes[0].route.rate_limits",
         "routes[0].typed_per_filter_config[\"envoy.filters.http.rbac\"]",
         "routes[1].non_forwarding_action",
-        "routes[2].route.weighted_clusters.use_hash_policy",
         "routes[2].route.weighted_clusters.clusters[0].metadata_match",
         "routes[3].redirect.path_rewrite",
     ];
