@@ -28,8 +28,13 @@ pub(super) fn admit(connection: &Connection, request: &mut Request, stream: &mut
     admit_path(connection, request)?;
     let upgrade = request.extensions().get::<Upgrade>().is_some();
     let headers = request.headers_mut();
-    // The codec has answered it.
-    headers.remove(header::EXPECT);
+    if headers.get(header::EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        // The codec has answered it.
+        headers.remove(header::EXPECT);
+        if !stream.timer.is_request_complete() {
+            manager.responses.iter().for_each(|responses| responses.count(StatusCode::CONTINUE));
+        }
+    }
     headers::remove_hop_by_hop(headers, upgrade)
         .map_err(|error| LocalReply::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     let random = connection.worker.random.next_u128();

@@ -54,6 +54,19 @@ struct RequestMeter {
 impl Exchange {
     /// Counts the request and puts a watch on its body.
     pub(super) fn begin(connection: Rc<Connection>, request: &mut Request) -> Exchange {
+        let mut exchange = Exchange::new(connection, request);
+        exchange.watch_request(request);
+        exchange
+    }
+
+    /// Counts what turned out to be no request: it has no method, and no end.
+    pub(super) fn begin_refused(connection: Rc<Connection>) -> Exchange {
+        let mut exchange = Exchange::new(connection, &Request::default());
+        exchange.stream.info.method = None;
+        exchange
+    }
+
+    fn new(connection: Rc<Connection>, request: &Request) -> Exchange {
         let manager = &connection.manager;
         let stats = &manager.stats;
         stats.downstream_rq_total.inc();
@@ -80,7 +93,7 @@ impl Exchange {
             cluster: None,
             capture: connection.capture.clone(),
         };
-        let mut exchange = Exchange {
+        Exchange {
             stream: Box::new(stream),
             connection,
             request: None,
@@ -89,9 +102,7 @@ impl Exchange {
             complete: false,
             failed: false,
             close: false,
-        };
-        exchange.watch_request(request);
-        exchange
+        }
     }
 
     fn watch_request(&mut self, request: &mut Request) {

@@ -54,8 +54,7 @@ pub(super) async fn serve(connection: Rc<Connection>, mut request: Request) -> R
 
 /// Answers what is no request: counted and logged as one all the same.
 pub(super) fn refuse(connection: &Rc<Connection>, refusal: Refusal) -> Response {
-    let mut exchange = Exchange::begin(Rc::clone(connection), &mut Request::default());
-    exchange.stream.info.method = None;
+    let mut exchange = Exchange::begin_refused(Rc::clone(connection));
     if refusal == Refusal::HeaderTimeout {
         connection.manager.stats.downstream_rq_header_timeout.inc();
     }

@@ -20,7 +20,7 @@ use crate::{
     proto::core::RoutingPriority,
     route::{CountedBy, Originals, RouteRef},
     stream_info::ResponseFlags,
-    upstream::{ClusterState, HostRef, Origin, UpstreamAttempt, UpstreamFailure},
+    upstream::{ClusterState, FailureKind, HostRef, Origin, UpstreamAttempt, UpstreamFailure},
 };
 
 /// How often a request is sent to hosts that turn out not to have processed it.
@@ -249,6 +249,10 @@ impl UpstreamRequest<'_> {
                 cluster.responses.count(response.status().as_u16(), self.origin, response.headers());
                 self.counted_by.each().for_each(|counted| counted.answered(response.status()));
                 Ok(response)
+            }
+            // The client is to blame, not the cluster.
+            Outcome::Failure { failure, .. } if failure.kind == FailureKind::RequestBody => {
+                Err(failure::reply(failure, retried, &mut stream.info))
             }
             Outcome::Failure { failure, .. } => Err(self.charge(failure::reply(failure, retried, &mut stream.info))),
             Outcome::TimedOut(Expired::TryDuration) => {

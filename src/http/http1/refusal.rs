@@ -85,6 +85,6 @@ impl Refusal {
 
     /// Whether the client broke the protocol, and was not merely slow.
     pub fn is_protocol_error(self) -> bool {
-        !matches!(self, Refusal::HeaderTimeout | Refusal::LowVersion | Refusal::AbsoluteUrl | Refusal::Fragment)
+        !matches!(self, Refusal::HeaderTimeout | Refusal::AbsoluteUrl | Refusal::Fragment)
     }
 }

@@ -333,9 +333,16 @@ fn builder(options: &ProtocolOptions) -> Builder {
 fn prepare(request: &mut Request) {
     to_origin_form(request);
     *request.version_mut() = Version::HTTP_11;
+    let ended = request.body().is_end_stream();
+    // A server may wait for a body of any other method (RFC 9110 section 8.6).
+    let bodiless =
+        matches!(*request.method(), Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT);
+    if ended && !bodiless && !request.headers().contains_key(header::CONTENT_LENGTH) {
+        request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     // hyper would leave a body of unknown length out where it is unusual.
     if matches!(*request.method(), Method::GET | Method::HEAD)
-        && !request.body().is_end_stream()
+        && !ended
         && !request.headers().contains_key(header::CONTENT_LENGTH)
     {
         request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
