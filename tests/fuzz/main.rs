@@ -39,6 +39,11 @@ fn grpc_timeout() {
 }
 
 #[test]
+fn http1() {
+    run("http1", targets::http1);
+}
+
+#[test]
 fn path() {
     run("path", targets::path);
 }

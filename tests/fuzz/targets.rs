@@ -1,13 +1,18 @@
 //! The targets: what each parser must hold for any input.
 
-use std::str;
+use std::{cell::RefCell, convert::Infallible, fmt::Write as _, rc::Rc, str};
 
-use http::{HeaderMap, HeaderValue};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, header};
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
 use portreeve::{
     access_log::Format,
     config::{self, Colours, Diagnostics, Report, Source},
     http::{
-        grpc,
+        Request,
+        body::Body,
+        grpc, http1,
         path::{EscapedSlashes, Normalized, PathRules, normalize},
     },
     matcher::UriTemplate,
@@ -18,7 +23,10 @@ use portreeve::{
     proto,
     tls::{ClientHello, Inspected},
 };
-use tokio::{io::AsyncWriteExt, net::UnixStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    net::UnixStream,
+};
 
 /// Formats of access logs. A format without commands is its own text.
 pub fn access_log_format(input: &[u8]) {
@@ -52,7 +60,7 @@ pub fn configuration(input: &[u8]) {
     let message: Option<proto::bootstrap::Bootstrap> = config::load(&source, &report);
     let diagnostics = Diagnostics::new(&source, report);
     assert!(message.is_some() || diagnostics.errors() > 0, "refused in silence");
-    diagnostics.render(Colours::Off);
+    let _ = diagnostics.render(Colours::Off);
 }
 
 /// `grpc-timeout`: what is understood is written and read again as the same time, or as a longer one where digits run out.
@@ -103,4 +111,96 @@ pub fn uri_template(input: &[u8]) {
     if let Ok(template) = UriTemplate::parse(template) {
         assert_eq!(template.matches(path.as_bytes()), template.captures(path.as_bytes()).is_some());
     }
+}
+
+/// Requests of HTTP/1: whatever passes is for hyper what it is for us, as it came and as it goes on.
+pub fn http1(input: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let ours = read_by_us(input).await;
+        for (ours, theirs) in ours.iter().zip(read_by_hyper(input).await) {
+            assert_eq!(*ours, theirs);
+        }
+        for message in &ours {
+            assert_eq!(read_by_hyper(&message.to_bytes()).await, std::slice::from_ref(message));
+        }
+    });
+}
+
+/// A request that was read to its end.
+#[derive(Debug, PartialEq)]
+struct Message {
+    line: String,
+    /// Without those that frame the body.
+    fields: Vec<(String, Bytes)>,
+    body: Bytes,
+}
+
+impl Message {
+    fn new(head: &http::request::Parts, body: Bytes) -> Message {
+        let framing = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+        let fields = head.headers.iter().filter(|(name, _)| !framing.contains(name));
+        let fields = fields.map(|(name, value)| (name.to_string(), Bytes::copy_from_slice(value.as_bytes())));
+        Message { line: format!("{} {}", head.method, head.uri), fields: fields.collect(), body }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = format!("{} HTTP/1.1\r\n", self.line).into_bytes();
+        for (name, value) in &self.fields {
+            bytes.extend_from_slice(&[name.as_bytes(), b": ", value, b"\r\n"].concat());
+        }
+        let mut length = String::new();
+        write!(length, "content-length: {}\r\n\r\n", self.body.len()).unwrap();
+        bytes.extend_from_slice(length.as_bytes());
+        bytes.extend_from_slice(&self.body);
+        bytes
+    }
+}
+
+async fn read_by_us(input: &[u8]) -> Vec<Message> {
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let log = Rc::clone(&seen);
+    let service = move |request: Request| {
+        let log = Rc::clone(&log);
+        async move {
+            let (head, body) = request.into_parts();
+            if let Ok(body) = body.collect().await {
+                log.borrow_mut().push(Message::new(&head, body.to_bytes()));
+            }
+            Response::new(Body::empty())
+        }
+    };
+    let (client, server) = duplex(1 << 16);
+    let options = http1::Options { allow_custom_methods: true, delayed_close: None, ..http1::Options::default() };
+    // How it ends is in what was seen.
+    let _ = tokio::join!(http1::serve(server, &options, &service, std::future::pending()), send(client, input));
+    seen.take()
+}
+
+async fn read_by_hyper(input: &[u8]) -> Vec<Message> {
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let log = Rc::clone(&seen);
+    let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let log = Rc::clone(&log);
+        async move {
+            let (head, body) = request.into_parts();
+            if let Ok(body) = body.collect().await {
+                log.borrow_mut().push(Message::new(&head, body.to_bytes()));
+            }
+            Ok::<_, Infallible>(Response::new(http_body_util::Empty::<Bytes>::new()))
+        }
+    });
+    let (client, server) = duplex(1 << 16);
+    let connection =
+        hyper::server::conn::http1::Builder::new().half_close(true).serve_connection(TokioIo::new(server), service);
+    let _ = tokio::join!(connection, send(client, input));
+    seen.take()
+}
+
+/// Sends all, and reads until the other side has answered all and closed.
+async fn send(mut client: DuplexStream, input: &[u8]) {
+    // Whoever refuses the first bytes may not take the rest.
+    let _ = client.write_all(input).await;
+    let _ = client.shutdown().await;
+    let _ = client.read_to_end(&mut Vec::new()).await;
 }

@@ -94,8 +94,8 @@ impl HeadScanner {
     /// # Errors
     /// What is wrong with it. What is certain to be is found before the head is complete.
     pub(super) fn take_head(&mut self, input: &mut BytesMut, options: &Options) -> Result<Option<Head>, Refusal> {
-        if self.scanned == 0 {
-            skip_empty_lines(input);
+        if self.lines == 0 && skip_empty_lines(input) {
+            self.scanned = 0;
         }
         let before = self.lines;
         let end = self.find_end(input);
@@ -144,14 +144,16 @@ impl HeadScanner {
     }
 }
 
-/// Empty lines before a request are left over from the one before (RFC 9112 section 2.2).
-fn skip_empty_lines(input: &mut BytesMut) {
+/// Skips empty lines before a request, which are left over from the one before (RFC 9112 section 2.2). Says whether there were any.
+fn skip_empty_lines(input: &mut BytesMut) -> bool {
+    let mut skipped = false;
     loop {
         match &input[..] {
             [b'\n', ..] => input.advance(1),
             [b'\r', b'\n', ..] => input.advance(2),
-            _ => return,
+            _ => return skipped,
         }
+        skipped = true;
     }
 }
 
