@@ -349,9 +349,15 @@ impl HeaderCapture {
 
 /// A set of Envoy's response flags.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct ResponseFlags(u32);
+pub struct ResponseFlags {
+    bits: u32,
+    /// One more than the number of each bit, six bits for each, the first set lowest: in this order Envoy prints them.
+    order: u64,
+}
 
-/// Bit, `%RESPONSE_FLAGS%`, `%RESPONSE_FLAGS_LONG%`, in the order in which Envoy comes to set them, and so prints them.
+const BITS_PER_FLAG: u32 = 6;
+
+/// Flag, `%RESPONSE_FLAGS%`, `%RESPONSE_FLAGS_LONG%`.
 const FLAGS: &[(ResponseFlags, &str, &str)] = &[
     (ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED, "URX", "UpstreamRetryLimitExceeded"),
     (ResponseFlags::UPSTREAM_OVERFLOW, "UO", "UpstreamOverflow"),
@@ -377,72 +383,90 @@ const FLAGS: &[(ResponseFlags, &str, &str)] = &[
 
 impl ResponseFlags {
     /// Nothing went wrong.
-    pub const NONE: ResponseFlags = ResponseFlags(0);
+    pub const NONE: ResponseFlags = ResponseFlags { bits: 0, order: 0 };
     /// Local service failed its health check.
-    pub const FAILED_LOCAL_HEALTH_CHECK: ResponseFlags = ResponseFlags(1);
+    pub const FAILED_LOCAL_HEALTH_CHECK: ResponseFlags = ResponseFlags::single(0);
     /// No host could be chosen.
-    pub const NO_HEALTHY_UPSTREAM: ResponseFlags = ResponseFlags(1 << 1);
+    pub const NO_HEALTHY_UPSTREAM: ResponseFlags = ResponseFlags::single(1);
     /// The route's timeout ran out.
-    pub const UPSTREAM_REQUEST_TIMEOUT: ResponseFlags = ResponseFlags(1 << 2);
+    pub const UPSTREAM_REQUEST_TIMEOUT: ResponseFlags = ResponseFlags::single(2);
     /// We reset the stream.
-    pub const LOCAL_RESET: ResponseFlags = ResponseFlags(1 << 3);
+    pub const LOCAL_RESET: ResponseFlags = ResponseFlags::single(3);
     /// The host reset the stream.
-    pub const UPSTREAM_REMOTE_RESET: ResponseFlags = ResponseFlags(1 << 4);
+    pub const UPSTREAM_REMOTE_RESET: ResponseFlags = ResponseFlags::single(4);
     /// No connection to the host.
-    pub const UPSTREAM_CONNECTION_FAILURE: ResponseFlags = ResponseFlags(1 << 5);
+    pub const UPSTREAM_CONNECTION_FAILURE: ResponseFlags = ResponseFlags::single(5);
     /// The host closed the connection.
-    pub const UPSTREAM_CONNECTION_TERMINATION: ResponseFlags = ResponseFlags(1 << 6);
+    pub const UPSTREAM_CONNECTION_TERMINATION: ResponseFlags = ResponseFlags::single(6);
     /// A circuit breaker is open.
-    pub const UPSTREAM_OVERFLOW: ResponseFlags = ResponseFlags(1 << 7);
+    pub const UPSTREAM_OVERFLOW: ResponseFlags = ResponseFlags::single(7);
     /// No route matched.
-    pub const NO_ROUTE_FOUND: ResponseFlags = ResponseFlags(1 << 8);
+    pub const NO_ROUTE_FOUND: ResponseFlags = ResponseFlags::single(8);
     /// The client closed the connection.
-    pub const DOWNSTREAM_CONNECTION_TERMINATION: ResponseFlags = ResponseFlags(1 << 9);
+    pub const DOWNSTREAM_CONNECTION_TERMINATION: ResponseFlags = ResponseFlags::single(9);
     /// Nothing moved for the stream idle timeout.
-    pub const STREAM_IDLE_TIMEOUT: ResponseFlags = ResponseFlags(1 << 10);
+    pub const STREAM_IDLE_TIMEOUT: ResponseFlags = ResponseFlags::single(10);
     /// The client broke the protocol.
-    pub const DOWNSTREAM_PROTOCOL_ERROR: ResponseFlags = ResponseFlags(1 << 11);
+    pub const DOWNSTREAM_PROTOCOL_ERROR: ResponseFlags = ResponseFlags::single(11);
     /// The host broke the protocol.
-    pub const UPSTREAM_PROTOCOL_ERROR: ResponseFlags = ResponseFlags(1 << 12);
+    pub const UPSTREAM_PROTOCOL_ERROR: ResponseFlags = ResponseFlags::single(12);
     /// `max_stream_duration` ran out.
-    pub const UPSTREAM_MAX_STREAM_DURATION_REACHED: ResponseFlags = ResponseFlags(1 << 13);
+    pub const UPSTREAM_MAX_STREAM_DURATION_REACHED: ResponseFlags = ResponseFlags::single(13);
     /// The route names a cluster that does not exist.
-    pub const NO_CLUSTER_FOUND: ResponseFlags = ResponseFlags(1 << 14);
+    pub const NO_CLUSTER_FOUND: ResponseFlags = ResponseFlags::single(14);
     /// The process is overloaded.
-    pub const OVERLOAD_MANAGER: ResponseFlags = ResponseFlags(1 << 15);
+    pub const OVERLOAD_MANAGER: ResponseFlags = ResponseFlags::single(15);
     /// The client reset the stream.
-    pub const DOWNSTREAM_REMOTE_RESET: ResponseFlags = ResponseFlags(1 << 16);
+    pub const DOWNSTREAM_REMOTE_RESET: ResponseFlags = ResponseFlags::single(16);
 
     /// Another attempt would have been due, and there had been enough.
-    pub const UPSTREAM_RETRY_LIMIT_EXCEEDED: ResponseFlags = ResponseFlags(1 << 17);
+    pub const UPSTREAM_RETRY_LIMIT_EXCEEDED: ResponseFlags = ResponseFlags::single(17);
     /// The headers by which a request orders the router about are wrong.
-    pub const INVALID_ENVOY_REQUEST_HEADERS: ResponseFlags = ResponseFlags(1 << 18);
+    pub const INVALID_ENVOY_REQUEST_HEADERS: ResponseFlags = ResponseFlags::single(18);
     /// A connection lasted as long as it may.
-    pub const DURATION_TIMEOUT: ResponseFlags = ResponseFlags(1 << 19);
+    pub const DURATION_TIMEOUT: ResponseFlags = ResponseFlags::single(19);
 
-    /// Adds the flags of `other`.
+    const fn single(bit: u32) -> ResponseFlags {
+        ResponseFlags { bits: 1 << bit, order: bit as u64 + 1 }
+    }
+
+    /// Adds the flags of `other`, after those that are set already.
     pub fn set(&mut self, other: ResponseFlags) {
-        self.0 |= other.0;
+        for bit in other.bits_in_order() {
+            if self.bits & 1 << bit == 0 {
+                let place = u64::from(bit + 1).checked_shl(BITS_PER_FLAG * self.bits.count_ones());
+                self.order |= place.unwrap_or_default();
+                self.bits |= 1 << bit;
+            }
+        }
+    }
+
+    fn bits_in_order(self) -> impl Iterator<Item = u32> {
+        let places = (0..u64::BITS / BITS_PER_FLAG).map(move |place| self.order >> (BITS_PER_FLAG * place) & 0x3f);
+        places.filter_map(|bit| u32::try_from(bit).ok()?.checked_sub(1))
     }
 
     /// Whether all flags of `other` are set.
     pub fn contains(self, other: ResponseFlags) -> bool {
-        self.0 & other.0 == other.0
+        self.bits & other.bits == other.bits
     }
 
     /// Whether any flag of `other` is set.
     pub fn intersects(self, other: ResponseFlags) -> bool {
-        self.0 & other.0 != 0
+        self.bits & other.bits != 0
     }
 
     /// Whether none is set.
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        self.bits == 0
     }
 
-    /// The short and the long names of the flags set, in Envoy's order.
+    /// The short and the long names of the flags set, in the order in which they were set.
     pub fn names(self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        FLAGS.iter().filter(move |(flag, ..)| self.contains(*flag)).map(|(_, short, long)| (*short, *long))
+        self.bits_in_order().filter_map(|bit| {
+            let row = FLAGS.iter().find(|(flag, ..)| flag.bits == 1 << bit);
+            row.map(|(_, short, long)| (*short, *long))
+        })
     }
 
     /// The flag with this short name, such as "UH".

@@ -139,7 +139,7 @@ impl ActiveListener {
 
     async fn serve(&self, mut io: Io, drain: Watcher) {
         let start = Instant::now();
-        let mut accepted = Accepted::new(&io);
+        let mut accepted = Box::new(Accepted::new(&io));
         if !self.look_ahead(&mut io, &mut accepted).await {
             io.reset_if_unread();
             return;
@@ -159,8 +159,25 @@ impl ActiveListener {
             return;
         };
         let _counted = Counted::begin(self, start);
+        let mut connection = self.connection(chain, &io, *accepted, start);
+        let _held = match admit(chain, &mut connection).await {
+            Ok(held) => held,
+            Err(flags) => {
+                if let Some(filter) = &chain.filters.terminal {
+                    filter.refused(Rc::from(connection), flags, &self.worker);
+                }
+                return;
+            }
+        };
+        let Some((io, tls)) = self.secure(chain, io).await else { return };
+        connection.tls = tls;
+        let Some(filter) = &chain.filters.terminal else { return };
+        Arc::clone(filter).serve(io, Rc::from(connection), Rc::clone(&self.worker), drain).await;
+    }
+
+    fn connection(&self, chain: &FilterChain, io: &Io, accepted: Accepted, start: Instant) -> Box<ConnectionInfo> {
         let Accepted { local, remote, server_name, proxy_protocol, .. } = accepted;
-        let mut connection = ConnectionInfo {
+        Box::new(ConnectionInfo {
             id: self.worker.next_connection_id(),
             start,
             remote,
@@ -174,20 +191,7 @@ impl ActiveListener {
             filter_chain: Arc::clone(&chain.name),
             tls: None,
             peer_credentials: io.peer_credentials(),
-        };
-        let _held = match admit(chain, &mut connection).await {
-            Ok(held) => held,
-            Err(flags) => {
-                if let Some(filter) = &chain.filters.terminal {
-                    filter.refused(Rc::new(connection), flags, &self.worker);
-                }
-                return;
-            }
-        };
-        let Some((io, tls)) = self.secure(chain, io).await else { return };
-        connection.tls = tls;
-        let Some(filter) = &chain.filters.terminal else { return };
-        Arc::clone(filter).serve(io, Rc::new(connection), Rc::clone(&self.worker), drain).await;
+        })
     }
 
     /// Runs the listener filters; false if the connection is not to be served.

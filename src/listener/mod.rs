@@ -21,9 +21,10 @@ pub use listen_address::{BindError, ListenAddress};
 use crate::{
     config::Field,
     filter::FactoryContext,
-    net::ConnectionLimit,
-    proto::{BoolValue, core, listener},
+    net::{Address, ConnectionLimit},
+    proto::{BoolValue, UInt32Value, core, listener},
     stats::{self, Scope},
+    sys::socket_option::SocketOption,
     tls::Renewal,
 };
 
@@ -94,7 +95,6 @@ impl Listener {
         field.unsupported("fcds_config", fcds_config);
         field.unsupported("filter_chain_matcher", filter_chain_matcher);
         field.unsupported("use_original_dst", &is_true(use_original_dst));
-        field.unsupported("transparent", &is_true(transparent));
         field.unsupported("udp_listener_config", udp_listener_config);
         field.unsupported("api_listener", api_listener);
         field.unsupported("bind_to_port", &bind_to_port.is_some_and(|bind| !bind.value));
@@ -109,8 +109,6 @@ impl Listener {
         field.ignored("stats_matcher", stats_matcher, "all statistics are kept");
         field.ignored("metadata", metadata, "nothing looks at the metadata of a listener");
         field.ignored("drain_type", drain_type, "a listener drains when it is changed or removed, or the process ends");
-        field.ignored("socket_options", socket_options, "no further options are set");
-        field.ignored("tcp_fast_open_queue_length", tcp_fast_open_queue_length, "TCP Fast Open is off");
         field.ignored("traffic_direction", traffic_direction, "it labels traces only");
         field.ignored("connection_balance_config", connection_balance_config, "the kernel spreads connections");
         field.ignored("reuse_port", reuse_port, "enable_reuse_port took its place, and is on");
@@ -133,15 +131,17 @@ impl Listener {
         };
         let first_chain = filter_chains.first().and_then(|chain| chain.use_proxy_proto);
         let filter_chains = FilterChains::from_proto(filter_chains, default_filter_chain.as_ref(), field, cx, &scope);
-        let inspection = filters::Settings {
+        let settings = filters::Settings {
             listener_filters,
             proxy_protocol_first: first_chain.is_some_and(|used| used.value),
             timeout: listener_filters_timeout,
             continue_on_timeout: *continue_on_listener_filters_timeout,
         };
-        let inspection = ListenerFilters::from_proto(&inspection, field, cx);
+        let listener_filters = ListenerFilters::from_proto(&settings, field, cx);
         let (mut addresses, filter_chains) = (addresses?, filter_chains?);
-        for ListenAddress { tcp, .. } in &mut addresses {
+        let options = SocketSettings { socket_options, transparent: is_true(transparent), tcp_fast_open_queue_length };
+        for ListenAddress { address, tcp, .. } in &mut addresses {
+            options.add(address, &mut tcp.options, field);
             tcp.reuse_port = enable_reuse_port.is_none_or(|enabled| enabled.value);
             tcp.freebind = is_true(freebind);
             tcp.backlog = tcp_backlog_size.map_or(tcp.backlog, |size| size.value);
@@ -150,7 +150,7 @@ impl Listener {
         Some(Listener {
             name: if name.is_empty() { address.into() } else { name.as_str().into() },
             addresses,
-            listener_filters: Arc::new(inspection?.with_tls_inspector(filter_chains.matcher(), cx)),
+            listener_filters: Arc::new(listener_filters?.with_tls_inspector(filter_chains.matcher(), cx)),
             filter_chains,
             connection_limit: cx.connection_limits.of_listener.get(name).copied().map(ConnectionLimit::new),
             global_connection_limit: cx.connection_limits.global.clone().filter(|_| !ignore_global_conn_limit),
@@ -167,6 +167,29 @@ impl Listener {
     }
 }
 
+/// What a listener says of all its sockets.
+struct SocketSettings<'a> {
+    socket_options: &'a [core::SocketOption],
+    transparent: bool,
+    tcp_fast_open_queue_length: &'a Option<UInt32Value>,
+}
+
+impl SocketSettings<'_> {
+    /// Unless an additional address has options of its own.
+    fn add(&self, address: &Address, options: &mut Vec<SocketOption>, field: Field<'_>) {
+        let Some(ip) = address.ip() else { return };
+        if options.is_empty() {
+            *options = listen_address::socket_options(self.socket_options, address, field.key("socket_options"));
+        }
+        if self.transparent {
+            options.push(SocketOption::transparent(ip.is_ipv6()));
+        }
+        if let Some(queue) = self.tcp_fast_open_queue_length {
+            options.push(SocketOption::fast_open(i32::try_from(queue.value).unwrap_or(i32::MAX)));
+        }
+    }
+}
+
 /// The address, then the additional ones with what each sets for itself.
 fn addresses(
     address: Option<&core::Address>,
@@ -179,11 +202,15 @@ fn addresses(
         let listener::AdditionalAddress { address, socket_options, tcp_keepalive } = proto;
         let list = field.key("additional_addresses");
         let field = list.index(index);
-        field.ignored("socket_options", socket_options, "no further options are set");
         let address = field.required("address", address);
         let mut address = address.and_then(|address| ListenAddress::from_proto(address, field.key("address")));
         if let Some(ListenAddress { tcp, .. }) = &mut address {
             tcp.keepalive = tcp_keepalive.as_ref().map(listen_address::keepalive);
+        }
+        if let (Some(ListenAddress { address, tcp, .. }), Some(options)) = (&mut address, socket_options) {
+            let listed = field.key("socket_options");
+            tcp.options =
+                listen_address::socket_options(&options.socket_options, address, listed.key("socket_options"));
         }
         addresses.push(address);
     }

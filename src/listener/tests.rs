@@ -346,7 +346,7 @@ fn what_is_wrong_is_said_where_it_stands() {
         ),
         (
             format!("{{{address}, freebind: true, transparent: false, socket_options: [{{level: 1, name: 9, int_value: 1}}], filter_chains: [{{{FILTERS}}}]}}"),
-            vec!["socket_options: has no effect: no further options are set".into()],
+            Vec::new(),
         ),
         (
             format!("{{{address}, filter_chains: [{{filters: [{{name: t, {any}filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: a, cluster: b}}}}]}}]}}"),
@@ -355,7 +355,10 @@ fn what_is_wrong_is_said_where_it_stands() {
         (
             format!("{{{address}, filter_chains: [{{filters: [{{name: t, {any}filters.http.router.v3.Router}}}}]}}]}}"),
             vec!["filter_chains[0].filters[0].typed_config: \"envoy.extensions.filters.http.router.v3.Router\" is not a network filter; \
-                  there are: envoy.extensions.filters.network.echo.v3.Echo".into()],
+                  there are: envoy.extensions.filters.network.echo.v3.Echo, \
+                  envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit, \
+                  envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit, \
+                  envoy.extensions.filters.network.sni_cluster.v3.SniCluster".into()],
         ),
         (
             format!("{{{address}, filter_chains: [{{transport_socket: {{name: t, {any}transport_sockets.tls.v3.UpstreamTlsContext}}}}, {FILTERS}}}]}}"),

@@ -16,6 +16,8 @@ use std::time::Duration;
 use rustix::fs::Mode;
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
+use super::socket_option::{SocketOption, SocketState};
+
 /// One worker's socket of a listener: bound, listening, non-blocking.
 #[derive(Debug)]
 pub enum ListenSocket {
@@ -77,6 +79,8 @@ pub struct TcpOptions {
     pub ipv4_compat: bool,
     /// Probes of silent peers, inherited by accepted connections.
     pub keepalive: Option<Keepalive>,
+    /// Whatever else is to be set.
+    pub options: Vec<SocketOption>,
 }
 
 /// When a silent peer is probed, and given up; the kernel's defaults for what is not said.
@@ -161,8 +165,11 @@ pub fn resume_unix(
 
 fn bound_tcp(address: SocketAddr, options: &TcpOptions) -> io::Result<TcpListener> {
     let socket = tcp_socket(address, options, options.reuse_port)?;
+    SocketOption::set_all(&options.options, SocketState::Prebind, &socket)?;
     socket.bind(&address.into())?;
+    SocketOption::set_all(&options.options, SocketState::Bound, &socket)?;
     socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    SocketOption::set_all(&options.options, SocketState::Listening, &socket)?;
     Ok(socket.into())
 }
 
@@ -273,7 +280,14 @@ mod tests {
     const TWO: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 
     fn options(reuse_port: bool) -> TcpOptions {
-        TcpOptions { reuse_port, backlog: 128, freebind: false, ipv4_compat: false, keepalive: None }
+        TcpOptions {
+            reuse_port,
+            backlog: 128,
+            freebind: false,
+            ipv4_compat: false,
+            keepalive: None,
+            options: Vec::new(),
+        }
     }
 
     fn port_of(socket: &ListenSocket) -> u16 {

@@ -164,3 +164,20 @@ async fn a_reset_goes_through_to_the_other_side() {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(portreeve.output().await, "UR 1 0 upstream TcpConnectionEnd");
 }
+
+#[tokio::test]
+async fn a_reload_leaves_connections_open() {
+    let upstream = upstream::raw(|stream, _| async move {
+        let (mut read, mut write) = stream.into_split();
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    });
+    let upstream = upstream.await;
+    let (mut portreeve, address) = start(&upstream, "cluster: upstream").await;
+    let mut client = client::connect(address).await;
+    client.write_all(b"before").await.unwrap();
+    assert_eq!(read(&mut client).await, b"before");
+    let (status, said) = portreeve.reload().await;
+    assert!(status.success(), "{said}");
+    client.write_all(b"after").await.unwrap();
+    assert_eq!(read(&mut client).await, b"after");
+}

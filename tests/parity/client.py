@@ -290,7 +290,8 @@ def tcp(connection, case):
     if "raw" in case:
         send_pieces(connection, case["raw"])
     if case.get("shutdown"):
-        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
     received = b""
     connection.settimeout(case.get("look", 0.3))
     try:

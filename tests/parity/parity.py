@@ -187,7 +187,7 @@ class Proxy:
     def observe(self, case, file):
         """Runs a case: everything that could be seen of it, flat."""
         answers = case.get("answer", {})
-        self.answers.script(answers if isinstance(answers, list) else [answers], tcp=case.get("protocol", "").endswith("tcp"))
+        self.answers.script(answers if isinstance(answers, list) else [answers], tcp=case.get("protocol", "").endswith("tcp") and case.get("upstream") != "http")
         counters, lines, first = self.counters(), len(self.lines()), len(self.records)
         if "admin" in case:
             client = [self.ask_admin(case["admin"])]

@@ -4,6 +4,7 @@
 
 mod relay;
 mod session;
+mod tunnel;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -27,6 +28,7 @@ use crate::{
     stream_info::{ConnectionInfo, ResponseFlags},
 };
 use session::Session;
+use tunnel::Tunnel;
 
 /// The row of this filter.
 pub const FACTORY: NetworkFilterFactory = NetworkFilterFactory {
@@ -100,6 +102,7 @@ enum Clusters {
 struct Connect {
     /// Only when the client has sent something.
     awaits_data: bool,
+    tunnel: Option<Tunnel>,
     max_attempts: u32,
     backoff: Option<Backoff>,
 }
@@ -155,7 +158,6 @@ impl TcpProxy {
             cluster_specifier,
         } = proto;
         field.unsupported("on_demand", on_demand);
-        field.unsupported("tunneling_config", tunneling_config);
         field.unsupported("proxy_protocol_tlvs", proxy_protocol_tlvs);
         field.unsupported("proxy_protocol_tlv_merge_policy", proxy_protocol_tlv_merge_policy);
         field.ignored("metadata_match", metadata_match, "no cluster has subsets");
@@ -177,6 +179,10 @@ impl TcpProxy {
         };
         let connect = Connect {
             awaits_data: awaits_data(*upstream_connect_mode, max_early_data_bytes.is_some(), field),
+            tunnel: match tunneling_config {
+                Some(tunnel) => Some(Tunnel::from_proto(tunnel, field.key("tunneling_config"))?),
+                None => None,
+            },
             max_attempts: max_connect_attempts.map_or(1, |attempts| attempts.value),
             backoff: backoff_options
                 .as_ref()

@@ -7,13 +7,16 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{
     TcpProxy, TcpProxyStats,
     relay::{Direction, Ended, Peer, Shared, relay},
+    tunnel::{self, Tunnel, Upload},
 };
 use crate::{
     drain::Watcher,
     filter::WorkerContext,
+    http::Response,
     net::{Io, Meter, Metered},
+    stats::Counter,
     stream_info::{ConnectionInfo, LogType, ResponseFlags, StreamInfo},
-    upstream::{ClusterState, FailureKind, TcpConnection},
+    upstream::{ClusterState, FailureKind, HostRef, TcpConnection, UpstreamAttempt, UpstreamFailure},
 };
 
 /// A connection in service. Its end, however it comes, is logged.
@@ -24,6 +27,12 @@ pub(super) struct Session<'a> {
     traffic: Rc<Traffic>,
 }
 
+/// A way to a host.
+enum Connected {
+    Tcp(TcpConnection),
+    Tunnel(Response, Upload<Metered<TrafficMeter>>),
+}
+
 /// Bytes of the connection downstream.
 #[derive(Default)]
 struct Traffic {
@@ -32,19 +41,20 @@ struct Traffic {
 }
 
 /// Counts them for the proxy, too.
-struct TrafficMeter<'a> {
-    stats: &'a TcpProxyStats,
+struct TrafficMeter {
+    received: Counter,
+    sent: Counter,
     traffic: Rc<Traffic>,
 }
 
-impl Meter for TrafficMeter<'_> {
+impl Meter for TrafficMeter {
     fn received(&self, bytes: u64) {
-        self.stats.downstream_cx_rx_bytes_total.add(bytes);
+        self.received.add(bytes);
         self.traffic.received.set(self.traffic.received.get() + bytes);
     }
 
     fn sent(&self, bytes: u64) {
-        self.stats.downstream_cx_tx_bytes_total.add(bytes);
+        self.sent.add(bytes);
         self.traffic.sent.set(self.traffic.sent.get() + bytes);
     }
 }
@@ -96,19 +106,35 @@ impl<'a> Session<'a> {
             }
         }
         // Boxed, so that the connection does not carry to its end what it took to connect.
-        let Some((cluster, upstream)) = Box::pin(self.connect()).await else {
-            io.reset_if_unread();
-            return;
-        };
-        self.info.upstream_local = Some(upstream.local_address().clone());
+        match Box::pin(self.connect()).await {
+            Some((cluster, Connected::Tcp(upstream))) => {
+                self.info.upstream_local = Some(upstream.local_address().clone());
+                self.connected();
+                self.relay(io, &cluster, upstream, drain).await;
+            }
+            Some((_, Connected::Tunnel(response, upload))) => {
+                self.info.upstream_protocol = Some(response.version());
+                self.connected();
+                Box::pin(self.carry(io, response, upload, drain)).await;
+            }
+            None => io.reset_if_unread(),
+        }
+    }
+
+    fn connected(&mut self) {
         if self.proxy.log_also.on_connected {
             self.log(LogType::TcpUpstreamConnected);
         }
-        self.relay(io, &cluster, upstream, drain).await;
+    }
+
+    fn metered(&self, io: Io) -> Metered<TrafficMeter> {
+        let stats = &self.proxy.stats;
+        let (received, sent) = (stats.downstream_cx_rx_bytes_total.clone(), stats.downstream_cx_tx_bytes_total.clone());
+        Metered::new(io, TrafficMeter { received, sent, traffic: Rc::clone(&self.traffic) })
     }
 
     /// A connection to a host of the cluster, after as many attempts as there may be.
-    async fn connect(&mut self) -> Option<(Rc<ClusterState>, TcpConnection)> {
+    async fn connect(&mut self) -> Option<(Rc<ClusterState>, Connected)> {
         let connection = Rc::clone(&self.info.connection);
         let name = self.proxy.clusters.choose(connection.upstream_cluster.as_deref(), &self.worker.random);
         let Some(cluster) = self.worker.clusters.get(name) else {
@@ -119,7 +145,7 @@ impl<'a> Session<'a> {
         self.info.upstream_cluster = Some(Arc::clone(&cluster.cluster().name));
         let connect = &self.proxy.connect;
         loop {
-            if cluster.is_full() {
+            if connect.tunnel.is_none() && cluster.is_full() {
                 cluster.cluster().stats.upstream_cx_overflow.inc();
                 self.info.flags.set(ResponseFlags::UPSTREAM_OVERFLOW);
                 return None;
@@ -140,8 +166,12 @@ impl<'a> Session<'a> {
             };
             self.info.attempt_count += 1;
             self.info.upstream = Some(Rc::clone(host.info()));
-            match cluster.connect(&host).await {
-                Ok(upstream) => return Some((cluster, upstream)),
+            let connected = match &connect.tunnel {
+                None => cluster.connect(&host).await.map(Connected::Tcp),
+                Some(tunnel) => self.open(tunnel, &cluster, &host).await,
+            };
+            match connected {
+                Ok(connected) => return Some((cluster, connected)),
                 Err(failure) => {
                     self.info.flags.set(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
                     if failure.kind != FailureKind::ConnectTimeout {
@@ -152,11 +182,50 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Asks a host for a tunnel.
+    async fn open(
+        &self,
+        tunnel: &Tunnel,
+        cluster: &ClusterState,
+        host: &HostRef,
+    ) -> Result<Connected, UpstreamFailure> {
+        let refused = |cause: String| UpstreamFailure { kind: FailureKind::Connect, unprocessed: true, cause };
+        let (mut request, upload) =
+            tunnel.request(&self.info).ok_or_else(|| refused("the tunnel's hostname is no authority".to_owned()))?;
+        let response = cluster.send(host, &mut request, &UpstreamAttempt::default()).await?;
+        if !tunnel.is_open(&response) {
+            return Err(refused(format!("the host answers {}", response.status().as_u16())));
+        }
+        Ok(Connected::Tunnel(response, upload))
+    }
+
+    /// Carries bytes through a tunnel.
+    async fn carry(&mut self, io: Io, response: Response, upload: Upload<Metered<TrafficMeter>>, mut drain: Watcher) {
+        let proxy = self.proxy;
+        let last_active = Rc::new(Cell::new(Instant::now()));
+        let mut carried = pin!(tunnel::carry(self.metered(io), upload, response, &last_active));
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut carried => return,
+                () = idle(proxy.idle_timeout, &last_active) => {
+                    proxy.stats.idle_timeout.inc();
+                    return;
+                }
+                () = drain.moment(), if proxy.check_drain_close => {
+                    proxy.stats.downstream_cx_drain_close.inc();
+                    return;
+                }
+                () = interval(proxy.log_also.every) => self.log(LogType::TcpPeriodic),
+            }
+        }
+    }
+
     async fn relay(&mut self, io: Io, cluster: &ClusterState, mut upstream: TcpConnection, mut drain: Watcher) {
         let (proxy, worker) = (self.proxy, self.worker);
         let stats = &proxy.stats;
         let cluster = &cluster.cluster().stats;
-        let mut downstream = Metered::new(io, TrafficMeter { stats, traffic: Rc::clone(&self.traffic) });
+        let mut downstream = self.metered(io);
         let mut up = Direction::new(
             Peer::Downstream,
             &stats.downstream_flow_control_paused_reading_total,
