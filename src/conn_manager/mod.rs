@@ -134,6 +134,13 @@ impl NetworkFilter for HttpConnectionManager {
     ) -> LocalFuture<'static, ()> {
         Box::pin(Connection::new(self, connection, worker).serve(io, drain))
     }
+
+    fn handshake_failed(&self) {
+        self.stats.downstream_cx_total.inc();
+        self.stats.downstream_cx_ssl_total.inc();
+        self.stats.downstream_cx_destroy.inc();
+        self.stats.downstream_cx_destroy_remote.inc();
+    }
 }
 
 /// A filter of the chain, by the name that routes call it by.

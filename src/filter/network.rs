@@ -24,6 +24,9 @@ pub trait NetworkFilter: Send + Sync + fmt::Debug {
 
     /// Notes a connection that a filter before this one has refused. There is nothing to do unless this filter counts and logs all.
     fn refused(&self, _connection: Rc<ConnectionInfo>, _flags: ResponseFlags, _worker: &WorkerContext) {}
+
+    /// A connection ended before it was secured. Envoy counts it as one of the filter's nevertheless.
+    fn handshake_failed(&self) {}
 }
 
 /// Makes a filter's settings from its `typed_config`; `None` when an error has been reported.

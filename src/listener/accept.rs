@@ -226,17 +226,19 @@ impl ActiveListener {
         let peer = io.peer_address().clone();
         // Boxed, so that the connection does not carry the memory of its handshake to its end.
         match within(chain.handshake_timeout, Box::pin(tls.accept(io))).await {
-            Ok(Ok((io, info))) => Some((io, Some(info))),
+            Ok(Ok((io, info))) => return Some((io, Some(info))),
             Ok(Err(error)) => {
                 tracing::debug!(name: "peer_tls_failed", listener = %self.listener.name, %peer, %error, "no TLS connection");
-                None
             }
             Err(_) => {
                 self.listener.stats.downstream_cx_transport_socket_connect_timeout.inc();
                 tracing::debug!(name: "peer_tls_failed", listener = %self.listener.name, %peer, "the TLS handshake took too long");
-                None
             }
         }
+        if let Some(filter) = &chain.filters.terminal {
+            filter.handshake_failed();
+        }
+        None
     }
 }
 

@@ -13,9 +13,16 @@ use crate::{config::field::Field, proto, stream_info::PeerCertificate};
 
 use super::{
     files::FileReader,
+    ocsp::OcspResponse,
     pem::{self, Origin, Pem},
     x509,
 };
+
+const PROTECTED: &str = "there is no reading a protected";
+const STORE_WITHOUT: &str =
+    "store it without, by `openssl pkey -in PROTECTED -out KEY`, for the service's user alone to read";
+const CONVERT: &str =
+    "make PEM of it, by `openssl pkcs12 -in FILE -nodes -out PEM`, and name that as certificate_chain";
 
 /// A certificate chain and its key, checked to belong together.
 #[derive(Clone, Debug)]
@@ -23,6 +30,10 @@ pub(super) struct Certificate {
     pub(super) key: Arc<CertifiedKey>,
     /// What statistics call it: the name of the secret that it is, or one made of what stands in the configuration.
     pub(super) stat_name: String,
+    /// What to staple to it; the key in `stapled` has it.
+    pub(super) ocsp: Option<OcspResponse>,
+    pub(super) stapled: Arc<CertifiedKey>,
+    pub(super) must_staple: bool,
     /// The DNS names it is valid for, or its common name if it has none.
     pub(super) names: Vec<String>,
     pub(super) loaded: LoadedCertificate,
@@ -55,13 +66,16 @@ impl Certificate {
             signed_certificate_timestamp,
             tls_params,
         } = proto;
-        field.unsupported("pkcs12", pkcs12);
         field.unsupported("private_key_provider", private_key_provider);
-        field.unsupported("password", password);
+        if password.is_some() && pkcs12.is_none() {
+            field.key("password").error(format!("{PROTECTED} key: {STORE_WITHOUT}"));
+        }
         field.unsupported("tls_params", tls_params);
-        field.ignored("ocsp_staple", ocsp_staple, "no OCSP response is stapled");
         field.ignored("signed_certificate_timestamp", signed_certificate_timestamp, "TLS libraries dropped it");
         files.watch(watched_directory.as_ref());
+        if pkcs12.is_some() {
+            field.key("pkcs12").error(format!("PKCS#12 is not read: {CONVERT}"));
+        }
         if pkcs12.is_some() || private_key_provider.is_some() {
             return None; // reported already, and there is no other key
         }
@@ -84,12 +98,20 @@ impl Certificate {
         let leaf = leaf(&chain, pem::value(chain_source, &chain_field));
         let (signing_key, facts) = (signing_key?, leaf?);
         check_pair(&chain, &key.origin, &*signing_key, place)?;
+        let ocsp = match ocsp_staple {
+            Some(source) => OcspResponse::from_proto(source, &chain.certificates[0], field.key("ocsp_staple"), files)?,
+            None => None,
+        };
+        let key = CertifiedKey::new(chain.certificates, signing_key);
 
         Some(Arc::new(Certificate {
             stat_name: pem::stat_name("unnamed_cert", chain_source),
-            names: names(&chain.certificates[0], &facts),
+            names: names(&key.cert[0], &facts),
+            must_staple: x509::must_staple(&key.cert[0]),
             loaded: LoadedCertificate { path: chain.origin.to_string(), facts },
-            key: Arc::new(CertifiedKey::new(chain.certificates, signing_key)),
+            stapled: with_response(&key, ocsp.as_ref()),
+            key: Arc::new(key),
+            ocsp,
         }))
     }
 
@@ -97,13 +119,17 @@ impl Certificate {
     pub(super) fn limited_to(&self, schemes: &[SignatureScheme]) -> Arc<Certificate> {
         let key = LimitedKey { key: Arc::clone(&self.key.key), schemes: schemes.to_vec() };
         let key = CertifiedKey { key: Arc::new(key), ..CertifiedKey::clone(&self.key) };
-        Arc::new(Certificate { key: Arc::new(key), ..self.clone() })
+        Arc::new(Certificate { stapled: with_response(&key, self.ocsp.as_ref()), key: Arc::new(key), ..self.clone() })
     }
 
     /// Whether clients that can should be given this one rather than one with an RSA key: it is cheaper to sign with.
     pub(super) fn is_ecdsa(&self) -> bool {
         matches!(self.key.key.algorithm(), SignatureAlgorithm::ECDSA | SignatureAlgorithm::ED25519)
     }
+}
+
+fn with_response(key: &CertifiedKey, ocsp: Option<&OcspResponse>) -> Arc<CertifiedKey> {
+    Arc::new(CertifiedKey { ocsp: ocsp.map(|response| response.der.clone()), ..key.clone() })
 }
 
 /// A key that signs by some of the algorithms that it could.
@@ -131,7 +157,7 @@ impl SigningKey for LimitedKey {
 fn signing_key(pem: &Pem, only_chain_named: bool, field: Field<'_>) -> Option<Arc<dyn SigningKey>> {
     let Some(key) = pem.keys.first() else {
         field.error(if pem.has_encrypted_key {
-            format!("the private key in {} is protected by a passphrase: store it without", pem.origin)
+            format!("the private key in {} is protected by a passphrase: {STORE_WITHOUT}", pem.origin)
         } else if only_chain_named {
             format!("no private key in {}, and no private_key is given", pem.origin)
         } else {

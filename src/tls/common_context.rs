@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::SystemTime};
 
+use rustls::KeyLog;
+
 use crate::{
     config::field::Field,
     proto::tls::{
@@ -10,7 +12,9 @@ use crate::{
     },
 };
 
-use super::{Secrets, certificate::Certificate, files::FileReader, parameters::Parameters, validation::Validation};
+use super::{
+    Secrets, certificate::Certificate, files::FileReader, key_log, parameters::Parameters, validation::Validation,
+};
 
 /// Loaded and checked.
 pub(super) struct CommonContext {
@@ -18,6 +22,7 @@ pub(super) struct CommonContext {
     pub(super) certificates: Vec<Arc<Certificate>>,
     pub(super) validation: Option<Arc<Validation>>,
     pub(super) alpn_protocols: Vec<Vec<u8>>,
+    pub(super) key_log: Option<Arc<dyn KeyLog>>,
     /// What statistics call the certificates and authorities, and when each ends.
     pub(super) expirations: Vec<(String, Option<SystemTime>)>,
 }
@@ -52,7 +57,10 @@ impl CommonContext {
             tls_certificate_certificate_provider_instance,
         );
         field.unsupported("custom_handshaker", custom_handshaker);
-        field.ignored("key_log", key_log, "keys of connections are never written");
+        let key_log = match key_log {
+            Some(proto) => Some(key_log::from_proto(proto, field.key("key_log"))?),
+            None => None,
+        };
 
         let parameters = Parameters::from_proto(tls_params.as_ref(), field.key("tls_params"));
         let inline: Vec<_> = tls_certificates
@@ -89,6 +97,7 @@ impl CommonContext {
             Some((name.clone(), trust.loaded.first()?.facts.not_after))
         });
         Some(CommonContext {
+            key_log,
             expirations: own.chain(authority).collect(),
             parameters,
             certificates,

@@ -4,7 +4,10 @@ use std::{io, sync::Arc, time::Duration};
 
 use rustls::{
     ServerConfig, ServerConnection,
-    server::{Acceptor, ClientHello, NoServerSessionStorage, ServerSessionMemoryCache, StoresServerSessions},
+    server::{
+        Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache,
+        StoresServerSessions,
+    },
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
@@ -22,9 +25,10 @@ use crate::{
 use super::{
     LoadedCertificate, Secrets, TlsError, WatchedFiles,
     certificate::Certificate,
+    client_hello,
     common_context::CommonContext,
     files::FileReader,
-    resolver::{CertificateResolver, ResolverOptions},
+    resolver::{CertificateResolver, ResolverOptions, StaplingResolver},
     secrets,
     stats::{self, TlsStats},
     ticket,
@@ -43,9 +47,9 @@ const STORED_SESSIONS: usize = 1024;
 /// How a filter chain accepts TLS connections.
 #[derive(Debug)]
 pub struct DownstreamTls {
-    config: Arc<ServerConfig>,
-    /// For clients that offer protocols of which we have none: they get a connection without a protocol agreed on.
-    config_without_alpn: Arc<ServerConfig>,
+    configs: Configs,
+    /// For clients that ask for OCSP responses, where there may be some.
+    stapling: Option<Configs>,
     certificates: Vec<Arc<Certificate>>,
     validation: Arc<Validation>,
     stats: TlsStats,
@@ -90,9 +94,7 @@ impl DownstreamTls {
             prefer_client_ciphers,
             session_ticket_keys_type,
         } = proto;
-        if *ocsp_staple_policy != OcspStaplePolicy::LenientStapling as i32 {
-            field.unsupported("ocsp_staple_policy", ocsp_staple_policy);
-        }
+        let policy = OcspStaplePolicy::try_from(*ocsp_staple_policy).unwrap_or_default();
         let session_timeout = field.duration("session_timeout", session_timeout).unwrap_or(SESSION_TIMEOUT);
         let tickets = Tickets::from_proto(session_ticket_keys_type.as_ref(), field, secrets, files);
         let common_field = field.key("common_tls_context");
@@ -101,6 +103,8 @@ impl DownstreamTls {
             common_field.key("tls_certificates").error("a server needs at least one certificate");
             return None;
         }
+
+        check_staples(&common.certificates, policy, common_field)?;
 
         let mut stats = TlsStats::new(scope);
         stats.tell_expirations(scope, &common.expirations);
@@ -124,18 +128,26 @@ impl DownstreamTls {
             require_sni: require_sni.is_some_and(|required| required.value),
             full_scan_on_mismatch: full_scan_certs_on_sni_mismatch.is_some_and(|scan| scan.value),
         };
-        let resolver = CertificateResolver::new(common.certificates.clone(), options);
-        let mut config = builder.with_cert_resolver(Arc::new(resolver));
+        let resolver = Arc::new(CertificateResolver::new(common.certificates.clone(), options));
+        let mut config = builder.with_cert_resolver(Arc::clone(&resolver) as Arc<dyn ResolvesServerCert>);
+        if let Some(key_log) = common.key_log {
+            config.key_log = key_log;
+        }
         config.ignore_client_order = !prefer_client_ciphers;
         config.alpn_protocols = common.alpn_protocols;
         let fingerprint = fingerprint(mandatory, &common.certificates, &validation);
         tickets?.apply(&mut config, session_timeout, fingerprint, *disable_stateful_session_resumption);
 
-        let mut config_without_alpn = config.clone();
-        config_without_alpn.alpn_protocols.clear();
+        let staples = common.certificates.iter().any(|certificate| certificate.ocsp.is_some());
+        let stapling = (staples || policy != OcspStaplePolicy::LenientStapling).then(|| {
+            let resolver = StaplingResolver { certificates: resolver, policy, stats: stats.ocsp.clone() };
+            let mut config = config.clone();
+            config.cert_resolver = Arc::new(resolver);
+            Configs::new(config)
+        });
         Some(DownstreamTls {
-            config: Arc::new(config),
-            config_without_alpn: Arc::new(config_without_alpn),
+            configs: Configs::new(config),
+            stapling,
             certificates: common.certificates,
             validation,
             stats,
@@ -165,16 +177,14 @@ impl DownstreamTls {
         }
     }
 
-    async fn handshake(&self, io: Io) -> io::Result<TlsStream<Io>> {
+    async fn handshake(&self, mut io: Io) -> io::Result<TlsStream<Io>> {
+        let configs = match &self.stapling {
+            Some(stapling) if client_hello::ClientHello::asks_for_ocsp(&mut io).await? => stapling,
+            _ => &self.configs,
+        };
         let start = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
-        let config = if self.shares_protocol(&start.client_hello()) { &self.config } else { &self.config_without_alpn };
-        start.into_stream(Arc::clone(config)).await
-    }
-
-    fn shares_protocol(&self, hello: &ClientHello<'_>) -> bool {
-        hello.alpn().is_none_or(|mut offered| {
-            offered.any(|protocol| self.config.alpn_protocols.iter().any(|ours| ours == protocol))
-        })
+        let config = Arc::clone(configs.of(&start.client_hello()));
+        start.into_stream(config).await
     }
 
     fn info(&self, session: &ServerConnection) -> TlsInfo {
@@ -209,6 +219,40 @@ impl DownstreamTls {
     pub fn authorities(&self) -> &[LoadedCertificate] {
         self.validation.authorities()
     }
+}
+
+/// The same for clients with which we share a protocol, and for the others.
+#[derive(Debug)]
+struct Configs {
+    with_alpn: Arc<ServerConfig>,
+    /// For clients that offer protocols of which we have none: they get a connection without a protocol agreed on.
+    without_alpn: Arc<ServerConfig>,
+}
+
+impl Configs {
+    fn new(config: ServerConfig) -> Configs {
+        let mut without_alpn = config.clone();
+        without_alpn.alpn_protocols.clear();
+        Configs { with_alpn: Arc::new(config), without_alpn: Arc::new(without_alpn) }
+    }
+
+    fn of(&self, hello: &ClientHello<'_>) -> &Arc<ServerConfig> {
+        let ours = &self.with_alpn.alpn_protocols;
+        let shares_protocol =
+            hello.alpn().is_none_or(|mut offered| offered.any(|protocol| ours.iter().any(|ours| ours == protocol)));
+        if shares_protocol { &self.with_alpn } else { &self.without_alpn }
+    }
+}
+
+/// Whether every certificate has the OCSP response that it or the policy demands.
+fn check_staples(certificates: &[Arc<Certificate>], policy: OcspStaplePolicy, field: Field<'_>) -> Option<()> {
+    let lacks = |certificate: &&Arc<Certificate>| {
+        certificate.ocsp.is_none() && (certificate.must_staple || policy == OcspStaplePolicy::MustStaple)
+    };
+    let Some(lacking) = certificates.iter().find(lacks) else { return Some(()) };
+    let path = &lacking.loaded.path;
+    field.key("tls_certificates").error(format!("an ocsp_staple is required for the certificate in {path}"));
+    None
 }
 
 /// How sessions are resumed without our keeping them.

@@ -10,6 +10,8 @@ mod common_context;
 mod downstream;
 mod error;
 mod files;
+mod key_log;
+mod ocsp;
 mod parameters;
 mod pem;
 mod renewal;

@@ -8,7 +8,9 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use super::certificate::Certificate;
+use crate::proto::tls::downstream_tls_context::OcspStaplePolicy;
+
+use super::{certificate::Certificate, ocsp::Staple, stats::OcspStats};
 
 /// The certificates of a downstream context.
 #[derive(Debug)]
@@ -41,9 +43,16 @@ impl CertificateResolver {
         CertificateResolver { certificates, by_name, options }
     }
 
-    fn choose(&self, server_name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Certificate> {
+    fn choose(
+        &self,
+        server_name: Option<&str>,
+        schemes: &[SignatureScheme],
+        fits: impl Fn(&Certificate) -> bool,
+    ) -> Option<&Certificate> {
+        let usable =
+            |certificate: &&Certificate| certificate.key.key.choose_scheme(schemes).is_some() && fits(certificate);
         let Some(name) = server_name else {
-            return if self.options.require_sni { None } else { self.first_usable(schemes) };
+            return if self.options.require_sni { None } else { self.first_usable(usable) };
         };
         let name = name.to_ascii_lowercase();
         let wildcard = name.find('.').map(|dot| &name[dot..]);
@@ -51,12 +60,12 @@ impl CertificateResolver {
             .into_iter()
             .flatten()
             .filter_map(|name| self.by_name.get(name))
-            .find_map(|positions| best(positions.iter().map(|position| &*self.certificates[*position]), schemes))
-            .or_else(|| if self.options.full_scan_on_mismatch { self.first_usable(schemes) } else { self.first() })
+            .find_map(|positions| best(positions.iter().map(|position| &*self.certificates[*position]).filter(usable)))
+            .or_else(|| if self.options.full_scan_on_mismatch { self.first_usable(usable) } else { self.first() })
     }
 
-    fn first_usable(&self, schemes: &[SignatureScheme]) -> Option<&Certificate> {
-        best(self.certificates.iter().map(|certificate| &**certificate), schemes).or_else(|| self.first())
+    fn first_usable(&self, usable: impl Fn(&&Certificate) -> bool + Clone) -> Option<&Certificate> {
+        best(self.certificates.iter().map(|certificate| &**certificate).filter(usable)).or_else(|| self.first())
     }
 
     fn first(&self) -> Option<&Certificate> {
@@ -64,17 +73,51 @@ impl CertificateResolver {
     }
 }
 
-/// Of those that the client can check, the first with an elliptic key, or the first.
-fn best<'a>(
-    candidates: impl Iterator<Item = &'a Certificate> + Clone,
-    schemes: &[SignatureScheme],
-) -> Option<&'a Certificate> {
-    let mut usable = candidates.filter(|certificate| certificate.key.key.choose_scheme(schemes).is_some());
+/// Of certificates that the client can check, the first with an elliptic key, or the first.
+fn best<'a>(mut usable: impl Iterator<Item = &'a Certificate> + Clone) -> Option<&'a Certificate> {
     usable.clone().find(|certificate| certificate.is_ecdsa()).or_else(|| usable.next())
 }
 
 impl ResolvesServerCert for CertificateResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.choose(hello.server_name(), hello.signature_schemes()).map(|certificate| Arc::clone(&certificate.key))
+        let chosen = self.choose(hello.server_name(), hello.signature_schemes(), |_| true);
+        chosen.map(|certificate| Arc::clone(&certificate.key))
+    }
+}
+
+/// Certificates for clients that ask for OCSP responses.
+#[derive(Debug)]
+pub(super) struct StaplingResolver {
+    pub(super) certificates: Arc<CertificateResolver>,
+    pub(super) policy: OcspStaplePolicy,
+    pub(super) stats: OcspStats,
+}
+
+impl StaplingResolver {
+    fn staple(&self, certificate: &Certificate) -> Staple {
+        let policy = if certificate.must_staple { OcspStaplePolicy::MustStaple } else { self.policy };
+        Staple::choose(policy, certificate.ocsp.as_ref())
+    }
+}
+
+impl ResolvesServerCert for StaplingResolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.stats.ocsp_staple_requests.inc();
+        let fits = |certificate: &Certificate| self.staple(certificate) != Staple::Refusal;
+        let certificate = self.certificates.choose(hello.server_name(), hello.signature_schemes(), fits)?;
+        match self.staple(certificate) {
+            Staple::Response => {
+                self.stats.ocsp_staple_responses.inc();
+                Some(Arc::clone(&certificate.stapled))
+            }
+            Staple::Nothing => {
+                self.stats.ocsp_staple_omitted.inc();
+                Some(Arc::clone(&certificate.key))
+            }
+            Staple::Refusal => {
+                self.stats.ocsp_staple_failed.inc();
+                None
+            }
+        }
     }
 }

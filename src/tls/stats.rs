@@ -36,10 +36,25 @@ stats::declare! {
     }
 }
 
+stats::declare! {
+    /// Of the OCSP responses of a listener, where a certificate has one or the policy demands it.
+    pub struct OcspStats {
+        /// TLS clients that asked for an OCSP response.
+        ocsp_staple_requests: Counter,
+        /// TLS clients that got an OCSP response.
+        ocsp_staple_responses: Counter,
+        /// TLS clients that asked for an OCSP response and got none.
+        ocsp_staple_omitted: Counter,
+        /// TLS clients that were refused for want of an OCSP response.
+        ocsp_staple_failed: Counter,
+    }
+}
+
 /// All of them: those above, and one for each version, suite and curve.
 #[derive(Clone, Debug)]
 pub(super) struct TlsStats {
     pub(super) handshakes: HandshakeStats,
+    pub(super) ocsp: OcspStats,
     versions: [(ProtocolVersion, Counter); 2],
     ciphers: Vec<Counter>,
     curves: Vec<(NamedGroup, Counter)>,
@@ -55,6 +70,7 @@ impl TlsStats {
         let (versions, ciphers, curves) = (scope.scope("versions"), scope.scope("ciphers"), scope.scope("curves"));
         TlsStats {
             handshakes: HandshakeStats::new(&scope),
+            ocsp: OcspStats::new(&scope),
             versions: [ProtocolVersion::TLSv1_3, ProtocolVersion::TLSv1_2]
                 .map(|version| (version, versions.counter(version_name(version)))),
             ciphers: SUITES.iter().map(|(name, _)| ciphers.counter(name)).collect(),

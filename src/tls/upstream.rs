@@ -118,6 +118,9 @@ impl UpstreamTls {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = common.alpn_protocols;
+        if let Some(key_log) = common.key_log {
+            config.key_log = key_log;
+        }
         config.resumption = match max_session_keys {
             Some(limit) if limit.value == 0 => Resumption::disabled(),
             Some(limit) => Resumption::in_memory_sessions(usize::try_from(limit.value).unwrap_or(usize::MAX)),

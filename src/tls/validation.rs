@@ -57,6 +57,8 @@ pub(super) struct Trust {
     pub(super) certificates: Vec<CertificateDer<'static>>,
     pub(super) crls: Vec<CertificateRevocationListDer<'static>>,
     pub(super) only_leaf_revocation: bool,
+    /// So many certificates may stand between the peer's and the authority's.
+    pub(super) max_intermediates: Option<usize>,
     pub(super) loaded: Vec<LoadedCertificate>,
     /// What statistics call them.
     pub(super) stat_name: String,
@@ -89,8 +91,11 @@ impl Validation {
         } = proto;
         field.unsupported("ca_certificate_provider_instance", ca_certificate_provider_instance);
         field.unsupported("require_signed_certificate_timestamp", require_signed_certificate_timestamp);
-        field.unsupported("custom_validator_config", custom_validator_config);
-        field.unsupported("max_verify_depth", max_verify_depth);
+        if custom_validator_config.is_some() {
+            field.key("custom_validator_config").error(
+                "not implemented by Portreeve: a SPIFFE trust domain is as well said by trusted_ca with match_typed_subject_alt_names for URIs",
+            );
+        }
         files.watch(watched_directory.as_ref());
 
         let trust = match (trusted_ca, system_root_certs) {
@@ -133,6 +138,7 @@ impl Validation {
         };
         if let Some(trust) = &mut trust {
             trust.only_leaf_revocation = *only_verify_leaf_cert_crl;
+            trust.max_intermediates = max_verify_depth.map(|max| max.value as usize);
             if let Some(crls) = crls {
                 trust.crls.extend(crls?);
             }
@@ -229,6 +235,7 @@ impl Trust {
             certificates,
             crls: Vec::new(),
             only_leaf_revocation: false,
+            max_intermediates: None,
             loaded,
             stat_name: String::new(),
         }

@@ -16,6 +16,7 @@ use rustls::{
     },
 };
 use thiserror::Error;
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::{
     parameters::Parameters,
@@ -31,6 +32,8 @@ enum Refused {
     Name,
     #[error("neither the certificate nor its key is one of those pinned")]
     Pin,
+    #[error("there are more intermediates than max_verify_depth allows")]
+    Depth,
     #[error("the key usage of the certificate does not allow signatures")]
     Usage,
     #[error("the certificate cannot be read")]
@@ -115,6 +118,28 @@ impl Verifier {
         checked.inspect_err(|_| self.stats.fail_verify_error.inc())
     }
 
+    /// Whether there is a chain with no more intermediates than are allowed. The library, which has a limit of its own, does not say how many
+    /// there are in the chain that it has found.
+    fn verify_depth(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: KeyUsage,
+    ) -> Result<(), Error> {
+        let Some(trust) = &self.validation.trust else { return Ok(()) };
+        let Some(max) = trust.max_intermediates else { return Ok(()) };
+        let leaf = EndEntityCert::try_from(leaf).map_err(|_| Refused::Damaged)?;
+        let is_short = |path: &VerifiedPath<'_>| {
+            let short = path.intermediate_certificates().count() <= max;
+            if short { Ok(()) } else { Err(webpki::Error::PathLenConstraintViolated) }
+        };
+        let algorithms = self.algorithms.all;
+        leaf.verify_for_usage(algorithms, &trust.roots.roots, intermediates, now, usage, None, Some(&is_short))
+            .map_err(|_| Refused::Depth)?;
+        Ok(())
+    }
+
     /// Whether the certificate itself stands in `trusted_ca`: it then needs nobody to vouch for it, and it may be the certificate
     /// of an authority, as self-signed ones often are. A revocation list could name it all the same, so none may be given.
     fn is_itself_trusted(&self, trust: &Trust, leaf: &CertificateDer<'_>, now: UnixTime) -> bool {
@@ -194,9 +219,10 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let check_chain = |time| match &self.chain {
-            Some(chain) => chain.verify_client_cert(end_entity, intermediates, time).map(|_| ()),
-            None => Ok(()),
+        let check_chain = |time| {
+            let Some(chain) = &self.chain else { return Ok(()) };
+            chain.verify_client_cert(end_entity, intermediates, time)?;
+            self.verifier.verify_depth(end_entity, intermediates, time, KeyUsage::client_auth())
         };
         self.verifier.verify(end_entity, now, None, check_chain)?;
         Ok(ClientCertVerified::assertion())
@@ -279,7 +305,7 @@ impl ServerCertVerifier for ServerVerifier {
                 Err(Error::InvalidCertificate(
                     CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
                 ))
-                | Ok(_) => Ok(()),
+                | Ok(_) => self.verifier.verify_depth(end_entity, intermediates, time, KeyUsage::server_auth()),
                 Err(error) => Err(error),
             }
         };

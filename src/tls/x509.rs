@@ -9,7 +9,7 @@ use std::{
 use aws_lc_rs::digest::{SHA256, digest};
 use x509_parser::{
     certificate::X509Certificate,
-    der_parser::{ber::BerObjectContent, der::parse_der},
+    der_parser::{ber::BerObjectContent, der::parse_der, oid},
     extensions::GeneralName,
     oid_registry::{self, Oid},
     parse_x509_certificate,
@@ -41,6 +41,20 @@ pub(super) fn facts(der: &[u8]) -> Option<PeerCertificate> {
         }
     }
     Some(facts)
+}
+
+/// The serial number, as the certificate has it.
+pub(super) fn serial(der: &[u8]) -> Option<&[u8]> {
+    let (_, certificate) = parse_x509_certificate(der).ok()?;
+    Some(certificate.tbs_certificate.raw_serial())
+}
+
+/// Whether the certificate promises an OCSP response with it (RFC 7633).
+pub(super) fn must_staple(der: &[u8]) -> bool {
+    const TLS_FEATURE: Oid<'_> = oid!(1.3.6.1.5.5.7.1.24);
+    const STATUS_REQUEST: [u8; 5] = [0x30, 3, 2, 1, 5];
+    let Ok((_, certificate)) = parse_x509_certificate(der) else { return false };
+    matches!(certificate.get_extension_unique(&TLS_FEATURE), Ok(Some(feature)) if feature.value == STATUS_REQUEST)
 }
 
 /// Whether it is an object identifier in dotted form.

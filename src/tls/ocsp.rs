@@ -1,0 +1,114 @@
+//! OCSP responses that are stapled to our certificates (RFC 6960), and when: `ocsp_staple` and `ocsp_staple_policy`.
+
+use std::time::SystemTime;
+
+use x509_parser::der_parser::{
+    ber::{BerObject, BerObjectContent, Class, Tag},
+    der::parse_der,
+};
+
+use crate::{
+    config::field::Field,
+    proto::{core::DataSource, tls::downstream_tls_context::OcspStaplePolicy},
+};
+
+use super::{files::FileReader, pem, x509};
+
+/// A response about one certificate.
+#[derive(Clone, Debug)]
+pub(super) struct OcspResponse {
+    pub(super) der: Vec<u8>,
+    serial: Vec<u8>,
+    /// `None`: newer information is available all the time, so it is never fresh.
+    next_update: Option<SystemTime>,
+}
+
+/// What a client that asks for a response gets with a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Staple {
+    /// The response.
+    Response,
+    /// The certificate alone.
+    Nothing,
+    /// Another certificate, or nothing at all.
+    Refusal,
+}
+
+impl OcspResponse {
+    /// Reads the response for the certificate `leaf`. `Some(None)`: the source is empty, which is as good as none.
+    pub(super) fn from_proto(
+        source: &DataSource,
+        leaf: &[u8],
+        field: Field<'_>,
+        files: &FileReader,
+    ) -> Option<Option<OcspResponse>> {
+        let der = files.read(source, field)?;
+        if der.is_empty() {
+            return Some(None);
+        }
+        let field = pem::value(source, &field);
+        let response = OcspResponse::parse(der).inspect_err(|reason| field.error(*reason)).ok()?;
+        if x509::serial(leaf) != Some(&response.serial) {
+            field.error("OCSP response does not match its TLS certificate");
+            return None;
+        }
+        Some(Some(response))
+    }
+
+    fn parse(der: Vec<u8>) -> Result<OcspResponse, &'static str> {
+        const DAMAGED: &str = "OCSP response is damaged";
+        let (_, response) = parse_der(&der).map_err(|_| DAMAGED)?;
+        let response = response.as_sequence().map_err(|_| DAMAGED)?;
+        if !matches!(response.first().map(|status| &status.content), Some(BerObjectContent::Enum(0))) {
+            return Err("OCSP response was unsuccessful");
+        }
+        let basic = response.get(1).and_then(basic_response).ok_or(DAMAGED)?;
+        let (_, basic) = parse_der(&basic).map_err(|_| DAMAGED)?;
+        let data = basic.as_sequence().ok().and_then(|parts| parts.first()).and_then(|data| data.as_sequence().ok());
+        let responses = data.into_iter().flatten().find_map(|part| part.as_sequence().ok()).ok_or(DAMAGED)?;
+        let [single] = responses.as_slice() else { return Err("OCSP Response must be for one certificate only") };
+        let (serial, next_update) = single_response(single).ok_or(DAMAGED)?;
+        Ok(OcspResponse { serial, next_update, der })
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.next_update.is_some_and(|end| SystemTime::now() <= end)
+    }
+}
+
+impl Staple {
+    /// What the policy says of a certificate with this response.
+    pub(super) fn choose(policy: OcspStaplePolicy, response: Option<&OcspResponse>) -> Staple {
+        if response.is_some_and(OcspResponse::is_fresh) {
+            return Staple::Response;
+        }
+        match policy {
+            OcspStaplePolicy::LenientStapling => Staple::Nothing,
+            OcspStaplePolicy::StrictStapling if response.is_none() => Staple::Nothing,
+            OcspStaplePolicy::StrictStapling | OcspStaplePolicy::MustStaple => Staple::Refusal,
+        }
+    }
+}
+
+/// The octets within `[0] EXPLICIT ResponseBytes`.
+fn basic_response(bytes: &BerObject<'_>) -> Option<Vec<u8>> {
+    let (_, bytes) = parse_der(bytes.as_slice().ok()?).ok()?;
+    Some(bytes.as_sequence().ok()?.get(1)?.as_slice().ok()?.to_vec())
+}
+
+/// The serial number and the end of a `SingleResponse`.
+fn single_response(single: &BerObject<'_>) -> Option<(Vec<u8>, Option<SystemTime>)> {
+    let parts = single.as_sequence().ok()?;
+    let serial = parts.first()?.as_sequence().ok()?.get(3)?.as_slice().ok()?.to_vec();
+    // Of what may follow the time of the response, the end has the lowest tag.
+    let is_next = |part: &&BerObject<'_>| part.class() == Class::ContextSpecific && part.tag() == Tag(0);
+    let next = parts.get(3).filter(is_next);
+    let next = next.and_then(|part| {
+        let (_, time) = parse_der(part.as_slice().ok()?).ok()?;
+        match time.content {
+            BerObjectContent::GeneralizedTime(time) => Some(SystemTime::from(time.to_datetime().ok()?)),
+            _ => None,
+        }
+    });
+    Some((serial, next))
+}
