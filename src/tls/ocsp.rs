@@ -112,3 +112,42 @@ fn single_response(single: &BerObject<'_>) -> Option<(Vec<u8>, Option<SystemTime
     });
     Some((serial, next))
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+
+    use super::*;
+
+    /// Made by `openssl ocsp` for the serial number below, good for a century.
+    const RESPONSE: &str = "MIIBRQoBAKCCAT4wggE6BgkrBgEFBQcwAQEEggErMIIBJzCBzqEdMBsxGTAXBgNVBAMMEFBhcml0eSBhdXRob3JpdHkYDzIwMjYxMTIxMTkyNDI1WjB3MHUwTTAJBgUrDgMCGgUABBRhr7jZKXF2HH8CaW5lRCf+Nhm72AQU2iqCh3HzcMiCFaPlxyqty5hfn5YCFCavQIGyhtCc4rrNtJCN92h/tIeMgAAYDzIwMjYxMTIxMTkyNDI1WqARGA8yMTI2MTAyODE5MjQyNVqhIzAhMB8GCSsGAQUFBzABAgQSBBAGC1Vmxnm8jhxp9KqKUTfEMAoGCCqGSM49BAMCA0gAMEUCIQDafPuMlMG6FrtN4Gfy/f2jRXK1gUzVs3gGMviATFeZSwIgNwI8nozi5VCvS+chqZhrShfcDoIfZ6clqjSXPqhLBaA=";
+    const SERIAL: &str = "26AF4081B286D09CE2BACDB4908DF7687FB4878C";
+
+    fn response() -> OcspResponse {
+        OcspResponse::parse(STANDARD.decode(RESPONSE).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_response_names_its_certificate_and_its_end() {
+        let serial: String = response().serial.iter().map(|byte| format!("{byte:02X}")).collect();
+        assert_eq!(serial.trim_start_matches('0'), SERIAL);
+        assert!(response().is_fresh());
+        assert!(OcspResponse::parse(b"nonsense".to_vec()).is_err());
+        let unsuccessful = vec![0x30, 3, 0x0a, 1, 6];
+        assert_eq!(OcspResponse::parse(unsuccessful).unwrap_err(), "OCSP response was unsuccessful");
+    }
+
+    #[test]
+    fn policies_differ_where_there_is_no_fresh_response() {
+        let (fresh, stale) = (response(), OcspResponse { next_update: Some(SystemTime::UNIX_EPOCH), ..response() });
+        for (policy, with_none, with_stale) in [
+            (OcspStaplePolicy::LenientStapling, Staple::Nothing, Staple::Nothing),
+            (OcspStaplePolicy::StrictStapling, Staple::Nothing, Staple::Refusal),
+            (OcspStaplePolicy::MustStaple, Staple::Refusal, Staple::Refusal),
+        ] {
+            assert_eq!(Staple::choose(policy, None), with_none, "{policy:?}");
+            assert_eq!(Staple::choose(policy, Some(&stale)), with_stale, "{policy:?}");
+            assert_eq!(Staple::choose(policy, Some(&fresh)), Staple::Response, "{policy:?}");
+        }
+    }
+}

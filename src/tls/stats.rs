@@ -121,8 +121,9 @@ impl TlsStats {
     pub(super) fn count_failure(&self, error: &TlsError) {
         match error {
             TlsError::Verify(Error::NoCertificatesPresented) => self.handshakes.fail_verify_no_cert.inc(),
-            TlsError::Verify(_) => {}
-            TlsError::Transport(_) | TlsError::Protocol(_) => self.handshakes.connection_error.inc(),
+            // A peer that merely goes away is no error, here as in Envoy.
+            TlsError::Verify(_) | TlsError::Transport(_) => {}
+            TlsError::Protocol(_) => self.handshakes.connection_error.inc(),
         }
     }
 }

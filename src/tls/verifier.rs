@@ -315,6 +315,7 @@ impl ServerCertVerifier for ServerVerifier {
         };
         self.verifier.verify(end_entity, now, host, check_chain)?;
         if x509::is_rsa_not_for_signing(end_entity) {
+            self.verifier.stats.connection_error.inc();
             return Err(Refused::Usage.into());
         }
         Ok(ServerCertVerified::assertion())

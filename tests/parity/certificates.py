@@ -20,8 +20,9 @@ def make_certificates(directory):
         issue(directory, f"{authority}client", "/C=DE/O=Parity/CN=client.test", CLIENT, authority)
     issue(directory, "rsa-server", "/CN=server.test", SERVER, key=RSA)
     issue(directory, "wild-server", "/CN=wild", "DNS:*.wild.test")
-    issue(directory, "expired-server", "/CN=server.test", SERVER, days=-1)
-    issue(directory, "expired-client", "/CN=client.test", CLIENT, days=-1)
+    make_database(directory)
+    issue(directory, "expired-server", "/CN=server.test", SERVER, expired=True)
+    issue(directory, "expired-client", "/CN=client.test", CLIENT, expired=True)
     issue(directory, "revoked-client", "/CN=revoked.test", "DNS:revoked.test")
     issue(directory, "ip-client", "/CN=address", "IP:10.1.2.3,otherName:1.3.6.1.4.1.311.20.2.3;UTF8:name@parity.test")
     issue(directory, "wild-client", "/CN=wild", "DNS:*.clients.test")
@@ -35,7 +36,7 @@ def make_certificates(directory):
     revoke(directory, "revoked-client")
 
 
-def issue(directory, name, subject, alternative_names, authority="", key=EC, days=30, extensions=""):
+def issue(directory, name, subject, alternative_names, authority="", key=EC, expired=False, extensions=""):
     file = directory / f"{name}.ext"
     names = f"subjectAltName={alternative_names}\n" if alternative_names else ""
     file.write_text(names + (extensions if "basicConstraints" in extensions else "basicConstraints=CA:FALSE\n" + extensions))
@@ -43,19 +44,33 @@ def issue(directory, name, subject, alternative_names, authority="", key=EC, day
     openssl("req", *key, "-subj", subject, "-keyout", private, "-out", request)
     ca = ("intermediate.crt", "intermediate.key") if authority == "intermediate" else (f"{authority}ca.pem", f"{authority}ca.key")
     signer = ["-CA", directory / ca[0], "-CAkey", directory / ca[1], "-CAcreateserial"]
-    openssl("x509", "-req", "-in", request, *signer, "-days", days, "-extfile", file, "-out", certificate)
+    if expired:
+        dates = ["-startdate", "20200101000000Z", "-enddate", "20200201000000Z"]
+        openssl(*database(directory), "-batch", "-notext", "-in", request, *dates, "-extfile", file, "-out", certificate)
+    else:
+        openssl("x509", "-req", "-in", request, *signer, "-days", 30, "-extfile", file, "-out", certificate)
     (directory / f"{name}.pem").write_text(certificate.read_text() + private.read_text())
+
+
+def make_database(directory):
+    """What `openssl ca` needs, for what `openssl x509` cannot do."""
+    (directory / "index.txt").write_text("")
+    (directory / "crlnumber").write_text("01\n")
+    settings = {"database": directory / "index.txt", "new_certs_dir": directory, "crlnumber": directory / "crlnumber",
+                "default_md": "sha256", "default_crl_days": 30, "rand_serial": "yes", "unique_subject": "no", "policy": "policy"}
+    lines = [f"{name}={value}" for name, value in settings.items()]
+    (directory / "ca.cnf").write_text("\n".join(["[ca]", "default_ca=default", "[default]", *lines, "[policy]", "commonName=supplied",
+                                                "[crl]", "authorityKeyIdentifier=keyid"]) + "\n")
+
+
+def database(directory):
+    return ["ca", "-config", directory / "ca.cnf", "-keyfile", directory / "ca.key", "-cert", directory / "ca.pem"]
 
 
 def revoke(directory, name):
     """A revocation list of the first authority in `crl.pem`."""
-    database = directory / "index.txt"
-    database.write_text("")
-    settings = directory / "ca.cnf"
-    settings.write_text(f"[ca]\ndefault_ca=d\n[d]\ndatabase={database}\ndefault_md=sha256\ndefault_crl_days=30\n")
-    ca = ["ca", "-config", settings, "-keyfile", directory / "ca.key", "-cert", directory / "ca.pem"]
-    openssl(*ca, "-revoke", directory / f"{name}.crt")
-    openssl(*ca, "-gencrl", "-out", directory / "crl.pem")
+    openssl(*database(directory), "-revoke", directory / f"{name}.crt")
+    openssl(*database(directory), "-gencrl", "-crlexts", "crl", "-out", directory / "crl.pem")
 
 
 def pins(directory):
