@@ -5,10 +5,13 @@ use std::time::SystemTime;
 use http::StatusCode;
 use prost::{Message, Name};
 use prost_reflect::{ReflectMessage, Value};
+use regex::Regex;
 
 use super::{
     endpoint::{Answer, Parameter},
+    endpoints,
     json::{self, Defaults},
+    mask,
     query::Query,
     redact::Redactor,
 };
@@ -30,53 +33,73 @@ use crate::{
 };
 
 /// What `/config_dump` understands.
-pub(super) const PARAMETERS: &[Parameter] =
-    &[Parameter::any("resource", "The list of resources to dump, such as static_clusters")];
+pub(super) const PARAMETERS: &[Parameter] = &[
+    Parameter::any("resource", "The list of resources to dump, such as static_clusters"),
+    Parameter::any(
+        "mask",
+        "The fields to dump, with commas between them: of each element of the resource, or of each dump",
+    ),
+    Parameter::any("name_regex", "Dump only what has a name that matches this regular expression"),
+    Parameter::any("include_eds", "Dump the hosts of clusters, too"),
+];
 
 /// Answers `/config_dump`.
 pub(super) fn respond(snapshot: &Snapshot, query: &Query) -> Answer {
-    for name in ["mask", "name_regex", "include_eds"] {
-        if query.has(name) {
-            return Answer::not_implemented(name);
-        }
+    let name = match query.get("name_regex").map(Regex::new).transpose() {
+        Ok(name) => name,
+        Err(error) => return Answer::bad_request(format!("Error while parsing name_regex: {error}\n")),
+    };
+    let wanted = |found: &str| name.as_ref().is_none_or(|name| name.is_match(found));
+    let mut dump = dump(&snapshot.proto, snapshot.loaded, wanted);
+    if query.has("include_eds") {
+        // Behind the clusters, as the kinds of configuration are sorted.
+        dump.configs.insert(2, any(&endpoints::dump(snapshot, wanted)));
     }
-    let mut dump = dump(&snapshot.proto, snapshot.loaded);
     if let Some(resource) = query.get("resource") {
         match select(&dump, resource) {
             Ok(selected) => dump = selected,
             Err(refusal) => return refusal,
         }
     }
+    if let Some(mask) = query.get("mask") {
+        let masked = dump.configs.iter().filter_map(|config| mask::apply(mask, json::unpack(config)?));
+        let masked: Vec<Any> = masked.map(|message| json::pack(&message)).collect();
+        if masked.is_empty() && query.has("resource") && !dump.configs.is_empty() {
+            return Answer::bad_request(format!("FieldMask {mask} could not be successfully used.\n"));
+        }
+        dump.configs = masked;
+    }
     let mut dump = json::dynamic(&dump);
     Redactor::new().redact(&mut dump);
     json::print(&dump, Defaults::Skip)
 }
 
-fn dump(bootstrap: &Bootstrap, loaded: SystemTime) -> ConfigDump {
+fn dump(bootstrap: &Bootstrap, loaded: SystemTime, wanted: impl Fn(&str) -> bool) -> ConfigDump {
     let Timestamp { seconds, nanos } = proto::timestamp(loaded);
     let last_updated = Some(Timestamp { seconds, nanos: nanos - nanos % 1_000_000 });
     let resources = bootstrap.static_resources.clone().unwrap_or_default();
     let routes = resources.listeners.iter().flat_map(route_configurations);
     let routes = RoutesConfigDump {
         static_route_configs: routes
+            .filter(|route| wanted(&route.name))
             .map(|route| StaticRouteConfig { route_config: Some(any(&route)), last_updated })
             .collect(),
         ..RoutesConfigDump::default()
     };
     let clusters = ClustersConfigDump {
-        static_clusters: (resources.clusters.iter())
+        static_clusters: (resources.clusters.iter().filter(|cluster| wanted(&cluster.name)))
             .map(|cluster| StaticCluster { cluster: Some(any(cluster)), last_updated })
             .collect(),
         ..ClustersConfigDump::default()
     };
     let listeners = ListenersConfigDump {
-        static_listeners: (resources.listeners.iter())
+        static_listeners: (resources.listeners.iter().filter(|listener| wanted(&listener.name)))
             .map(|listener| StaticListener { listener: Some(any(listener)), last_updated })
             .collect(),
         ..ListenersConfigDump::default()
     };
     let secrets = SecretsConfigDump {
-        static_secrets: (resources.secrets.iter())
+        static_secrets: (resources.secrets.iter().filter(|secret| wanted(&secret.name)))
             .map(|secret| StaticSecret { name: secret.name.clone(), secret: Some(any(secret)), last_updated })
             .collect(),
         ..SecretsConfigDump::default()

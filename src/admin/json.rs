@@ -3,6 +3,7 @@
 use http::StatusCode;
 use prost::Message;
 use prost_reflect::{DynamicMessage, ReflectMessage, SerializeOptions};
+use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
 use super::endpoint::Answer;
@@ -63,6 +64,15 @@ pub(super) fn print(message: &DynamicMessage, defaults: Defaults) -> Answer {
             Answer::text(why).with_status(StatusCode::INTERNAL_SERVER_ERROR)
         }
     }
+}
+
+/// Answers with a JSON value, indented in the same way.
+pub(super) fn pretty(value: &serde_json::Value) -> Answer {
+    let mut text = Vec::new();
+    let mut serializer = Serializer::with_formatter(&mut text, PrettyFormatter::with_indent(b" "));
+    value.serialize(&mut serializer).expect("invariant: a value can be written to memory");
+    text.push(b'\n');
+    Answer::json(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// The wire form of an address.

@@ -3,7 +3,7 @@
 //! It runs on the main thread. An endpoint is one row of [`ENDPOINTS`]; what it needs of the process it asks through
 //! [`Process`]. A request passes `guard` first, and changes something only if its method is POST.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, Limited};
@@ -21,13 +21,18 @@ mod clusters;
 mod config_dump;
 mod connections;
 mod endpoint;
+mod endpoints;
 mod guard;
+mod histograms;
 mod home;
 mod json;
 mod listeners;
 mod logging;
+mod mask;
+mod profiling;
 mod query;
 mod redact;
+mod runtime;
 mod server_info;
 mod stats;
 
@@ -62,6 +67,8 @@ pub trait Process {
     ///
     /// If there is no such part.
     fn set_log_level(&self, logger: Option<&str>, level: LogLevel) -> Result<(), UnknownLogger>;
+    /// Sets values of the runtime's admin layer; an empty text takes a key back.
+    fn modify_runtime(&self, values: Vec<(String, String)>);
     /// Opens log files anew.
     fn reopen_logs(&self);
     /// Makes health checks fail, so that load balancers turn away, or succeed again.
@@ -75,11 +82,20 @@ pub trait Process {
 /// All endpoints, in the order of their paths.
 const ENDPOINTS: &[Endpoint] = &[
     Endpoint::shows("/", "Admin home page", |_, _| home::page()),
+    Endpoint::changes("/allocprofiler", "enable/disable the allocation profiler (if supported)", |_, query| {
+        profiling::switch(query, "allocation profiler")
+    })
+    .with(profiling::ENABLE),
     Endpoint::shows("/certs", "print certs on machine", |admin, _| certs::respond(&admin.process.snapshot())),
     Endpoint::shows("/clusters", "upstream cluster status", |admin, query| {
         clusters::respond(&admin.process.snapshot(), query)
     })
     .with(clusters::PARAMETERS),
+    Endpoint::shows("/contention", "dump current contention stats (if enabled)", |_, _| profiling::contention()),
+    Endpoint::changes("/cpuprofiler", "enable/disable the CPU profiler", |_, query| {
+        profiling::switch(query, "cpu profiler")
+    })
+    .with(profiling::ENABLE),
     Endpoint::shows("/config_dump", "dump current configuration", |admin, query| {
         config_dump::respond(&admin.process.snapshot(), query)
     })
@@ -94,6 +110,11 @@ const ENDPOINTS: &[Endpoint] = &[
         Answer::ok()
     })
     .with(&[Parameter::any("graceful", "As without: nothing is cut before the drain time is over")]),
+    Endpoint::shows("/heap_dump", "dump current heap (if supported)", |_, _| profiling::unsupported("heap dump")),
+    Endpoint::changes("/heapprofiler", "enable/disable the heap profiler", |_, query| {
+        profiling::switch(query, "heap profiler")
+    })
+    .with(profiling::ENABLE),
     Endpoint::changes("/healthcheck/fail", "cause the server to fail health checks", |admin, _| {
         admin.process.fail_health_checks(true);
         Answer::ok()
@@ -103,6 +124,12 @@ const ENDPOINTS: &[Endpoint] = &[
         Answer::ok()
     }),
     Endpoint::shows("/help", "print out list of admin commands", |_, _| Answer::text(home::help())),
+    Endpoint::shows("/hot_restart_version", "print the hot restart compatibility version", |admin, _| {
+        Answer::text(format!("{}\n", admin.process.succession()))
+    }),
+    // What is not ready yet is not served: so whoever can ask finds everything initialised.
+    Endpoint::shows("/init_dump", "dump current init manager information", |_, _| Answer::json("{}\n".to_owned()))
+        .with(&[Parameter::any("mask", "The desired component to dump unready targets of")]),
     Endpoint::shows("/listeners", "print listener info", |admin, query| {
         listeners::respond(&admin.process.listening(), query)
     })
@@ -115,6 +142,7 @@ const ENDPOINTS: &[Endpoint] = &[
         Parameter::one_of("level", "Change the level of all loggers", &LogLevel::NAMES),
     ]),
     Endpoint::shows("/memory", "print current memory usage", |_, _| server_info::memory()),
+    Endpoint::shows("/memory/tcmalloc", "print TCMalloc stats", |_, _| profiling::unsupported("TCMalloc")),
     Endpoint::changes("/quitquitquit", "exit the server", |admin, _| {
         admin.process.quit();
         Answer::ok()
@@ -130,15 +158,39 @@ const ENDPOINTS: &[Endpoint] = &[
         admin.process.stats().reset_counters();
         Answer::ok()
     }),
+    Endpoint::shows("/runtime", "print runtime values", |admin, _| runtime::show(&admin.process.snapshot().runtime)),
+    Endpoint::changes(
+        "/runtime_modify",
+        "adds or modifies runtime values as passed in query parameters",
+        |admin, query| runtime::modify(&*admin.process, query),
+    ),
     Endpoint::shows("/server_info", "print server version/status information", |admin, _| {
         server_info::server_info(&*admin.process)
     }),
-    Endpoint::shows("/stats", "print server stats", |admin, query| stats::respond(admin.process.stats(), query))
-        .with(stats::PARAMETERS),
+    Endpoint::shows("/stats", "print server stats", |admin, query| {
+        stats::respond(admin.process.stats(), &admin.process.snapshot().bootstrap.stats, query)
+    })
+    .with(stats::PARAMETERS),
     Endpoint::shows("/stats/prometheus", "print server stats in prometheus format", |admin, query| {
-        stats::prometheus(admin.process.stats(), query)
+        stats::prometheus(admin.process.stats(), &admin.process.snapshot().bootstrap.stats, query)
     })
     .with(stats::FILTERS),
+    Endpoint::shows("/stats/recentlookups", "show recent stat-name lookups", |admin, _| {
+        profiling::recent_lookups(admin.tracks_lookups.get())
+    }),
+    Endpoint::changes("/stats/recentlookups/clear", "clear list of stat-name lookups and counter", |_, _| Answer::ok()),
+    Endpoint::changes(
+        "/stats/recentlookups/disable",
+        "disable recording of reset stat-name lookup names",
+        |admin, _| {
+            admin.tracks_lookups.set(false);
+            Answer::ok()
+        },
+    ),
+    Endpoint::changes("/stats/recentlookups/enable", "enable recording of reset stat-name lookup names", |admin, _| {
+        admin.tracks_lookups.set(true);
+        Answer::ok()
+    }),
 ];
 
 /// The most bytes of a form.
@@ -151,6 +203,8 @@ pub struct Admin {
     machine: String,
     stats: AdminStats,
     date: DateCache,
+    /// Whether `/stats/recentlookups` was told to keep track.
+    tracks_lookups: Cell<bool>,
 }
 
 impl Admin {
@@ -158,7 +212,7 @@ impl Admin {
     #[must_use]
     pub fn new(process: Rc<dyn Process>, machine: String) -> Self {
         let stats = AdminStats::new(&process.stats().scope("http.admin"));
-        Self { process, machine, stats, date: DateCache::new() }
+        Self { process, machine, stats, date: DateCache::new(), tracks_lookups: Cell::new(false) }
     }
 
     /// Answers one request.

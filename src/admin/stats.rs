@@ -1,4 +1,4 @@
-//! `/stats` and `/stats/prometheus`.
+//! `/stats` and `/stats/prometheus`: which stats are asked for, and in what form.
 
 use std::{fmt::Write, sync::Arc};
 
@@ -6,19 +6,31 @@ use regex::Regex;
 
 use super::{
     endpoint::{Answer, Parameter},
+    histograms::{self, Detail},
     query::Query,
 };
-use crate::stats::{self, Distribution, HistogramReading, QUANTILES, Readings, Registry};
+use crate::{
+    snapshot::StatsConfig,
+    stats::{self, Exposition, HistogramStyle, Readings, Registry},
+};
 
 const USED_ONLY: Parameter =
     Parameter::any("usedonly", "Only include stats that have been written since the process started");
 const FILTER: Parameter = Parameter::any("filter", "Regular expression for filtering stats by name");
 const INVERT_FILTER: Parameter = Parameter::any("invert_filter", "Include what the filter does not match");
-const FORMATS: [&str; 3] = ["text", "json", "prometheus"];
+const TEXT_READOUTS: Parameter = Parameter::any("text_readouts", "Include texts as gauges; there are none");
+const FORMATS: [&str; 4] = ["html", "json", "prometheus", "text"];
 const TYPES: [&str; 5] = ["All", "Counters", "Gauges", "Histograms", "TextReadouts"];
+const HIDDEN: [&str; 3] = ["include", "only", "exclude"];
 
 /// What `/stats/prometheus` understands.
-pub(super) const FILTERS: &[Parameter] = &[USED_ONLY, FILTER, INVERT_FILTER];
+pub(super) const FILTERS: &[Parameter] = &[
+    USED_ONLY,
+    TEXT_READOUTS,
+    FILTER,
+    INVERT_FILTER,
+    Parameter::one_of("histogram_buckets", "Histogram bucket display mode", &["cumulative", "summary"]),
+];
 /// What `/stats` understands.
 pub(super) const PARAMETERS: &[Parameter] = &[
     USED_ONLY,
@@ -26,54 +38,81 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     INVERT_FILTER,
     Parameter::one_of("format", "Format to use", &FORMATS),
     Parameter::one_of("type", "Stat types to include", &TYPES),
+    Parameter::one_of("histogram_buckets", "Histogram bucket display mode", &Detail::NAMES),
+    Parameter::one_of("hidden", "Whether to include hidden stats; there are none", &HIDDEN),
 ];
 
 /// Answers `/stats`.
-pub(super) fn respond(registry: &Arc<Registry>, query: &Query) -> Answer {
-    let mut readings = match select(registry, query) {
+pub(super) fn respond(registry: &Arc<Registry>, config: &StatsConfig, query: &Query) -> Answer {
+    let detail = match query.get("histogram_buckets").map(Detail::parse) {
+        None => Detail::Summary,
+        Some(Some(detail)) => detail,
+        Some(None) => return usage("histogram_buckets", &Detail::NAMES),
+    };
+    let hidden = query.get("hidden").unwrap_or("exclude");
+    if !HIDDEN.contains(&hidden) {
+        return usage("hidden", &HIDDEN);
+    }
+    let mut readings = match select(registry, config, query) {
         Ok(readings) => readings,
         Err(refusal) => return refusal,
     };
     let kind = query.get("type").unwrap_or("All");
     if !TYPES.contains(&kind) {
-        return Answer::bad_request("invalid &type= param\n");
+        return Answer::bad_request("invalid &type= param");
     }
     for (name, emptied) in [("Counters", &mut readings.counters), ("Gauges", &mut readings.gauges)] {
-        if kind != "All" && kind != name {
+        if hidden == "only" || kind != "All" && kind != name {
             emptied.clear();
         }
     }
-    if kind != "All" && kind != "Histograms" {
+    if hidden == "only" || kind != "All" && kind != "Histograms" {
         readings.histograms.clear();
     }
     match query.get("format").unwrap_or("text") {
-        "text" => Answer::text(text(&readings)),
-        "json" => Answer::json(json(&readings)),
-        "prometheus" => Answer::text(stats::write_prometheus(&readings)),
-        _ => Answer::bad_request(format!("usage: /stats?format=({})\n\n", FORMATS.join("|"))),
+        "text" => Answer::text(text(&readings, config, detail)),
+        "html" => Answer::html(html(&text(&readings, config, detail))),
+        "json" => Answer::json(json(&readings, config, detail)),
+        "prometheus" => prometheus_answer(&readings, config, detail),
+        _ => usage("format", &FORMATS),
     }
 }
 
 /// Answers `/stats/prometheus`.
-pub(super) fn prometheus(registry: &Arc<Registry>, query: &Query) -> Answer {
-    match select(registry, query) {
-        Ok(readings) => Answer::text(stats::write_prometheus(&readings)),
+pub(super) fn prometheus(registry: &Arc<Registry>, config: &StatsConfig, query: &Query) -> Answer {
+    let detail = match query.get("histogram_buckets") {
+        None | Some("cumulative") => Detail::Cumulative,
+        Some("summary") => Detail::Summary,
+        Some(_) => return usage("histogram_buckets", &["cumulative", "summary"]),
+    };
+    match select(registry, config, query) {
+        Ok(readings) => prometheus_answer(&readings, config, detail),
         Err(refusal) => refusal,
     }
 }
 
+/// Quantiles only where they are asked for: they cannot be added up.
+fn prometheus_answer(readings: &Readings, config: &StatsConfig, detail: Detail) -> Answer {
+    let style = if detail == Detail::Summary { HistogramStyle::Summary } else { HistogramStyle::Buckets };
+    let exposition = Exposition { tagging: &config.tagging, buckets: &|name| config.buckets(name), style };
+    Answer::text(stats::write_prometheus(readings, exposition))
+}
+
+fn usage(parameter: &str, values: &[&str]) -> Answer {
+    Answer::bad_request(format!("usage: /stats?{parameter}=({})\n\n", values.join("|")))
+}
+
 /// Reads the stats that are asked for.
-fn select(registry: &Arc<Registry>, query: &Query) -> Result<Readings, Answer> {
-    if query.get("histogram_buckets").is_some_and(|buckets| buckets != "summary") {
-        return Err(Answer::not_implemented("histogram_buckets other than summary"));
-    }
+fn select(registry: &Arc<Registry>, config: &StatsConfig, query: &Query) -> Result<Readings, Answer> {
     let filter = match query.get("filter").map(Regex::new).transpose() {
         Ok(filter) => filter,
-        Err(error) => return Err(Answer::bad_request(format!("invalid regular expression: {error}\n"))),
+        Err(error) => return Err(Answer::bad_request(format!("Invalid re2 regex: {error}"))),
     };
     let (used_only, invert) = (query.has("usedonly"), query.has("invert_filter"));
     let wanted = |name: &str, used: bool| {
-        (used || !used_only) && filter.as_ref().is_none_or(|filter| filter.is_match(name) != invert)
+        (used || !used_only)
+            && config.shows(name)
+            && filter.as_ref().is_none_or(|filter| filter.is_match(name) != invert)
     };
     let mut readings = registry.read();
     readings.counters.retain(|counter| wanted(&counter.name, counter.used));
@@ -90,64 +129,33 @@ fn scalars(readings: &Readings) -> Vec<(&str, u64)> {
     scalars
 }
 
-fn text(readings: &Readings) -> String {
+fn text(readings: &Readings, config: &StatsConfig, detail: Detail) -> String {
     let mut text = String::new();
     for (name, value) in scalars(readings) {
         let _ = writeln!(text, "{name}: {value}");
     }
-    for HistogramReading { name, interval, cumulative, used } in &readings.histograms {
-        if !used {
-            let _ = writeln!(text, "{name}: No recorded values");
-            continue;
-        }
-        let _ = write!(text, "{name}:");
-        let values = interval.quantiles().into_iter().zip(cumulative.quantiles());
-        for (quantile, (interval, cumulative)) in QUANTILES.into_iter().zip(values) {
-            let (interval, cumulative) = (number(interval, "nan"), number(cumulative, "nan"));
-            let _ = write!(text, " P{}({interval},{cumulative})", percent(quantile));
-        }
-        text.push('\n');
+    for histogram in &readings.histograms {
+        histograms::write_text(&mut text, histogram, config.buckets(&histogram.name), detail);
     }
     text
 }
 
+fn html(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;");
+    format!(
+        "<!DOCTYPE html>\n<html lang='en'>\n<head><meta charset='utf-8'><title>Portreeve Stats</title></head>\n\
+         <body>\n<pre>\n{text}</pre>\n</body>\n</html>\n"
+    )
+}
+
 /// One line, as Envoy's: a list of counters and gauges, and as its last element all histograms.
-fn json(readings: &Readings) -> String {
+fn json(readings: &Readings, config: &StatsConfig, detail: Detail) -> String {
     let mut elements: Vec<String> = scalars(readings)
         .into_iter()
-        .map(|(name, value)| format!("{{\"name\":{},\"value\":{value}}}", quoted(name)))
+        .map(|(name, value)| format!("{{\"name\":{},\"value\":{value}}}", histograms::quoted(name)))
         .collect();
     if !readings.histograms.is_empty() {
-        let quantiles = QUANTILES.map(|quantile| percent(quantile).to_string()).join(",");
-        let computed: Vec<String> = readings.histograms.iter().map(json_histogram).collect();
-        elements.push(format!(
-            "{{\"histograms\":{{\"supported_quantiles\":[{quantiles}],\"computed_quantiles\":[{}]}}}}",
-            computed.join(",")
-        ));
+        elements.push(histograms::json(&readings.histograms, |name| config.buckets(name), detail));
     }
     format!("{{\"stats\":[{}]}}", elements.join(","))
-}
-
-fn json_histogram(histogram: &HistogramReading) -> String {
-    let values = |distribution: &Distribution| distribution.quantiles().map(|value| number(value, "null"));
-    let pairs: Vec<String> = values(&histogram.cumulative)
-        .into_iter()
-        .zip(values(&histogram.interval))
-        .map(|(cumulative, interval)| format!("{{\"cumulative\":{cumulative},\"interval\":{interval}}}"))
-        .collect();
-    format!("{{\"name\":{},\"values\":[{}]}}", quoted(&histogram.name), pairs.join(","))
-}
-
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-/// `nothing` in place of what is not a number.
-fn number(value: f64, nothing: &str) -> String {
-    if value.is_nan() { nothing.to_owned() } else { value.to_string() }
-}
-
-/// To one decimal digit, because 99.9 is not exactly 100 times 0.999.
-fn percent(quantile: f64) -> f64 {
-    (quantile * 1000.0).round() / 10.0
 }

@@ -119,6 +119,10 @@ impl Process for Fake {
         Ok(())
     }
 
+    fn modify_runtime(&self, values: Vec<(String, String)>) {
+        self.tell(format!("runtime {values:?}"));
+    }
+
     fn reopen_logs(&self) {
         self.tell("reopen logs");
     }

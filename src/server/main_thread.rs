@@ -32,7 +32,7 @@ use super::watchdog::start_watchdog;
 use super::worker::Workers;
 use super::{Options, StartError};
 
-/// How often statistics of the process are brought up to date.
+/// How often statistics are brought up to date, unless `stats_flush_interval` says otherwise.
 const STATS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long clusters may take to find their hosts before the process serves without them.
@@ -204,7 +204,8 @@ impl MainThread {
     pub async fn run(mut self) {
         let watchdog = start_watchdog(&self.workers);
         spawn_local(file_watch::follow(Rc::clone(&self.process)));
-        let mut tick = interval(STATS_INTERVAL);
+        let configured = self.process.snapshot().bootstrap.stats_flush_interval;
+        let mut tick = interval(configured.filter(|interval| !interval.is_zero()).unwrap_or(STATS_INTERVAL));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {
             tokio::select! {

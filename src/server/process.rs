@@ -195,6 +195,10 @@ impl admin::Process for Process {
         self.log.set_level(logger, level)
     }
 
+    fn modify_runtime(&self, values: Vec<(String, String)>) {
+        self.door.post(Change::Runtime(values));
+    }
+
     fn reopen_logs(&self) {
         self.tell(Event::ReopenLogs);
     }

@@ -1,6 +1,8 @@
 //! The parts of `envoy.config.bootstrap.v3.Bootstrap` that concern the process as a whole. Listeners, clusters and secrets are converted in
 //! `manager.rs`.
 
+use std::time::Duration;
+
 use prost::Name;
 
 use crate::config::Field;
@@ -11,11 +13,15 @@ use crate::proto::core::TypedExtensionConfig;
 use crate::proto::downstream_connections::DownstreamConnectionsConfig;
 use crate::proto::overload::{OverloadManager, ResourceMonitor, resource_monitor};
 
-use super::runtime;
+use super::{StatsConfig, runtime};
 
 /// What the bootstrap says of the process.
 #[derive(Debug, Clone, Default)]
 pub struct Bootstrap {
+    /// How stats are shown.
+    pub stats: StatsConfig,
+    /// How long the interval of a histogram is; `None`: five seconds.
+    pub stats_flush_interval: Option<Duration>,
     /// What the process calls itself.
     pub node: proto::core::Node,
     /// Where the admin interface listens; `None`: there is none.
@@ -71,7 +77,8 @@ impl Bootstrap {
             grpc_async_client_manager_config,
             memory_allocator_manager,
             enable_worker_cpu_affinity,
-            stats_flush,
+            // Stats are up to date at any moment: flushing when the admin interface is asked changes nothing.
+            stats_flush: _stats_flush,
             stats_eviction,
         } = bootstrap;
 
@@ -88,11 +95,8 @@ impl Bootstrap {
         field.ignored("node_context_params", node_context_params, NOT_YET);
         field.ignored("hds_config", hds_config, NOT_YET);
         field.ignored("flags_path", flags_path, "flags are not read from files");
-        field.ignored("stats_sinks", stats_sinks, NOT_YET);
+        field.ignored("stats_sinks", stats_sinks, "statistics are not sent anywhere yet; scrape /stats/prometheus");
         field.ignored("deferred_stat_options", deferred_stat_options, "stats are cheap to create");
-        field.ignored("stats_config", stats_config, NOT_YET);
-        field.ignored("stats_flush_interval", stats_flush_interval, NOT_YET);
-        field.ignored("stats_flush", stats_flush, NOT_YET);
         field.ignored("stats_eviction", stats_eviction, "stats that nothing uses any more go by themselves");
         field.ignored("watchdog", watchdog, NOT_YET);
         field.ignored("watchdogs", watchdogs, NOT_YET);
@@ -121,7 +125,10 @@ impl Bootstrap {
         if let Some(manager) = overload_manager {
             convert_overload_manager(manager, field.key("overload_manager"), &mut connection_limits);
         }
+        let stats_field = field.key("stats_config");
         Bootstrap {
+            stats: stats_config.as_ref().map(|proto| StatsConfig::from_proto(proto, stats_field)).unwrap_or_default(),
+            stats_flush_interval: field.duration("stats_flush_interval", stats_flush_interval),
             node: node.clone().unwrap_or_default(),
             admin: admin.as_ref().and_then(|admin| admin_address(admin, field.key("admin"))),
             connection_limits,
@@ -242,8 +249,8 @@ mod tests {
 
     #[test]
     fn what_only_reports_is_a_warning_and_what_steers_traffic_an_error() {
-        let (_, problems, refused) = convert("stats_flush_interval: 5s\n");
-        assert_eq!(problems, ["stats_flush_interval: has no effect: not implemented by Portreeve yet"]);
+        let (_, problems, refused) = convert("flags_path: x\n");
+        assert_eq!(problems, ["flags_path: has no effect: flags are not read from files"]);
         assert!(!refused);
         let (_, problems, refused) = convert("dynamic_resources: {}\nheader_prefix: x-mine\n");
         assert_eq!(

@@ -8,6 +8,7 @@ mod bootstrap;
 mod door;
 mod manager;
 mod runtime;
+mod stats_config;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::upstream::{ClusterEntry, HostSet};
 pub use bootstrap::Bootstrap;
 pub use door::{Door, Knock};
 pub use manager::ConfigManager;
+pub use stats_config::StatsConfig;
 
 /// Everything configured, by name: immutable, shared by all threads.
 #[derive(Debug, Clone)]

@@ -193,6 +193,17 @@ impl Distribution {
         self.buckets.iter().take_while(|(bucket, _)| bucket.lower() <= limit).map(|(_, count)| count).sum()
     }
 
+    /// How many values are above `from` and at most `to`, counted as [`count_up_to`](Self::count_up_to) does.
+    #[must_use]
+    pub fn count_between(&self, from: f64, to: f64) -> u64 {
+        self.count_up_to(to) - self.count_up_to(from)
+    }
+
+    /// The buckets that hold values: lower bound, width, and how many values.
+    pub fn bins(&self) -> impl Iterator<Item = (f64, f64, u64)> {
+        self.buckets.iter().map(|(bucket, count)| (bucket.lower(), bucket.width(), *count))
+    }
+
     /// The value at each of [`QUANTILES`]; not a number if nothing was recorded.
     #[must_use]
     pub fn quantiles(&self) -> [f64; QUANTILES.len()] {

@@ -25,9 +25,10 @@ mod tags;
 pub use carry::{Counted, Tally, WAITING};
 pub use declare::declare;
 pub use histogram::{Distribution, Histogram, QUANTILES};
-pub use prometheus::write as write_prometheus;
+pub use prometheus::{BUCKETS, Exposition, HistogramStyle, write as write_prometheus};
 pub use registry::{HistogramReading, Reading, Readings, Registry, Scope};
 pub use response_codes::ResponseCodes;
+pub use tags::Tagging;
 
 use registry::Scalar;
 

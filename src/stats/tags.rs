@@ -3,13 +3,65 @@
 //! Envoy's default tag extractors, as patterns over the dotted parts of a name: `*` is any part, `$` the part that is
 //! the tag's value, and what follows the pattern does not matter. The order is that of Envoy's, and so of the labels.
 
+use std::ops::Range;
+
+use regex::Regex;
+
 /// A stat's name without its tags, and these as labels.
 #[derive(Debug, PartialEq)]
 pub(super) struct Tagged<'a> {
     /// The parts of the name that are left.
     pub(super) parts: Vec<&'a str>,
     /// Label and value.
-    pub(super) tags: Vec<(&'static str, &'a str)>,
+    pub(super) tags: Vec<(&'a str, &'a str)>,
+}
+
+/// What is a tag and what is a name (`envoy.config.metrics.v3.StatsConfig`).
+#[derive(Clone, Debug, Default)]
+pub struct Tagging {
+    /// Envoy's own tags are not taken out unless they are named here.
+    pub only_defaults: Option<Vec<String>>,
+    /// The same labels for all stats.
+    pub fixed: Vec<(String, String)>,
+    /// Label and pattern: its first group is taken out of the name; the second one, or else the first, is the value.
+    pub patterns: Vec<(String, Regex)>,
+}
+
+impl Tagging {
+    pub(super) fn extract<'a>(&'a self, name: &'a str) -> Tagged<'a> {
+        let mut tagged = match &self.only_defaults {
+            None => extract(name, |_| true),
+            Some(wanted) => extract(name, |label| {
+                let short = label.strip_prefix("envoy_").unwrap_or(label);
+                wanted.iter().any(|wanted| wanted == label || wanted.strip_prefix("envoy.") == Some(short))
+            }),
+        };
+        for (label, pattern) in &self.patterns {
+            let Some(found) = pattern.captures(name) else { continue };
+            let Some(taken) = found.get(1) else { continue };
+            tagged.tags.push((label, found.get(2).unwrap_or(taken).as_str()));
+            cut(name, taken.range(), &mut tagged.parts);
+        }
+        let fixed = self.fixed.iter().map(|(label, value)| (label.as_str(), value.as_str()));
+        tagged.tags.splice(0..0, fixed);
+        tagged
+    }
+}
+
+/// Takes a range of `name` out of its parts. One that is gone altogether leaves nothing.
+fn cut<'a>(name: &'a str, range: Range<usize>, parts: &mut Vec<&'a str>) {
+    let mut left = Vec::with_capacity(parts.len());
+    for part in parts.drain(..) {
+        let start = part.as_ptr() as usize - name.as_ptr() as usize;
+        let end = start + part.len();
+        if range.end <= start || range.start >= end {
+            left.push(part);
+        } else {
+            let pieces = [&name[start..range.start.clamp(start, end)], &name[range.end.clamp(start, end)..end]];
+            left.extend(pieces.into_iter().filter(|piece| !piece.is_empty()));
+        }
+    }
+    *parts = left;
 }
 
 const PATTERNS: &[(&str, &str)] = &[
@@ -44,15 +96,20 @@ const PATTERNS: &[(&str, &str)] = &[
     ("envoy_rbac_prefix", "$.rbac."),
 ];
 
-/// Takes the tags out of `name`.
-pub(super) fn extract(name: &str) -> Tagged<'_> {
+/// Takes those of Envoy's tags out of `name` that are wanted.
+fn extract(name: &str, wanted: impl Fn(&str) -> bool) -> Tagged<'_> {
     let mut parts = split(name);
     let mut tags = Vec::new();
-    extract_response_code(&mut parts, &mut tags);
-    extract_worker(&mut parts, &mut tags);
+    if wanted("envoy_response_code") {
+        extract_response_code(&mut parts, &mut tags);
+    }
+    if wanted("envoy_worker_id") {
+        extract_worker(&mut parts, &mut tags);
+    }
     let mut taken = Vec::new();
     for &(label, pattern) in PATTERNS {
-        if let Some(place) = find(pattern, &parts)
+        if wanted(label)
+            && let Some(place) = find(pattern, &parts)
             && !taken.contains(&place)
         {
             taken.push(place);
@@ -83,7 +140,7 @@ fn split(name: &str) -> Vec<&str> {
 }
 
 /// `..._rq_200` and `..._rq_2xx`.
-fn extract_response_code<'a>(parts: &mut Vec<&'a str>, tags: &mut Vec<(&'static str, &'a str)>) {
+fn extract_response_code<'a>(parts: &mut Vec<&'a str>, tags: &mut Vec<(&'a str, &'a str)>) {
     let Some((base, code)) = parts.last().and_then(|part| part.rsplit_once('_')) else {
         return;
     };
@@ -103,7 +160,7 @@ fn extract_response_code<'a>(parts: &mut Vec<&'a str>, tags: &mut Vec<(&'static 
 }
 
 /// `listener.<address>.worker_0.downstream_cx_total`
-fn extract_worker<'a>(parts: &mut [&'a str], tags: &mut Vec<(&'static str, &'a str)>) {
+fn extract_worker<'a>(parts: &mut [&'a str], tags: &mut Vec<(&'a str, &'a str)>) {
     if let [_, .., worker, _] = parts
         && let Some(index) = worker.strip_prefix("worker_")
         && index.bytes().all(|byte| byte.is_ascii_digit())
@@ -136,7 +193,7 @@ mod tests {
     use super::*;
 
     fn tagged(name: &str) -> String {
-        let Tagged { parts, tags } = extract(name);
+        let Tagged { parts, tags } = extract(name, |_| true);
         let tags: Vec<String> = tags.into_iter().map(|(label, value)| format!("{label}={value}")).collect();
         format!("{} {}", parts.join("_"), tags.join(","))
     }
@@ -201,5 +258,30 @@ mod tests {
         ] {
             assert_eq!(tagged(name), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn configured_tags_come_after_fixed_ones() {
+        let tagging = |only_defaults| Tagging {
+            only_defaults,
+            fixed: vec![("zone".to_owned(), "z".to_owned())],
+            patterns: vec![("my_cluster".to_owned(), Regex::new(r"^cluster\.((.+?)\.)upstream").unwrap())],
+        };
+        let tagged = |tagging: &Tagging, name: &str| {
+            let Tagged { parts, tags } = tagging.extract(name);
+            format!("{} {tags:?}", parts.join("_"))
+        };
+        let (own, all) = (tagging(Some(Vec::new())), tagging(None));
+        assert_eq!(
+            tagged(&own, "cluster.a.b.upstream_cx_total"),
+            "cluster_upstream_cx_total [(\"zone\", \"z\"), (\"my_cluster\", \"a.b\")]"
+        );
+        assert_eq!(tagged(&own, "http.h.rq_total"), "http_h_rq_total [(\"zone\", \"z\")]");
+        assert_eq!(
+            tagged(&all, "cluster.a.upstream_cx_total"),
+            "cluster_upstream_cx_total [(\"zone\", \"z\"), (\"envoy_cluster_name\", \"a\"), (\"my_cluster\", \"a\")]"
+        );
+        let one = tagging(Some(vec!["envoy.cluster_name".to_owned()]));
+        assert_eq!(tagged(&one, "cluster.a.x"), "cluster_x [(\"zone\", \"z\"), (\"envoy_cluster_name\", \"a\")]");
     }
 }
