@@ -1,4 +1,4 @@
-//! Where the lines of access logs go: files, standard output and standard error.
+//! Where the lines of access logs go: files, standard output, standard error, and the journal.
 //!
 //! A worker gathers lines in its [`Buffers`] and hands full ones over; each destination has one thread that does nothing but write. What
 //! waits to be written is bounded: when a disk or a pipe stalls, lines are dropped and counted, and no worker ever waits. [`Sinks`] lives
@@ -10,6 +10,7 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak, mpsc};
@@ -17,6 +18,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::stats::{self, Scope};
+
+use super::journal;
 
 /// A buffer of this size is handed over at once.
 const FULL: usize = 64 * 1024;
@@ -36,6 +39,8 @@ pub enum Destination {
     Stdout,
     /// Standard error.
     Stderr,
+    /// The journal of systemd, by its socket: entries, not lines.
+    Journal(PathBuf),
 }
 
 impl Destination {
@@ -57,6 +62,7 @@ impl Destination {
             }
             Destination::Stdout => Output::Stdout(io::stdout()),
             Destination::Stderr => Output::Stderr(io::stderr()),
+            Destination::Journal(path) => Output::Journal(UnixDatagram::unbound()?, path.clone()),
         })
     }
 }
@@ -67,6 +73,7 @@ impl fmt::Display for Destination {
             Destination::File(path) => path.display().fmt(f),
             Destination::Stdout => f.write_str("standard output"),
             Destination::Stderr => f.write_str("standard error"),
+            Destination::Journal(path) => write!(f, "the journal at {}", path.display()),
         }
     }
 }
@@ -135,9 +142,10 @@ impl Sinks {
                 thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(&messages))?;
             }
             (Mode::Check, Destination::File(path)) => check_directory(path)?,
-            (Mode::Check, Destination::Stdout | Destination::Stderr) => {}
+            (Mode::Check, Destination::Stdout | Destination::Stderr | Destination::Journal(_)) => {}
         }
-        let sink = Arc::new(Sink { sender, progress, stats: self.stats.clone() });
+        let framing = if matches!(destination, Destination::Journal(_)) { Framing::Entries } else { Framing::Lines };
+        let sink = Arc::new(Sink { sender, progress, stats: self.stats.clone(), framing });
         known.insert(destination.clone(), Arc::downgrade(&sink));
         Ok(sink)
     }
@@ -191,6 +199,24 @@ pub struct Sink {
     sender: mpsc::Sender<Message>,
     progress: Arc<Progress>,
     stats: FileStats,
+    framing: Framing,
+}
+
+/// What a buffer holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Lines,
+    Entries,
+}
+
+impl Framing {
+    fn count(self, bytes: &[u8]) -> u64 {
+        let count = match self {
+            Framing::Lines => memchr::memchr_iter(b'\n', bytes).count(),
+            Framing::Entries => journal::entries(bytes).count(),
+        };
+        count as u64
+    }
 }
 
 /// What a writing thread reports. It cannot count by itself: counters belong to workers.
@@ -214,7 +240,7 @@ impl Sink {
         let length = bytes.len();
         if self.progress.pending.fetch_add(length, Relaxed) + length > MAX_PENDING {
             self.progress.pending.fetch_sub(length, Relaxed);
-            self.stats.write_failed.add(memchr::memchr_iter(b'\n', &bytes).count() as u64);
+            self.stats.write_failed.add(self.framing.count(&bytes));
         } else if self.sender.send(Message::Write(bytes)).is_err() {
             self.progress.pending.fetch_sub(length, Relaxed);
         }
@@ -232,6 +258,7 @@ enum Output {
     File(File),
     Stdout(io::Stdout),
     Stderr(io::Stderr),
+    Journal(UnixDatagram, PathBuf),
 }
 
 impl Writer {
@@ -273,6 +300,10 @@ impl Output {
             Output::File(file) => file.write_all(bytes),
             Output::Stdout(stdout) => stdout.write_all(bytes).and_then(|()| stdout.flush()),
             Output::Stderr(stderr) => stderr.write_all(bytes),
+            // An entry that cannot be sent is lost; those behind it have their turn.
+            Output::Journal(socket, path) => journal::entries(bytes)
+                .map(|entry| socket.send_to(entry, &*path).map(|_| ()))
+                .fold(Ok(()), |so_far, outcome| so_far.and(outcome)),
         }
     }
 }
@@ -349,7 +380,8 @@ mod tests {
     fn a_destination_that_stalls_costs_lines_and_not_time() {
         let (sender, _stalled) = mpsc::channel();
         let sinks = sinks(Mode::Check);
-        let sink = Arc::new(Sink { sender, progress: Arc::default(), stats: sinks.stats.clone() });
+        let sink =
+            Arc::new(Sink { sender, progress: Arc::default(), stats: sinks.stats.clone(), framing: Framing::Lines });
         let buffers = Buffers::default();
         let line = vec![b'x'; 1023];
         for _ in 0..MAX_PENDING / 1024 + 640 {

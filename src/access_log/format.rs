@@ -46,6 +46,9 @@ impl Format {
     /// The first command that is wrong, not known or not implemented.
     pub fn parse(text: &str) -> Result<Format, FormatError> {
         let format = Format::compile(text)?;
+        if format.needs_formatter() {
+            return Err(FormatError::Unanswered { name: "REQ_WITHOUT_QUERY" });
+        }
         let unanswered = format.unanswered().next();
         unanswered.map_or(Ok(format), |name| Err(FormatError::Unanswered { name }))
     }
@@ -91,6 +94,11 @@ impl Format {
             Piece::Literal(_) => None,
             Piece::Command(command) => Some(command),
         })
+    }
+
+    /// Whether it holds a command that only `formatters` can add.
+    pub(super) fn needs_formatter(&self) -> bool {
+        self.commands().any(|command| matches!(command.operator, Operator::RequestWithoutQuery(..)))
     }
 
     fn unanswered(&self) -> impl Iterator<Item = &'static str> {

@@ -45,6 +45,11 @@ impl JsonFormat {
         out.push(b'\n');
     }
 
+    /// Whether it holds a command that only `formatters` can add.
+    pub(super) fn needs_formatter(&self) -> bool {
+        self.root.needs_formatter()
+    }
+
     /// Adds the headers that the format needs at the end of a stream.
     pub fn capture(&self, capture: &mut HeaderCapture) {
         self.root.capture(capture);
@@ -65,7 +70,9 @@ fn node(value: &proto::Value, field: Field<'_>) -> Option<Node> {
     match &value.kind {
         None | Some(Kind::NullValue(_)) => Some(Node::Literal("null".to_owned())),
         Some(Kind::BoolValue(value)) => Some(Node::Literal(value.to_string())),
-        Some(Kind::NumberValue(value)) => Some(Node::Literal(value.to_string())),
+        // As Envoy has it: only whole numbers stay numbers.
+        Some(Kind::NumberValue(value)) if value.fract() == 0.0 => Some(Node::Literal(value.to_string())),
+        Some(Kind::NumberValue(value)) => Some(Node::Literal(quoted(&value.to_string()))),
         Some(Kind::StringValue(text)) => {
             let format = Format::parse_for_log(text, field)?;
             Some(match format.as_literal() {
@@ -118,6 +125,15 @@ impl Node {
             }
         }
         true
+    }
+
+    fn needs_formatter(&self) -> bool {
+        match self {
+            Node::Literal(_) => false,
+            Node::Text(format) => format.needs_formatter(),
+            Node::List(items) => items.iter().any(Node::needs_formatter),
+            Node::Object(members) => members.iter().any(|(_, value)| value.needs_formatter()),
+        }
     }
 
     fn capture(&self, capture: &mut HeaderCapture) {
@@ -231,17 +247,23 @@ fn escape(out: &mut Vec<u8>, start: usize) {
         return;
     }
     let raw = out.split_off(start);
-    for char in String::from_utf8_lossy(&raw).chars() {
-        // Writing into a `Vec` cannot fail.
-        let _ = match char {
-            '"' => out.write_all(br#"\""#),
-            '\\' => out.write_all(br"\\"),
-            '\n' => out.write_all(br"\n"),
-            '\r' => out.write_all(br"\r"),
-            '\t' => out.write_all(br"\t"),
-            char if char.is_ascii_control() => write!(out, "\\u{:04x}", u32::from(char)),
-            char => write!(out, "{char}"),
-        };
+    // Writing into a `Vec` cannot fail.
+    for chunk in raw.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            let _ = match char {
+                '"' => out.write_all(br#"\""#),
+                '\\' => out.write_all(br"\\"),
+                '\n' => out.write_all(br"\n"),
+                '\r' => out.write_all(br"\r"),
+                '\t' => out.write_all(br"\t"),
+                char if char.is_ascii_control() => write!(out, "\\u{:04x}", u32::from(char)),
+                char => write!(out, "{char}"),
+            };
+        }
+        // A byte that is no UTF-8 is taken for ISO 8859-1, as Envoy takes it.
+        for byte in chunk.invalid() {
+            let _ = write!(out, "\\u{byte:04x}");
+        }
     }
 }
 
@@ -262,6 +284,6 @@ mod tests {
         }
         let mut out = b"a\xffb".to_vec();
         escape(&mut out, 0);
-        assert_eq!(out, "a\u{fffd}b".as_bytes());
+        assert_eq!(out, br"a\u00ffb");
     }
 }

@@ -8,6 +8,7 @@ mod file;
 mod filter;
 mod format;
 mod grpc_status;
+mod journal;
 mod json;
 mod operator;
 mod plain;
@@ -39,14 +40,22 @@ pub use scope::Scope;
 pub use substitution::{Purpose, SubstitutionFormat};
 
 use file::Sink;
+use journal::JournalEntry;
 
 /// One access log of a connection manager.
 #[derive(Debug)]
 pub struct AccessLog {
     filter: Option<Filter>,
-    line: SubstitutionFormat,
+    line: Line,
     sink: Arc<Sink>,
     capture: HeaderCapture,
+}
+
+/// What an entry looks like.
+#[derive(Debug)]
+enum Line {
+    Formatted(SubstitutionFormat),
+    Journal(JournalEntry),
 }
 
 impl AccessLog {
@@ -83,7 +92,10 @@ impl AccessLog {
         if let Some(filter) = &self.filter {
             filter.capture(&mut capture);
         }
-        self.line.capture(&mut capture);
+        match &self.line {
+            Line::Formatted(format) => format.capture(&mut capture),
+            Line::Journal(entry) => entry.capture(&mut capture),
+        }
         capture
     }
 
@@ -93,12 +105,15 @@ impl AccessLog {
             return;
         }
         let scope = Scope::finished(info);
-        buffers.append(&self.sink, |out| self.line.render(&scope, out));
+        buffers.append(&self.sink, |out| match &self.line {
+            Line::Formatted(format) => format.render(&scope, out),
+            Line::Journal(entry) => entry.render(&scope, out),
+        });
     }
 }
 
 /// The extension that `config` holds: what it prints, and where to.
-fn logger(config: &proto::Any, field: Field<'_>) -> Option<(Option<SubstitutionFormat>, Destination)> {
+fn logger(config: &proto::Any, field: Field<'_>) -> Option<(Option<Line>, Destination)> {
     match config.type_url.rsplit('.').next().unwrap_or_default() {
         "FileAccessLog" => {
             let FileAccessLog { path, access_log_format } = field.unpack(config)?;
@@ -113,7 +128,7 @@ fn logger(config: &proto::Any, field: Field<'_>) -> Option<(Option<SubstitutionF
                     SubstitutionFormat::from_proto(format, Purpose::Log, field.key("log_format"))
                 }
             };
-            Some((line, Destination::from_path(&path)))
+            Some((line.map(Line::Formatted), Destination::from_path(&path)))
         }
         "StdoutAccessLog" => {
             let StdoutAccessLog { access_log_format } = field.unpack(config)?;
@@ -123,7 +138,7 @@ fn logger(config: &proto::Any, field: Field<'_>) -> Option<(Option<SubstitutionF
                     SubstitutionFormat::from_proto(format, Purpose::Log, field.key("log_format"))
                 }
             };
-            Some((line, Destination::Stdout))
+            Some((line.map(Line::Formatted), Destination::Stdout))
         }
         "StderrAccessLog" => {
             let StderrAccessLog { access_log_format } = field.unpack(config)?;
@@ -133,7 +148,11 @@ fn logger(config: &proto::Any, field: Field<'_>) -> Option<(Option<SubstitutionF
                     SubstitutionFormat::from_proto(format, Purpose::Log, field.key("log_format"))
                 }
             };
-            Some((line, Destination::Stderr))
+            Some((line.map(Line::Formatted), Destination::Stderr))
+        }
+        "JournalAccessLog" => {
+            let (entry, destination) = JournalEntry::from_proto(&field.unpack(config)?, field)?;
+            Some((Some(Line::Journal(entry)), destination))
         }
         _ => {
             // It takes no part in traffic, but whoever relies on the log must know that it is not written.

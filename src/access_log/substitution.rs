@@ -5,7 +5,7 @@
 use crate::config::{Field, data_source};
 use crate::proto::Struct;
 use crate::proto::core::substitution_format_string::Format as FormatProto;
-use crate::proto::core::{JsonFormatOptions, SubstitutionFormatString};
+use crate::proto::core::{JsonFormatOptions, SubstitutionFormatString, TypedExtensionConfig};
 use crate::stream_info::HeaderCapture;
 
 use super::format::{Format, Style};
@@ -60,7 +60,7 @@ impl SubstitutionFormat {
         if purpose == Purpose::Log {
             field.ignored("content_type", content_type, "it is for local replies, not for logs");
         }
-        field.ignored("formatters", formatters, "the commands that they add are not implemented");
+        let has_formatter = has_req_without_query(formatters, field.key("formatters"));
         // Keys are sorted in any case: where that is not asked for, no order is.
         if let Some(JsonFormatOptions { sort_properties: _sort_properties }) = json_format_options {}
         let style = Style::new(purpose, *omit_empty_values);
@@ -78,6 +78,14 @@ impl SubstitutionFormat {
                 return None;
             }
         };
+        let needs_formatter = match &body {
+            Body::Text(format, _) => format.needs_formatter(),
+            Body::Json(format) => format.needs_formatter(),
+        };
+        if needs_formatter && !has_formatter {
+            field.error("%REQ_WITHOUT_QUERY% needs envoy.formatter.req_without_query among the formatters");
+            return None;
+        }
         let content_type = (!content_type.is_empty()).then(|| content_type.as_str().into());
         Some(Self { body, content_type })
     }
@@ -128,6 +136,21 @@ impl SubstitutionFormat {
             Body::Json(format) => format.capture(capture),
         }
     }
+}
+
+/// Whether the one formatter that adds a command is there. What the others add, every format knows or refuses by itself.
+fn has_req_without_query(formatters: &[TypedExtensionConfig], field: Field<'_>) -> bool {
+    let mut found = false;
+    for (i, formatter) in formatters.iter().enumerate() {
+        let TypedExtensionConfig { name: _name, typed_config } = formatter;
+        let kind = typed_config.as_ref().and_then(|config| config.type_url.rsplit('/').next()).unwrap_or_default();
+        match kind.rsplit('.').next().unwrap_or_default() {
+            "ReqWithoutQuery" => found = true,
+            "Metadata" | "Cel" => {}
+            _ => field.index(i).error(format!("{kind} is not implemented by Portreeve yet")),
+        }
+    }
+    found
 }
 
 impl Style {

@@ -91,15 +91,15 @@ const ENDPOINTS: &[Endpoint] = &[
         clusters::respond(&admin.process.snapshot(), query)
     })
     .with(clusters::PARAMETERS),
+    Endpoint::shows("/config_dump", "dump current configuration", |admin, query| {
+        config_dump::respond(&admin.process.snapshot(), query)
+    })
+    .with(config_dump::PARAMETERS),
     Endpoint::shows("/contention", "dump current contention stats (if enabled)", |_, _| profiling::contention()),
     Endpoint::changes("/cpuprofiler", "enable/disable the CPU profiler", |_, query| {
         profiling::switch(query, "cpu profiler")
     })
     .with(profiling::ENABLE),
-    Endpoint::shows("/config_dump", "dump current configuration", |admin, query| {
-        config_dump::respond(&admin.process.snapshot(), query)
-    })
-    .with(config_dump::PARAMETERS),
     Endpoint::changes("/drain_listeners", "stop listening; running requests may finish", |admin, query| {
         for name in ["skip_exit", "inboundonly"] {
             if query.has(name) {
@@ -110,11 +110,6 @@ const ENDPOINTS: &[Endpoint] = &[
         Answer::ok()
     })
     .with(&[Parameter::any("graceful", "As without: nothing is cut before the drain time is over")]),
-    Endpoint::shows("/heap_dump", "dump current heap (if supported)", |_, _| profiling::unsupported("heap dump")),
-    Endpoint::changes("/heapprofiler", "enable/disable the heap profiler", |_, query| {
-        profiling::switch(query, "heap profiler")
-    })
-    .with(profiling::ENABLE),
     Endpoint::changes("/healthcheck/fail", "cause the server to fail health checks", |admin, _| {
         admin.process.fail_health_checks(true);
         Answer::ok()
@@ -123,6 +118,11 @@ const ENDPOINTS: &[Endpoint] = &[
         admin.process.fail_health_checks(false);
         Answer::ok()
     }),
+    Endpoint::shows("/heap_dump", "dump current heap (if supported)", |_, _| profiling::unsupported("heap dump")),
+    Endpoint::changes("/heapprofiler", "enable/disable the heap profiler", |_, query| {
+        profiling::switch(query, "heap profiler")
+    })
+    .with(profiling::ENABLE),
     Endpoint::shows("/help", "print out list of admin commands", |_, _| Answer::text(home::help())),
     Endpoint::shows("/hot_restart_version", "print the hot restart compatibility version", |admin, _| {
         Answer::text(format!("{}\n", admin.process.succession()))

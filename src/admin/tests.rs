@@ -252,7 +252,7 @@ async fn an_unknown_path_is_404_and_lists_the_known_ones() {
     assert_eq!(status, 404);
     assert!(body.starts_with("invalid path. admin commands are:\n  /: Admin home page\n"), "{body}");
     assert!(body.contains("\n  /quitquitquit (POST): exit the server\n"), "{body}");
-    assert!(body.contains("\n      format: Format to use; One of (text, json, prometheus)\n"), "{body}");
+    assert!(body.contains("\n      format: Format to use; One of (html, json, prometheus, text)\n"), "{body}");
 }
 
 #[tokio::test]
@@ -340,14 +340,87 @@ P99(nan,1.05) P99.5(nan,1.05) P99.9(nan,1.05) P100(nan,1.05)
 async fn a_bad_question_about_stats_is_400() {
     let process = Fake::new();
     for (query, why) in [
-        ("filter=(", "invalid regular expression: regex parse error"),
-        ("format=html", "usage: /stats?format=(text|json|prometheus)"),
+        ("filter=(", "Invalid re2 regex: regex parse error"),
+        ("format=active-html", "usage: /stats?format=(html|json|prometheus|text)"),
         ("type=Foo", "invalid &type= param"),
-        ("histogram_buckets=detailed", "histogram_buckets other than summary"),
+        ("histogram_buckets=some", "usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary)"),
+        ("hidden=yes", "usage: /stats?hidden=(include|only|exclude)"),
     ] {
         let (status, body) = get(&process, &format!("/stats?{query}")).await;
         assert!(status == 400 && body.starts_with(why), "{status} {body}");
     }
+}
+
+#[tokio::test]
+async fn histograms_have_buckets_and_bins() {
+    let process = Fake::running(
+        r#"{"stats_config": {"histogram_bucket_settings": [{"match": {"exact": "h"}, "buckets": [1, 5, 1000000]}]}}"#,
+    );
+    let histogram = process.stats.scope("").histogram("h");
+    for value in [0, 3, 7, 70] {
+        histogram.record(value);
+    }
+    process.stats.flush();
+    histogram.record(2);
+    for (query, expected) in
+        [("cumulative", "h: B1(1,1) B5(2,3) B1e+06(4,5)\n"), ("disjoint", "h: B1(1,1) B5(1,2) B1e+06(2,2)\n")]
+    {
+        assert_eq!(get(&process, &format!("/stats?filter=^h$&histogram_buckets={query}")).await.1, expected);
+    }
+    let (_, detailed) = get(&process, "/stats?filter=^h$&histogram_buckets=detailed").await;
+    let expected = "h:\n  totals=0,0:1, 2,0.1:1, 3,0.1:1, 7,0.1:1, 70,1:1\n  intervals=0,0:1, 3,0.1:1, 7,0.1:1, 70,1:1\n  summary=P0(";
+    assert!(detailed.starts_with(expected), "{detailed}");
+    for detail in ["cumulative", "disjoint", "detailed", "summary"] {
+        let (_, json) = get(&process, &format!("/stats?format=json&filter=^h$&histogram_buckets={detail}")).await;
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert!(json["stats"][0]["histograms"].to_string().contains("\"name\":\"h\""), "{json}");
+    }
+    let (_, prometheus) = get(&process, "/stats/prometheus?filter=^h$").await;
+    assert!(prometheus.contains("envoy_h_bucket{le=\"5\"} 3\nenvoy_h_bucket{le=\"1000000\"} 5\n"), "{prometheus}");
+    let (_, summary) = get(&process, "/stats/prometheus?filter=^h$&histogram_buckets=summary").await;
+    assert!(summary.starts_with("# TYPE envoy_h summary\nenvoy_h{quantile=\"0\"} "), "{summary}");
+    assert!(get(&process, "/stats?format=html&filter=^h$").await.1.contains("<pre>\nh: P0("));
+}
+
+#[tokio::test]
+async fn stats_that_are_not_shown_are_counted_nevertheless() {
+    let process = Fake::running(
+        r#"{"stats_config": {"stats_matcher": {"inclusion_list": {"patterns": [{"prefix": "http."}]}}}}"#,
+    );
+    let counters = [process.stats.scope("http").counter("a"), process.stats.scope("cluster").counter("a")];
+    counters.iter().for_each(|counter| counter.inc());
+    assert_eq!(get(&process, "/stats").await.1, "http.a: 1\n");
+    assert_eq!(counters[1].value(), 1);
+}
+
+#[tokio::test]
+async fn runtime_values_are_shown_by_layer_and_changed_in_one() {
+    let process = Fake::running(
+        r#"{"layered_runtime": {"layers": [{"name": "base", "static_layer": {"own": {"b": 5}}}, {"name": "admin", "admin_layer": {}}]}}"#,
+    );
+    let expected = "{\n \"layers\": [\n  \"base\",\n  \"admin\"\n ],\n \"entries\": {\n  \"own.b\": {\n   \"final_value\": \"5\",\n   \
+                    \"layer_values\": [\n    \"5\",\n    \"\"\n   ]\n  }\n }\n}\n";
+    assert_eq!(get(&process, "/runtime").await, (200, expected.to_owned()));
+    assert_eq!(post(&process, "/runtime_modify?own.b=7").await, (200, "OK\n".to_owned()));
+    assert_eq!(*process.told.borrow(), ["runtime [(\"own.b\", \"7\")]"]);
+    assert_eq!(post(&process, "/runtime_modify").await.0, 400);
+    let fixed = Fake::running("{}");
+    assert_eq!(get(&fixed, "/runtime").await.1, "{\n \"layers\": [],\n \"entries\": {}\n}\n");
+    assert_eq!(post(&fixed, "/runtime_modify?a=b").await, (503, "No admin layer specified".to_owned()));
+}
+
+#[tokio::test]
+async fn what_envoy_has_of_its_own_is_answered_as_if_left_out() {
+    let process = Fake::new();
+    assert_eq!(get(&process, "/init_dump").await, (200, "{}\n".to_owned()));
+    assert_eq!(get(&process, "/memory/tcmalloc").await.0, 501);
+    assert_eq!(get(&process, "/heap_dump").await.0, 501);
+    assert_eq!(post(&process, "/cpuprofiler").await, (400, "?enable=<y|n>\n".to_owned()));
+    assert_eq!(post(&process, "/heapprofiler?enable=y").await.0, 501);
+    let admin = Rc::new(Admin::new(Rc::clone(&process) as Rc<dyn Process>, String::new()));
+    assert!(!admin.tracks_lookups.get());
+    assert!(get(&process, "/stats/recentlookups").await.1.starts_with("Lookup tracking is not enabled."));
+    assert_eq!(post(&process, "/stats/recentlookups/enable").await, (200, "OK\n".to_owned()));
 }
 
 #[tokio::test]

@@ -67,6 +67,7 @@ pub use envoy_types::pb::envoy::r#type::v3 as type_v3;
 pub use envoy_types::pb::xds::core::v3 as xds_core;
 pub use envoy_types::pb::xds::r#type::matcher::v3 as xds_matcher;
 
+pub use generated::portreeve::access_log::v1 as access_log_journal;
 pub use generated::portreeve::demo::v1 as demo;
 pub use generated::portreeve::handoff::v1 as handoff;
 pub use generated::portreeve::registration::v1 as registration;

@@ -105,8 +105,14 @@ async fn one_kind_of_resource_can_be_dumped() {
     assert_eq!((status, &*body), (200, expected));
     assert_eq!(get(&process, "/config_dump?resource=foo").await, (404, "foo not found in config dump\n".to_owned()));
     assert_eq!(get(&process, "/config_dump?resource=bootstrap").await.0, 400);
-    let refused = "mask is valid in Envoy, not implemented by Portreeve yet\n";
-    assert_eq!(get(&process, "/config_dump?mask=bootstrap").await, (400, refused.to_owned()));
+    let (_, masked) = get(&process, "/config_dump?resource=static_clusters&mask=cluster.name").await;
+    assert!(masked.contains("\"name\": \"two\"") && !masked.contains("last_updated"), "{masked}");
+    let (_, named) = get(&process, "/config_dump?resource=static_clusters&name_regex=^t").await;
+    assert!(named.contains("\"two\"") && !named.contains("\"one\""), "{named}");
+    assert_eq!(get(&process, "/config_dump?resource=static_clusters&mask=nope").await.0, 400);
+    assert_eq!(get(&process, "/config_dump?name_regex=(").await.0, 400);
+    let (_, hosts) = get(&process, "/config_dump?include_eds").await;
+    assert!(hosts.contains("EndpointsConfigDump"), "{hosts}");
 }
 
 #[tokio::test]

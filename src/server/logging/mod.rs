@@ -256,7 +256,8 @@ impl Place {
         Ok(match Destination::from_path(&path.to_string_lossy()) {
             Destination::Stderr => Place::Stderr,
             Destination::Stdout => Place::Stdout,
-            Destination::File(_) => Place::File(LogFile::open(path)?),
+            // The log of the program goes to the journal by another option.
+            Destination::File(_) | Destination::Journal(_) => Place::File(LogFile::open(path)?),
         })
     }
 
