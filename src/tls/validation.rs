@@ -138,7 +138,8 @@ impl Validation {
         };
         if let Some(trust) = &mut trust {
             trust.only_leaf_revocation = *only_verify_leaf_cert_crl;
-            trust.max_intermediates = max_verify_depth.map(|max| max.value as usize);
+            // The depth counts the authority, too.
+            trust.max_intermediates = max_verify_depth.map(|max| max.value.saturating_sub(1) as usize);
             if let Some(crls) = crls {
                 trust.crls.extend(crls?);
             }
