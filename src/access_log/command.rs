@@ -273,6 +273,7 @@ fn with_argument(name: &str, argument: &str) -> Result<Operator, String> {
         "REQUESTED_SERVER_NAME" => server_name(argument)?,
         "COALESCE" => coalesce(argument)?,
         "FILTER_STATE" | "UPSTREAM_FILTER_STATE" => filter_state(argument)?,
+        "DYNAMIC_METADATA" => metadata("DYNAMIC", argument)?,
         "CLUSTER_METADATA" => metadata("CLUSTER", argument)?,
         "UPSTREAM_METADATA" => metadata("UPSTREAM_HOST", argument)?,
         "METADATA" => {

@@ -2,6 +2,7 @@
 
 use std::{cell::Cell, future::pending, io, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
+use http::{HeaderValue, Method};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
@@ -12,11 +13,11 @@ use super::{
 use crate::{
     drain::Watcher,
     filter::WorkerContext,
-    http::Response,
+    http::{Response, upgrade::Upgrade},
     net::{Io, Meter, Metered},
     stats::Counter,
     stream_info::{ConnectionInfo, LogType, ResponseFlags, StreamInfo},
-    upstream::{ClusterState, FailureKind, HostRef, TcpConnection, UpstreamAttempt, UpstreamFailure},
+    upstream::{ClusterState, FailureKind, HostRef, Protocol, TcpConnection, UpstreamAttempt, UpstreamFailure},
 };
 
 /// A connection in service. Its end, however it comes, is logged.
@@ -192,6 +193,12 @@ impl<'a> Session<'a> {
         let refused = |cause: String| UpstreamFailure { kind: FailureKind::Connect, unprocessed: true, cause };
         let (mut request, upload) =
             tunnel.request(&self.info).ok_or_else(|| refused("the tunnel's hostname is no authority".to_owned()))?;
+        if *request.method() == Method::CONNECT
+            && matches!(cluster.cluster().protocol.protocol, Protocol::Http1 | Protocol::Downstream)
+        {
+            // Over HTTP/1.1 a tunnel takes a whole connection.
+            request.extensions_mut().insert(Upgrade(HeaderValue::from_static("connect")));
+        }
         let response = cluster.send(host, &mut request, &UpstreamAttempt::default()).await?;
         if !tunnel.is_open(&response) {
             return Err(refused(format!("the host answers {}", response.status().as_u16())));
