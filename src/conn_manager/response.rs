@@ -92,6 +92,8 @@ impl Exchange {
             is_grpc,
             cluster: None,
             capture: connection.capture.clone(),
+            redirects: None,
+            redirected: None,
         };
         Exchange {
             stream: Box::new(stream),
@@ -160,6 +162,36 @@ impl Exchange {
         self.close = reply.close || misunderstood && info.protocol != Some(Version::HTTP_2);
         manager.local_replies.rewrite(&mut reply, info);
         reply.into_response(self.stream.is_grpc)
+    }
+
+    /// The response, of this status, is a redirect that the request `next` follows. As in Envoy it has its line in the logs, and
+    /// `next` counts as a request.
+    pub(super) fn follow_redirect(&mut self, status: StatusCode, next: &Request) {
+        self.stream.capture_request(next);
+        let info = &mut self.stream.info;
+        info.response_code = Some(status.as_u16());
+        info.response_code_details = "internal_redirect".into();
+        info.timing.end = Some(info.start.elapsed());
+        self.log();
+        let (stats, info) = (&self.connection.manager.stats, &mut self.stream.info);
+        stats.downstream_rq_total.inc();
+        if info.protocol == Some(Version::HTTP_2) {
+            stats.downstream_rq_http2_total.inc();
+        } else {
+            stats.downstream_rq_http1_total.inc();
+        }
+        info.response_code = None;
+        info.response_code_details = "".into();
+        info.flags = ResponseFlags::NONE;
+        info.attempt_count = 0;
+        info.upstream = None;
+        info.upstream_cluster = None;
+    }
+
+    fn log(&self) {
+        for log in &self.connection.manager.access_logs {
+            log.log(&self.stream.info, &self.connection.worker.access_logs);
+        }
     }
 
     /// Whether the stream became a tunnel.
@@ -297,9 +329,7 @@ impl Exchange {
         stats
             .downstream_rq_time
             .record(info.timing.end.map_or(0, |end| u64::try_from(end.as_millis()).unwrap_or(u64::MAX)));
-        for log in &manager.access_logs {
-            log.log(info, &self.connection.worker.access_logs);
-        }
+        self.log();
         self.connection.end_stream();
     }
 }

@@ -32,13 +32,26 @@ pub(super) async fn serve(connection: Rc<Connection>, mut request: Request) -> R
     let route = exchange.stream.route.as_ref();
     let mut chain = FilterChain::new(&connection.manager, &request, route, &connection.worker);
     exchange.keep_request_id(&request);
-    let answer = match admitted {
+    let mut answer = match admitted {
         Ok(()) => chain.decode(&connection.manager, &mut request, &mut exchange.stream).await,
         Err(refusal) => {
             exchange.stream.capture_request(&request);
             Err(refusal)
         }
     };
+    while let Some(redirected) = exchange.stream.redirected.take() {
+        request = redirected;
+        let found = find_route(&connection, &request, &mut exchange);
+        let route = exchange.stream.route.as_ref();
+        chain = FilterChain::new(&connection.manager, &request, route, &connection.worker);
+        if let Ok(redirect) = &answer {
+            exchange.follow_redirect(redirect.status(), &request);
+        }
+        answer = match found {
+            Ok(()) => chain.decode(&connection.manager, &mut request, &mut exchange.stream).await,
+            Err(refusal) => Err(refusal),
+        };
+    }
     let mut response = match answer {
         Ok(response) => response,
         Err(reply) => exchange.local_reply(reply),

@@ -33,16 +33,36 @@ pub struct Stream {
     pub cluster: Option<Rc<ClusterState>>,
     /// What access logs print of the request; `None` when there are none.
     pub capture: Option<Rc<HeaderCapture>>,
+    /// The redirects that were followed for it; `None` as long as there were none.
+    pub redirects: Option<Box<Redirects>>,
+    /// The request that follows a redirect: it goes through all filters in place of the response.
+    pub redirected: Option<Request>,
+}
+
+/// The redirects that were followed for one request of a client.
+#[derive(Debug, Default)]
+pub struct Redirects {
+    /// How many.
+    pub followed: u32,
+    /// From which route to which, by their names.
+    pub steps: Vec<(String, String)>,
 }
 
 impl Stream {
     /// Keeps what access logs print of the request, as it stands now: to be called where a request is sent on or answered.
     pub fn capture_request(&mut self, request: &Request) {
-        let Some(capture) = &self.capture else { return };
-        let info = &mut self.info;
-        info.authority = authority(request).and_then(|host| HeaderValue::from_str(host).ok());
-        info.path = request.uri().path_and_query().cloned();
-        info.request_headers = HeaderCapture::take(&capture.request, request.headers());
+        if self.capture.is_some() {
+            self.show_request(request);
+        }
+        if let Some(capture) = &self.capture {
+            self.info.request_headers = HeaderCapture::take(&capture.request, request.headers());
+        }
+    }
+
+    /// Lets formats read the path and the authority of the request, as they stand now.
+    pub fn show_request(&mut self, request: &Request) {
+        self.info.authority = authority(request).and_then(|host| HeaderValue::from_str(host).ok());
+        self.info.path = request.uri().path_and_query().cloned();
     }
 }
 

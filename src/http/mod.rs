@@ -106,6 +106,14 @@ pub fn to_absolute_form<B>(request: &mut http::Request<B>, scheme: Scheme) {
     }
 }
 
+/// Puts another path and query in place of the request's; leaves it alone if the new one is no path.
+pub fn set_path<B>(request: &mut http::Request<B>, path_and_query: String) {
+    let Ok(path_and_query) = PathAndQuery::from_maybe_shared(bytes::Bytes::from(path_and_query)) else { return };
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.path_and_query = Some(path_and_query);
+    *request.uri_mut() = Uri::from_parts(parts).expect("invariant: it had a path before");
+}
+
 fn path_only(uri: &Uri) -> Uri {
     uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from)
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::{
-    Context, DirectResponse, Redirect, RetryPolicy,
+    Context, DirectResponse, InternalRedirectPolicy, MirrorPolicy, Redirect, RetryPolicy,
     cluster_specifier::ClusterSpecifier,
     rewrite::{HostRewrite, Matched, PathRewrite},
 };
 use crate::{
     config::Field,
-    proto::{self, core::RoutingPriority},
+    proto::{self, core::RoutingPriority, route::route_action::InternalRedirectAction},
 };
 
 /// The `action` of a route.
@@ -21,14 +21,16 @@ pub enum Action {
     Forward(Box<Forward>),
     /// Answer with a redirect.
     Redirect(Redirect),
-    /// Answer with a fixed status and body.
+    /// Answer with a status and a body of the route's own.
     DirectResponse(DirectResponse),
+    /// Leave the answer to a filter.
+    NonForwarding,
 }
 
 impl Action {
     pub(super) fn from_proto(
         proto: &proto::route::route::Action,
-        matched: Matched,
+        matched: Matched<'_>,
         context: &Context<'_>,
         field: Field<'_>,
     ) -> Option<Action> {
@@ -48,10 +50,7 @@ impl Action {
                 field.unsupported("filter_action", &Some(action));
                 None
             }
-            Proto::NonForwardingAction(action) => {
-                field.unsupported("non_forwarding_action", &Some(action));
-                None
-            }
+            Proto::NonForwardingAction(proto::route::NonForwardingAction {}) => Some(Action::NonForwarding),
         }
     }
 }
@@ -73,7 +72,10 @@ pub struct Forward {
     pub upgrade_configs: Vec<UpgradeConfig>,
     /// The status of the answer if the cluster does not exist.
     pub cluster_not_found_status: StatusCode,
+    /// Redirects of the upstream that are followed.
+    pub internal_redirect: Option<InternalRedirectPolicy>,
     pub(super) retry_policy: Option<RetryPolicy>,
+    pub(super) mirror_policies: Vec<MirrorPolicy>,
     pub(super) cluster: ClusterSpecifier,
     pub(super) path: Option<PathRewrite>,
     pub(super) host: Option<HostRewrite>,
@@ -83,7 +85,7 @@ pub struct Forward {
 impl Forward {
     fn from_proto(
         proto: &proto::route::RouteAction,
-        matched: Matched,
+        matched: Matched<'_>,
         context: &Context<'_>,
         field: Field<'_>,
     ) -> Option<Forward> {
@@ -119,28 +121,23 @@ impl Forward {
             max_stream_duration,
         } = proto;
         field.unsupported("metadata_match", metadata_match);
-        field.unsupported("path_rewrite_policy", path_rewrite_policy);
-        field.unsupported("path_rewrite", path_rewrite);
-        field.unsupported("rate_limits", rate_limits);
+        field.ignored("rate_limits", rate_limits, "there is no filter that limits rates");
         field.ignored("flush_timeout", flush_timeout, "idle_timeout also covers a client that does not read");
         field.ignored("early_data_policy", early_data_policy, "TLS early data is not accepted");
         field.unsupported("retry_policy_typed_config", retry_policy_typed_config);
         field.ignored("hedge_policy", hedge_policy, "attempts are made one after the other");
-        field.ignored("request_mirror_policies", request_mirror_policies, "requests are not mirrored yet");
         field.ignored("include_vh_rate_limits", include_vh_rate_limits, "there are no rate limits");
         if !cluster_specifier.as_ref().is_some_and(ClusterSpecifier::is_drawn_by_hash) {
             field.ignored("hash_policy", hash_policy, "no load balancer here uses a hash yet");
         }
         field.ignored("cors", cors, "use the filter's own configuration");
-        let why = "redirects of upstreams are passed to the client";
-        field.ignored("internal_redirect_policy", internal_redirect_policy, why);
-        field.ignored("internal_redirect_action", internal_redirect_action, why);
-        field.ignored("max_internal_redirects", max_internal_redirects, why);
 
         // The newer setting stands in place of the timeout, also of its default.
         let default = if max_stream_duration.is_some() { Duration::ZERO } else { DEFAULT_TIMEOUT };
         let timeout = field.duration("timeout", timeout).filter(|_| max_stream_duration.is_none()).unwrap_or(default);
         let offset = field.duration("grpc_timeout_offset", grpc_timeout_offset);
+        let rewrites = PathRewrites { prefix_rewrite, regex_rewrite, path_rewrite_policy, path_rewrite };
+        let deprecated = (*internal_redirect_action, max_internal_redirects);
         let specifier = cluster_specifier.as_ref();
         let cluster = specifier.and_then(|proto| ClusterSpecifier::from_proto(proto, hash_policy, context, field));
         Some(Forward {
@@ -156,12 +153,18 @@ impl Forward {
             priority: RoutingPriority::try_from(*priority).unwrap_or_default(),
             upgrade_configs: UpgradeConfig::list_from_proto(upgrade_configs, field.key("upgrade_configs")),
             cluster_not_found_status: not_found_status(*cluster_not_found_response_code),
-            path: path_rewrite_of(prefix_rewrite, regex_rewrite.as_ref(), matched, field),
+            path: path_rewrite_of(&rewrites, matched, field),
             host: host_rewrite_specifier.as_ref().and_then(|proto| HostRewrite::from_proto(proto, field)),
             append_x_forwarded_host: *append_x_forwarded_host,
             retry_policy: retry_policy
                 .as_ref()
                 .map(|policy| RetryPolicy::from_proto(policy, field.key("retry_policy"))),
+            mirror_policies: MirrorPolicy::list_from_proto(
+                request_mirror_policies,
+                context,
+                field.key("request_mirror_policies"),
+            ),
+            internal_redirect: internal_redirect_of(internal_redirect_policy, deprecated, field),
             cluster: cluster?,
         })
     }
@@ -179,21 +182,53 @@ fn not_found_status(code: i32) -> StatusCode {
     }
 }
 
-fn path_rewrite_of(
-    prefix_rewrite: &str,
-    regex_rewrite: Option<&proto::matcher::RegexMatchAndSubstitute>,
-    matched: Matched,
+/// The policy, or what `internal_redirect_action` and `max_internal_redirects` say, which came before it.
+fn internal_redirect_of(
+    policy: &Option<proto::route::InternalRedirectPolicy>,
+    (action, max): (i32, &Option<proto::UInt32Value>),
     field: Field<'_>,
-) -> Option<PathRewrite> {
-    match (prefix_rewrite, regex_rewrite) {
-        ("", None) => None,
-        (prefix, None) => PathRewrite::prefix(prefix, matched, field.key("prefix_rewrite")),
-        ("", Some(regex)) => PathRewrite::regex(regex, field.key("regex_rewrite")),
-        _ => {
-            field.key("regex_rewrite").error("cannot stand beside prefix_rewrite");
-            None
-        }
+) -> Option<InternalRedirectPolicy> {
+    let handled = action == InternalRedirectAction::HandleInternalRedirect as i32;
+    match policy {
+        Some(policy) => Some(InternalRedirectPolicy::from_proto(policy, field.key("internal_redirect_policy"))),
+        None => handled.then(|| InternalRedirectPolicy::from_deprecated(max.as_ref().map(|max| max.value))),
     }
+}
+
+/// The fields of which one at most rewrites the path.
+struct PathRewrites<'a> {
+    prefix_rewrite: &'a str,
+    regex_rewrite: &'a Option<proto::matcher::RegexMatchAndSubstitute>,
+    path_rewrite_policy: &'a Option<proto::core::TypedExtensionConfig>,
+    path_rewrite: &'a str,
+}
+
+fn path_rewrite_of(rewrites: &PathRewrites<'_>, matched: Matched<'_>, field: Field<'_>) -> Option<PathRewrite> {
+    let PathRewrites { prefix_rewrite, regex_rewrite, path_rewrite_policy, path_rewrite } = rewrites;
+    let set = [
+        ("prefix_rewrite", !prefix_rewrite.is_empty()),
+        ("regex_rewrite", regex_rewrite.is_some()),
+        ("path_rewrite_policy", path_rewrite_policy.is_some()),
+        ("path_rewrite", !path_rewrite.is_empty()),
+    ];
+    let mut set = set.into_iter().filter_map(|(name, is_set)| is_set.then_some(name));
+    if let (Some(first), Some(second)) = (set.next(), set.next()) {
+        field.key(second).error(format!("cannot stand beside {first}"));
+        return None;
+    }
+    if let Some(regex) = regex_rewrite {
+        return PathRewrite::regex(regex, field.key("regex_rewrite"));
+    }
+    if let Some(policy) = path_rewrite_policy {
+        return PathRewrite::policy(policy, matched, field.key("path_rewrite_policy"));
+    }
+    if !path_rewrite.is_empty() {
+        return PathRewrite::format(path_rewrite, field.key("path_rewrite"));
+    }
+    if prefix_rewrite.is_empty() {
+        return None;
+    }
+    PathRewrite::prefix(prefix_rewrite, matched, field.key("prefix_rewrite"))
 }
 
 /// `max_grpc_timeout` and `grpc_timeout_offset`

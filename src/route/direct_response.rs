@@ -1,12 +1,15 @@
 //! `DirectResponseAction`: a route's own answer.
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 
-use super::Context;
+use super::{Context, Redirect};
 use crate::{
+    access_log::{Purpose, Scope, SubstitutionFormat},
     config::{Field, data_source},
+    http::{Request, local_reply::LocalReply},
     proto,
+    stream_info::StreamInfo,
 };
 
 /// A compiled `DirectResponseAction`.
@@ -14,8 +17,11 @@ use crate::{
 pub struct DirectResponse {
     /// 200 to 599.
     pub status: StatusCode,
-    /// Empty if none is configured.
+    /// Its body, before any format; empty if none is configured.
     pub body: Bytes,
+    format: Option<SubstitutionFormat>,
+    /// Where the answer says to look, for the statuses that say so.
+    location: Option<Redirect>,
 }
 
 impl DirectResponse {
@@ -25,7 +31,9 @@ impl DirectResponse {
         field: Field<'_>,
     ) -> Option<DirectResponse> {
         let proto::route::DirectResponseAction { status, body, body_format } = proto;
-        field.ignored("body_format", body_format, "the body is sent as it is");
+        let format = body_format.as_ref();
+        let format =
+            format.map(|format| SubstitutionFormat::from_proto(format, Purpose::LocalReply, field.key("body_format")));
         let status = u16::try_from(*status).ok().and_then(|code| StatusCode::from_u16(code).ok())?;
         let body = match body {
             Some(body) => data_source::read(body, field.key("body"))?,
@@ -38,6 +46,31 @@ impl DirectResponse {
                 context.max_direct_response_body
             ));
         }
-        Some(DirectResponse { status, body: body.into() })
+        let located = status == StatusCode::CREATED || status.is_redirection();
+        Some(DirectResponse {
+            status,
+            body: body.into(),
+            format: format.map_or(Some(None), |format| format.map(Some))?,
+            location: located.then(Redirect::to_itself),
+        })
+    }
+
+    /// The answer to a request.
+    #[must_use]
+    pub fn reply(&self, request: &Request, info: &StreamInfo) -> LocalReply {
+        let mut reply = LocalReply::direct_response(self.status, self.body.clone());
+        if let Some(format) = &self.format {
+            let mut body = Vec::new();
+            format.render(&Scope::of_request(info, request.headers()).with_local_reply_body(&self.body), &mut body);
+            reply.body = body.into();
+            if let Ok(content_type) = HeaderValue::from_str(format.content_type()) {
+                reply.headers.insert(header::CONTENT_TYPE, content_type);
+            }
+        }
+        let location = self.location.as_ref().map(|location| location.location(request, info));
+        if let Some(location) = location.and_then(|location| HeaderValue::from_str(&location).ok()) {
+            reply.headers.insert(header::LOCATION, location);
+        }
+        reply
     }
 }

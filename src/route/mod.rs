@@ -11,7 +11,9 @@ mod direct_response;
 mod domains;
 mod filter_configs;
 mod hash_policy;
+mod internal_redirect;
 mod match_input;
+mod mirror;
 mod mutations;
 mod path_index;
 mod path_match;
@@ -34,6 +36,8 @@ use http::{HeaderName, Request};
 pub use action::{Action, Forward, GrpcTimeout, MaxStreamDuration, UpgradeConfig};
 pub use direct_response::DirectResponse;
 pub use filter_configs::Switch;
+pub use internal_redirect::{InternalRedirectPolicy, RedirectPredicate};
+pub use mirror::MirrorPolicy;
 pub use redirect::Redirect;
 pub use registered::{RegisteredRoute, RegisteredRoutes, RouteKey};
 pub use retry_policy::{BackOff, HostPredicate, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
@@ -64,6 +68,7 @@ pub struct RouteConfiguration {
     mutations: Mutations,
     filters: FilterConfigs,
     internal_only_headers: Vec<HeaderName>,
+    mirror_policies: Vec<MirrorPolicy>,
     most_specific_header_mutations_wins: bool,
     ignore_path_parameters: bool,
     capture: HeaderCapture,
@@ -121,7 +126,6 @@ impl RouteConfiguration {
         } = proto;
         field.unsupported("vhds", vhds);
         field.unsupported("route_specifiers", route_specifiers);
-        field.ignored("request_mirror_policies", request_mirror_policies, "requests are not mirrored yet");
         field.ignored("metadata", metadata, "nothing reads it");
         let plugin_list = field.key("cluster_specifier_plugins");
         for (i, plugin) in cluster_specifier_plugins.iter().enumerate() {
@@ -158,6 +162,11 @@ impl RouteConfiguration {
             mutations: Mutations::from_proto(&lists, field),
             filters: FilterConfigs::from_proto(typed_per_filter_config, field.key("typed_per_filter_config")),
             internal_only_headers: header_names(internal_only_headers, field.key("internal_only_headers")),
+            mirror_policies: MirrorPolicy::list_from_proto(
+                request_mirror_policies,
+                &context,
+                field.key("request_mirror_policies"),
+            ),
             most_specific_header_mutations_wins: *most_specific_header_mutations_wins,
             ignore_path_parameters: *ignore_path_parameters_in_path_matching,
             capture: HeaderCapture::default(),

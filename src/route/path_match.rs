@@ -58,10 +58,11 @@ impl PathMatch {
     }
 
     /// What of the path a prefix rewrite replaces.
-    pub(super) fn matched(&self) -> Matched {
+    pub(super) fn matched(&self) -> Matched<'_> {
         match self {
             PathMatch::Prefix(literal) | PathMatch::SeparatedPrefix(literal) => Matched::Prefix(literal.text.len()),
-            PathMatch::Path(_) | PathMatch::Regex(_) | PathMatch::Template(_) | PathMatch::Connect => Matched::Path,
+            PathMatch::Template(template) => Matched::Template(template),
+            PathMatch::Path(_) | PathMatch::Regex(_) | PathMatch::Connect => Matched::Path,
         }
     }
 

@@ -4,9 +4,11 @@ use http::{Request, StatusCode};
 
 use super::rewrite::{Matched, PathRewrite, split_port};
 use crate::{
+    access_log::Scope,
     config::Field,
     http::{authority, headers::X_FORWARDED_PROTO},
     proto,
+    stream_info::StreamInfo,
 };
 
 /// A compiled `RedirectAction`.
@@ -33,7 +35,7 @@ enum RedirectPath {
 impl Redirect {
     pub(super) fn from_proto(
         proto: &proto::route::RedirectAction,
-        matched: Matched,
+        matched: Matched<'_>,
         field: Field<'_>,
     ) -> Option<Redirect> {
         use proto::route::redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier};
@@ -67,15 +69,14 @@ impl Redirect {
                 PathRewrite::regex(regex, field.key("regex_rewrite")).map(RedirectPath::Rewrite)
             }
             Some(PathRewriteSpecifier::PathRewrite(format)) => {
-                field.unsupported("path_rewrite", format);
-                None
+                PathRewrite::format(format, field.key("path_rewrite")).map(RedirectPath::Rewrite)
             }
         };
         Some(Redirect {
             status,
             scheme: scheme_rewrite_specifier.as_ref().and_then(|scheme| match scheme {
                 SchemeRewriteSpecifier::HttpsRedirect(https) => https.then(|| "https".to_owned()),
-                SchemeRewriteSpecifier::SchemeRedirect(scheme) => Some(scheme.to_ascii_lowercase()),
+                SchemeRewriteSpecifier::SchemeRedirect(scheme) => Some(scheme.clone()),
             }),
             host: Some(host_redirect.clone()).filter(|host| !host.is_empty()),
             port: port.ok().filter(|port| *port != 0),
@@ -87,9 +88,14 @@ impl Redirect {
 
     /// The redirect of `require_tls`: the same URL by https.
     pub(super) fn to_https() -> Redirect {
+        Redirect { scheme: Some("https".to_owned()), ..Redirect::to_itself() }
+    }
+
+    /// The same URL.
+    pub(super) fn to_itself() -> Redirect {
         Redirect {
             status: StatusCode::MOVED_PERMANENTLY,
-            scheme: Some("https".to_owned()),
+            scheme: None,
             host: None,
             port: None,
             path: RedirectPath::Keep,
@@ -99,7 +105,7 @@ impl Redirect {
     }
 
     /// The `location` header of the answer to `request`.
-    pub fn location<B>(&self, request: &Request<B>) -> String {
+    pub fn location<B>(&self, request: &Request<B>, info: &StreamInfo) -> String {
         let forwarded_proto = request.headers().get(X_FORWARDED_PROTO).and_then(|proto| proto.to_str().ok());
         let own_scheme = request.uri().scheme_str().or(forwarded_proto).unwrap_or("http");
         let scheme = self.scheme.as_deref().unwrap_or(own_scheme);
@@ -108,7 +114,8 @@ impl Redirect {
             None => self.own_host(authority(request).unwrap_or_default(), scheme, forwarded_proto),
         };
         let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
-        let path = self.path(request.uri().path_and_query().map_or("/", |path| path.as_str()));
+        let scope = Scope::of_request(info, request.headers());
+        let path = self.path(request.uri().path_and_query().map_or("/", |path| path.as_str()), &scope);
         let slash = if path.starts_with('/') { "" } else { "/" };
         [scheme, "://", host, &port, slash, &path].concat()
     }
@@ -125,13 +132,15 @@ impl Redirect {
         if self.port.is_some() || leaves { name } else { host }
     }
 
-    fn path(&self, path_and_query: &str) -> String {
+    fn path(&self, path_and_query: &str, scope: &Scope<'_>) -> String {
         let query = path_and_query.find('?').map_or("", |at| &path_and_query[at..]);
         let mut path = match &self.path {
             // A query of its own goes before the request's, and stays.
             RedirectPath::Replace(path) if path.contains('?') => return path.clone(),
             RedirectPath::Replace(path) => [path, query].concat(),
-            RedirectPath::Rewrite(rewrite) => rewrite.apply(path_and_query),
+            RedirectPath::Rewrite(rewrite) => {
+                rewrite.apply(path_and_query, scope).unwrap_or_else(|| path_and_query.to_owned())
+            }
             RedirectPath::Keep => path_and_query.to_owned(),
         };
         if self.strip_query {

@@ -1,54 +1,167 @@
 //! How a route changes the path and the host of the requests that it forwards or redirects.
 
-use http::{HeaderName, HeaderValue, Request, Uri, uri::PathAndQuery};
+use http::{HeaderName, HeaderValue, Request, uri::PathAndQuery};
 
-use crate::{config::Field, http::authority, matcher::RegexRewrite, proto};
+use crate::{
+    access_log::{Format, Scope, Style},
+    config::Field,
+    http::authority,
+    matcher::{RegexRewrite, UriTemplate},
+    proto,
+    stream_info::StreamInfo,
+};
 
-/// What of a path a route has matched, and a prefix rewrite therefore replaces.
+/// What of a path a route has matched, and a rewrite therefore replaces.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Matched {
+pub(super) enum Matched<'a> {
     /// So many bytes.
     Prefix(usize),
     /// All but the query.
     Path,
+    /// The same, by a template whose variables a rewrite can use.
+    Template(&'a UriTemplate),
 }
 
-/// `prefix_rewrite` or `regex_rewrite`.
+/// One of the rewrites of paths that routes and redirects have.
 #[derive(Debug)]
 pub(super) enum PathRewrite {
-    Prefix(Matched, String),
+    /// `prefix_rewrite`: so many bytes, or all but the query, give way.
+    Prefix(Option<usize>, String),
+    /// `regex_rewrite`
     Regex(RegexRewrite),
+    /// `path_rewrite_policy`: the variables of the route's template, arranged anew.
+    Template(UriTemplate, Vec<TemplatePiece>),
+    /// `path_rewrite`
+    Format(Format),
+}
+
+/// A part of a path that a template makes.
+#[derive(Debug)]
+pub(super) enum TemplatePiece {
+    Literal(String),
+    Variable(String),
 }
 
 impl PathRewrite {
-    pub(super) fn prefix(replacement: &str, matched: Matched, field: Field<'_>) -> Option<PathRewrite> {
+    pub(super) fn prefix(replacement: &str, matched: Matched<'_>, field: Field<'_>) -> Option<PathRewrite> {
         if PathAndQuery::try_from(format!("/{replacement}")).is_err() {
             field.error("holds what a path cannot hold");
             return None;
         }
-        Some(PathRewrite::Prefix(matched, replacement.to_owned()))
+        let length = match matched {
+            Matched::Prefix(length) => Some(length),
+            Matched::Path | Matched::Template(_) => None,
+        };
+        Some(PathRewrite::Prefix(length, replacement.to_owned()))
     }
 
     pub(super) fn regex(proto: &proto::matcher::RegexMatchAndSubstitute, field: Field<'_>) -> Option<PathRewrite> {
         RegexRewrite::from_proto(proto, field).map(PathRewrite::Regex)
     }
 
-    /// The rewritten path, with the query that it had.
-    pub(super) fn apply(&self, path_and_query: &str) -> String {
+    pub(super) fn format(text: &str, field: Field<'_>) -> Option<PathRewrite> {
+        format(text, field).map(PathRewrite::Format)
+    }
+
+    /// `path_rewrite_policy`
+    pub(super) fn policy(
+        proto: &proto::core::TypedExtensionConfig,
+        matched: Matched<'_>,
+        field: Field<'_>,
+    ) -> Option<PathRewrite> {
+        let proto::core::TypedExtensionConfig { name: _name, typed_config } = proto;
+        let any = field.required("typed_config", typed_config)?;
+        let config = field.key("typed_config");
+        let proto::uri_template_rewrite::UriTemplateRewriteConfig { path_template_rewrite } = config.unpack(any)?;
+        let Matched::Template(template) = matched else {
+            config.error("needs a match by path_match_policy with a URI template");
+            return None;
+        };
+        match template_pieces(&path_template_rewrite, template) {
+            Ok(pieces) => Some(PathRewrite::Template(template.clone(), pieces)),
+            Err(reason) => {
+                config.key("path_template_rewrite").error(reason);
+                None
+            }
+        }
+    }
+
+    /// Whether it reads facts of the stream.
+    pub(super) fn is_format(&self) -> bool {
+        matches!(self, PathRewrite::Format(_))
+    }
+
+    /// The rewritten path, with the query that it had; `None` if a format made nothing of it.
+    pub(super) fn apply(&self, path_and_query: &str, scope: &Scope<'_>) -> Option<String> {
         let end = path_and_query.find('?').unwrap_or(path_and_query.len());
         let (path, query) = path_and_query.split_at(end);
         let mut rewritten = match self {
-            PathRewrite::Prefix(Matched::Prefix(length), replacement) => {
+            PathRewrite::Prefix(Some(length), replacement) => {
                 [replacement, path.get(*length..).unwrap_or_default()].concat()
             }
-            PathRewrite::Prefix(Matched::Path, replacement) => replacement.clone(),
+            PathRewrite::Prefix(None, replacement) => replacement.clone(),
             PathRewrite::Regex(regex) => regex.rewrite(path).into_owned(),
+            PathRewrite::Template(template, pieces) => arrange(template, pieces, path),
+            PathRewrite::Format(format) => render(format, scope, Style::HeaderValue)?,
         };
         if !rewritten.starts_with('/') {
             rewritten.insert(0, '/');
         }
-        rewritten + query
+        Some(rewritten + query)
     }
+}
+
+/// The text and the variables of a `path_template_rewrite`, such as `/{b}/of/{a}`.
+fn template_pieces(rewrite: &str, template: &UriTemplate) -> Result<Vec<TemplatePiece>, String> {
+    if !rewrite.starts_with('/') {
+        return Err("must start with a slash".to_owned());
+    }
+    let mut pieces = Vec::new();
+    let mut rest = rewrite;
+    while let Some((literal, after)) = rest.split_once('{') {
+        let Some((name, after)) = after.split_once('}') else {
+            return Err("has a brace that is not closed".to_owned());
+        };
+        if !template.variables().any(|known| known == name) {
+            return Err(format!("there is no variable {name:?} in the template of the match"));
+        }
+        pieces.push(TemplatePiece::Literal(literal.to_owned()));
+        pieces.push(TemplatePiece::Variable(name.to_owned()));
+        rest = after;
+    }
+    if rest.contains('}') || rest.contains('*') {
+        return Err("may hold text and variables only".to_owned());
+    }
+    pieces.push(TemplatePiece::Literal(rest.to_owned()));
+    Ok(pieces)
+}
+
+fn arrange(template: &UriTemplate, pieces: &[TemplatePiece], path: &str) -> String {
+    let Some(captures) = template.captures(path.as_bytes()) else { return path.to_owned() };
+    let text = |piece: &TemplatePiece| match piece {
+        TemplatePiece::Literal(text) => text.clone(),
+        TemplatePiece::Variable(name) => {
+            captures.name(name).map_or(String::new(), |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        }
+    };
+    pieces.iter().map(text).collect()
+}
+
+fn format(text: &str, field: Field<'_>) -> Option<Format> {
+    match Format::parse(text) {
+        Ok(format) => Some(format),
+        Err(error) => {
+            field.error(error.to_string());
+            None
+        }
+    }
+}
+
+/// What a format makes; `None` if that is nothing, and so no rewrite.
+fn render(format: &Format, scope: &Scope<'_>, style: Style) -> Option<String> {
+    let mut bytes = Vec::new();
+    format.render(scope, style, &mut bytes);
+    String::from_utf8(bytes).ok().filter(|text| !text.is_empty())
 }
 
 /// `path_and_query` with the first `length` bytes, which end at a segment's end, replaced: never with two slashes where the
@@ -61,14 +174,6 @@ pub(super) fn replace_segments(path_and_query: &str, length: usize, replacement:
     }
 }
 
-/// Puts another path and query in place of the request's; leaves it alone if the new one is no path.
-pub(super) fn set_path<B>(request: &mut Request<B>, path_and_query: String) {
-    let Ok(path_and_query) = PathAndQuery::from_maybe_shared(bytes::Bytes::from(path_and_query)) else { return };
-    let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.path_and_query = Some(path_and_query);
-    *request.uri_mut() = Uri::from_parts(parts).expect("invariant: it had a path before");
-}
-
 /// `host_rewrite_specifier`
 #[derive(Debug)]
 pub(super) enum HostRewrite {
@@ -79,6 +184,8 @@ pub(super) enum HostRewrite {
     PathRegex(RegexRewrite),
     /// The name of the host that is chosen.
     Upstream,
+    /// `host_rewrite`
+    Format(Format),
 }
 
 impl HostRewrite {
@@ -103,16 +210,17 @@ impl HostRewrite {
             HostRewriteSpecifier::HostRewritePathRegex(regex) => {
                 RegexRewrite::from_proto(regex, field.key("host_rewrite_path_regex")).map(HostRewrite::PathRegex)
             }
-            HostRewriteSpecifier::HostRewrite(format) => {
-                field.unsupported("host_rewrite", format);
-                None
-            }
+            HostRewriteSpecifier::HostRewrite(text) => format(text, field.key("host_rewrite")).map(HostRewrite::Format),
         }
     }
 
     /// The host for a request; None if it keeps its own, or if only the router can tell.
-    pub(super) fn host<B>(&self, request: &Request<B>) -> Option<HeaderValue> {
+    pub(super) fn host<B>(&self, request: &Request<B>, info: &StreamInfo) -> Option<HeaderValue> {
         match self {
+            HostRewrite::Format(format) => {
+                let host = render(format, &Scope::of_request(info, request.headers()), Style::Body)?;
+                HeaderValue::from_str(&host).ok()
+            }
             HostRewrite::Literal(host) => Some(host.clone()),
             HostRewrite::Header(name) => request.headers().get(name).filter(|host| !host.is_empty()).cloned(),
             HostRewrite::PathRegex(regex) => HeaderValue::from_str(&regex.rewrite(request.uri().path())).ok(),

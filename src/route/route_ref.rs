@@ -5,20 +5,21 @@ use std::{fmt, ops::Deref, rc::Rc, sync::Arc};
 use http::{HeaderMap, HeaderValue, Request, uri::PathAndQuery};
 
 use super::{
-    Action, AttemptHeaders, CountedBy, Forward, RegisteredRoutes, RetryPolicy, Route, RouteConfiguration, RouteKey,
-    Switch,
+    Action, AttemptHeaders, CountedBy, Forward, MirrorPolicy, RegisteredRoutes, RetryPolicy, Route, RouteConfiguration,
+    RouteKey, Switch,
     cluster_specifier::ClusterSpecifier,
     mutations::Mutations,
     registered::Position,
-    rewrite::{self, HostRewrite},
+    rewrite::{self, HostRewrite, PathRewrite},
     route_match::Subject,
     virtual_host::{DEFAULT_BUFFER_LIMIT, RouteIndex, VirtualHost},
     weighted_clusters::WeightedCluster,
 };
 use crate::{
+    access_log::Scope,
     http::{
         headers::{self, X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH, X_FORWARDED_HOST},
-        set_authority,
+        set_authority, set_path,
     },
     matcher::RequestHead,
     runtime::Runtime,
@@ -107,7 +108,7 @@ impl RouteConfiguration {
             host.routes().flat_map(move |(index, route)| {
                 let clusters = match &route.action {
                     Action::Forward(forward) => forward.cluster.weighted().map(|clusters| clusters.iter().count()),
-                    Action::Redirect(_) | Action::DirectResponse(_) => None,
+                    Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => None,
                 };
                 let places = (0..clusters.unwrap_or(1)).map(move |cluster| RoutePlace {
                     virtual_host,
@@ -219,6 +220,20 @@ impl RouteRef {
         limit.unwrap_or(DEFAULT_BUFFER_LIMIT)
     }
 
+    /// The copies that are made of its requests: the route's, or else the virtual host's, or else the configuration's.
+    #[must_use]
+    pub fn mirror_policies(&self) -> &[MirrorPolicy] {
+        let own = self.forward().map_or(&[][..], |forward| &forward.mirror_policies);
+        let levels = [own, &self.virtual_host().mirror_policies, &self.table.mirror_policies];
+        levels.into_iter().find(|level| !level.is_empty()).unwrap_or_default()
+    }
+
+    /// The route that another request takes in the same configuration.
+    #[must_use]
+    pub fn find_again<B>(&self, lookup: &Lookup<'_, B>) -> Option<RouteRef> {
+        RouteConfiguration::find(&self.table, lookup)
+    }
+
     /// Which headers tell of the attempts at a request.
     #[must_use]
     pub fn attempt_headers(&self) -> AttemptHeaders {
@@ -234,7 +249,12 @@ impl RouteRef {
         cluster: &Arc<str>,
         originals: Originals,
     ) {
-        if self.mutations().any(|mutations| mutations.request.has_formats()) {
+        let forward = self.forward();
+        let rewrites_by_format = forward.is_some_and(|forward| {
+            let host = matches!(forward.host, Some(HostRewrite::Format(_)));
+            host || forward.path.as_ref().is_some_and(PathRewrite::is_format)
+        });
+        if rewrites_by_format || self.mutations().any(|mutations| mutations.request.has_formats()) {
             info.path = request.uri().path_and_query().cloned();
             info.authority = rewrite::current_host(request);
             info.upstream_cluster = Some(Arc::clone(cluster));
@@ -242,15 +262,15 @@ impl RouteRef {
         for mutations in self.mutations() {
             mutations.request.apply_to_request(request.headers_mut(), info);
         }
-        let Some(forward) = self.forward() else { return };
+        let Some(forward) = forward else { return };
         // As in Envoy, this rewrite is not told, and one of the route goes over it.
         if let Some(host) = self.weighted().and_then(|weighted| weighted.host.clone()) {
             set_authority(request, host);
         }
-        if let Some(host) = forward.host.as_ref().and_then(|rewrite| rewrite.host(request)) {
+        if let Some(host) = forward.host.as_ref().and_then(|rewrite| rewrite.host(request, info)) {
             self.rewrite_host(request, host, originals);
         }
-        self.rewrite_path(request, forward, originals);
+        self.rewrite_path(request, forward, info, originals);
     }
 
     /// Gives the request the name of the host that it goes to, if the route asks for that (`auto_host_rewrite`).
@@ -284,7 +304,7 @@ impl RouteRef {
         set_authority(request, host);
     }
 
-    fn rewrite_path<B>(&self, request: &mut Request<B>, forward: &Forward, originals: Originals) {
+    fn rewrite_path<B>(&self, request: &mut Request<B>, forward: &Forward, info: &StreamInfo, originals: Originals) {
         let Some(path) = request.uri().path_and_query().map(PathAndQuery::as_str) else { return };
         let by_registration = match &self.choice {
             Choice::Registered(routes, position) => routes.rewrite(*position),
@@ -292,7 +312,10 @@ impl RouteRef {
         };
         let rewritten = match (by_registration, &forward.path) {
             (Some((length, replacement)), _) => rewrite::replace_segments(path, length, replacement),
-            (None, Some(rewrite)) => rewrite.apply(path),
+            (None, Some(rewrite)) => match rewrite.apply(path, &Scope::of_request(info, request.headers())) {
+                Some(rewritten) => rewritten,
+                None => return,
+            },
             (None, None) => return,
         };
         if originals == Originals::Told
@@ -300,13 +323,13 @@ impl RouteRef {
         {
             request.headers_mut().insert(X_ENVOY_ORIGINAL_PATH, path);
         }
-        rewrite::set_path(request, rewritten);
+        set_path(request, rewritten);
     }
 
     fn forward(&self) -> Option<&Forward> {
         match &self.action {
             Action::Forward(forward) => Some(forward),
-            Action::Redirect(_) | Action::DirectResponse(_) => None,
+            Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => None,
         }
     }
 

@@ -6,7 +6,7 @@ use http::{HeaderValue, Request};
 use prost::Name;
 
 use super::{
-    Context, NamedStats, RetryPolicy,
+    Context, MirrorPolicy, NamedStats, RetryPolicy,
     filter_configs::FilterConfigs,
     match_input::RequestInput,
     mutations::{Lists, Mutations},
@@ -41,6 +41,7 @@ pub(super) struct VirtualHost {
     virtual_clusters: VirtualClusters,
     pub(super) mutations: Mutations,
     pub(super) filters: FilterConfigs,
+    pub(super) mirror_policies: Vec<MirrorPolicy>,
     pub(super) retry_policy: Option<RetryPolicy>,
     pub(super) buffer_limit: Option<usize>,
     pub(super) attempt_headers: AttemptHeaders,
@@ -117,12 +118,11 @@ impl VirtualHost {
             metadata,
             route_specifiers,
         } = proto;
-        field.unsupported("rate_limits", rate_limits);
+        field.ignored("rate_limits", rate_limits, "there is no filter that limits rates");
         field.unsupported("route_specifiers", route_specifiers);
         field.ignored("cors", cors, "use the filter's own configuration");
         field.unsupported("retry_policy_typed_config", retry_policy_typed_config);
         field.ignored("hedge_policy", hedge_policy, "attempts are made one after the other");
-        field.ignored("request_mirror_policies", request_mirror_policies, "requests are not mirrored yet");
         field.ignored("metadata", metadata, "nothing reads it");
         let lists = Lists {
             request_headers_to_add,
@@ -150,6 +150,11 @@ impl VirtualHost {
             require_tls: TlsRequirementType::try_from(*require_tls).unwrap_or(TlsRequirementType::All),
             mutations: Mutations::from_proto(&lists, field),
             filters: FilterConfigs::from_proto(typed_per_filter_config, field.key("typed_per_filter_config")),
+            mirror_policies: MirrorPolicy::list_from_proto(
+                request_mirror_policies,
+                context,
+                field.key("request_mirror_policies"),
+            ),
             retry_policy: retry_policy
                 .as_ref()
                 .map(|policy| RetryPolicy::from_proto(policy, field.key("retry_policy"))),
@@ -210,6 +215,7 @@ impl VirtualHost {
             https_redirect: Route::https_redirect(),
             mutations: Mutations::default(),
             filters: FilterConfigs::default(),
+            mirror_policies: Vec::new(),
             retry_policy: None,
             buffer_limit: None,
             attempt_headers: AttemptHeaders::default(),

@@ -5,6 +5,7 @@
 
 use std::{
     cell::RefCell,
+    future::poll_fn,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
@@ -86,6 +87,33 @@ impl KeptBody {
         matches!(self.0.borrow().state, State::Open | State::Complete)
     }
 
+    /// The whole body, as soon as it has been read by others; `None` if it will not be kept.
+    pub(super) fn complete(&self) -> impl Future<Output = Option<Body>> + use<> {
+        let kept = Rc::downgrade(&self.0);
+        poll_fn(move |cx| {
+            let Some(kept) = kept.upgrade() else { return Poll::Ready(None) };
+            let state = kept.borrow().state;
+            match state {
+                State::Open => {
+                    kept.borrow_mut().waiting.push(cx.waker().clone());
+                    Poll::Pending
+                }
+                State::Complete => Poll::Ready(Some(KeptBody(kept).copy())),
+                State::Lost | State::Broken => Poll::Ready(None),
+            }
+        })
+    }
+
+    /// The whole body, if all of it is kept.
+    pub(super) fn whole(&self) -> Option<Body> {
+        (self.0.borrow().state == State::Complete).then(|| self.copy())
+    }
+
+    /// The body as far as it is kept, for a reader that leaves the others alone.
+    fn copy(&self) -> Body {
+        Body::boxed(Reader { kept: Rc::clone(&self.0), number: 0, next: 0, read: 0 })
+    }
+
     /// There will be no other reader: what is still to come need not be kept.
     pub(super) fn forget(&self) {
         let mut kept = self.0.borrow_mut();
@@ -131,6 +159,12 @@ impl Kept {
         if self.state != State::Open {
             self.wake();
         }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.wake();
     }
 }
 

@@ -5,7 +5,9 @@
 //! in the end becomes a [`LocalReply`] by the table in `failure.rs`.
 
 mod failure;
+mod internal_redirect;
 mod kept_body;
+mod mirror;
 mod orders;
 mod retry;
 mod timeouts;
@@ -20,9 +22,9 @@ use http_body::Body as _;
 use crate::{
     config::field::Field,
     filter::http::Stream,
-    http::{Request, Response, grpc, local_reply::LocalReply},
+    http::{Request, Response, body::Body, grpc, local_reply::LocalReply},
     proto,
-    route::{Action, Forward, Originals, Redirect, RouteRef},
+    route::{Action, Forward, InternalRedirectPolicy, Originals, Redirect, RouteRef},
     stats,
     upstream::{ClusterState, Origin},
 };
@@ -46,6 +48,16 @@ stats::declare! {
         rq_redirect: Counter,
         /// Requests answered by a route's direct response.
         rq_direct_response: Counter,
+        /// Redirects not followed because they named no URL of HTTP.
+        passthrough_internal_redirect_bad_location: Counter,
+        /// Redirects not followed because they led from HTTP to HTTPS or back.
+        passthrough_internal_redirect_unsafe_scheme: Counter,
+        /// Redirects not followed because there had been enough.
+        passthrough_internal_redirect_too_many_redirects: Counter,
+        /// Redirects not followed because they led to no route.
+        passthrough_internal_redirect_no_route: Counter,
+        /// Redirects not followed because of where they led.
+        passthrough_internal_redirect_predicate: Counter,
         /// Requests that came as far as the router.
         rq_total: Counter,
     }
@@ -113,12 +125,19 @@ impl Router {
             Action::Redirect(redirect) => {
                 self.stats.rq_direct_response.inc();
                 stream.capture_request(request);
-                Err(finalized(redirect_reply(redirect, request)?, &route, stream))
+                stream.show_request(request);
+                Err(finalized(redirect_reply(redirect, request, stream)?, &route, stream))
             }
             Action::DirectResponse(direct) => {
                 self.stats.rq_direct_response.inc();
                 stream.capture_request(request);
-                Err(finalized(LocalReply::direct_response(direct.status, direct.body.clone()), &route, stream))
+                stream.show_request(request);
+                Err(finalized(direct.reply(request, &stream.info), &route, stream))
+            }
+            Action::NonForwarding => {
+                self.stats.no_cluster.inc();
+                stream.capture_request(request);
+                Err(LocalReply::cluster_not_found(StatusCode::SERVICE_UNAVAILABLE))
             }
             Action::Forward(forward) => self.forward(&route, forward, request, stream).await,
         }
@@ -135,7 +154,7 @@ impl Router {
             Ok(cluster) => cluster,
             Err(reply) => {
                 stream.capture_request(request);
-                return Err(reply);
+                return Err(finalized(reply, route, stream));
             }
         };
         stream.cluster = Some(Rc::clone(&cluster));
@@ -147,8 +166,7 @@ impl Router {
         let origin = Origin::of(request.headers());
         let orders = Orders::take(request.headers_mut());
         let timeouts = self.set_timeouts(route, forward, &orders, request, stream);
-        let told = route.attempt_headers();
-        if told.count_in_request {
+        if route.attempt_headers().count_in_request {
             request.headers_mut().insert(ATTEMPT_COUNT, HeaderValue::from(1));
         }
         let counted_by = route.counted_by(request);
@@ -156,7 +174,13 @@ impl Router {
         let timeout_status =
             if orders.timeout_by_no_content { StatusCode::NO_CONTENT } else { StatusCode::GATEWAY_TIMEOUT };
         let retry = RetryState::new(route.retry_policy(), orders, request, &cluster, forward.priority);
-        let kept = retry.as_ref().and_then(|_| keep_body(request, route, &cluster));
+        let redirects = forward.internal_redirect.as_ref();
+        let mirrored = !route.mirror_policies().is_empty();
+        let keeps_head = retry.is_some() || redirects.is_some();
+        let kept = if keeps_head || mirrored { keep_body(request, route, &cluster) } else { None };
+        if mirrored {
+            mirror::mirror(route, request, kept.as_ref(), stream, timeouts.response);
+        }
         let mut upstream = UpstreamRequest {
             cluster: &cluster,
             route,
@@ -167,10 +191,62 @@ impl Router {
             timeouts,
             timeout_status,
             retry,
+            keeps_head: keeps_head || kept.is_some(),
             kept,
         };
-        let mut answer = upstream.send(request, stream).await;
-        if told.count_in_response {
+        let answer = upstream.send(request, stream).await;
+        if let Ok(response) = &answer {
+            if let Some(policy) = redirects.filter(|policy| policy.follows(response.status()))
+                && self.redirect(policy, &upstream, request, response, stream)
+            {
+                return answer;
+            }
+            upstream.count(response);
+            if let Some(kept) = upstream.kept.filter(|_| !mirrored) {
+                kept.forget();
+            }
+        }
+        self.respond(route, answer, stream)
+    }
+
+    /// Whether the redirect is followed: by the request that stands in `stream` then.
+    fn redirect(
+        &self,
+        policy: &InternalRedirectPolicy,
+        upstream: &UpstreamRequest<'_>,
+        sent: &Request,
+        response: &Response,
+        stream: &mut Stream,
+    ) -> bool {
+        let body = upstream.kept.as_ref().map_or_else(|| Some(Body::empty()), KeptBody::whole);
+        // Only what has been read to its end can be sent again.
+        if let Some(body) = body.filter(|_| stream.timer.is_request_complete()) {
+            let next = internal_redirect::follow(policy, upstream.route, sent, response, stream, &self.stats);
+            stream.redirected = next.map(|mut next| {
+                if next.method() == sent.method() {
+                    *next.body_mut() = body;
+                }
+                next
+            });
+        }
+        let followed = stream.redirected.is_some();
+        let stats = &upstream.cluster.cluster().stats;
+        if followed {
+            stats.upstream_internal_redirect_succeeded_total.inc();
+        } else {
+            stats.upstream_internal_redirect_failed_total.inc();
+        }
+        followed
+    }
+
+    /// The answer with the headers that the router and the route give it.
+    fn respond(
+        &self,
+        route: &RouteRef,
+        mut answer: Result<Response, LocalReply>,
+        stream: &mut Stream,
+    ) -> Result<Response, LocalReply> {
+        if route.attempt_headers().count_in_response {
             let count = HeaderValue::from(stream.info.attempt_count);
             match &mut answer {
                 Ok(response) => response.headers_mut().insert(ATTEMPT_COUNT, count),
@@ -254,8 +330,8 @@ fn keep_body(request: &mut Request, route: &RouteRef, cluster: &ClusterState) ->
     Some(KeptBody::new(body, route.buffer_limit(), &cluster.cluster().stats.retry_or_shadow_abandoned))
 }
 
-fn redirect_reply(redirect: &Redirect, request: &Request) -> Result<LocalReply, LocalReply> {
-    let location = HeaderValue::from_str(&redirect.location(request))
+fn redirect_reply(redirect: &Redirect, request: &Request, stream: &Stream) -> Result<LocalReply, LocalReply> {
+    let location = HeaderValue::from_str(&redirect.location(request, &stream.info))
         .map_err(|_| LocalReply::new(StatusCode::BAD_REQUEST, "path_normalization_failed"))?;
     let mut reply = LocalReply::direct_response(redirect.status, Bytes::new());
     reply.headers.insert(header::LOCATION, location);

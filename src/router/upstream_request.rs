@@ -45,6 +45,8 @@ pub(super) struct UpstreamRequest<'a> {
     pub retry: Option<RetryState<'a>>,
     /// The body, if it may be needed again.
     pub kept: Option<KeptBody>,
+    /// Whether the head of the request may be needed again.
+    pub keeps_head: bool,
 }
 
 /// What an attempt brought.
@@ -63,6 +65,7 @@ impl UpstreamRequest<'_> {
     pub(super) async fn send(&mut self, request: &mut Request, stream: &mut Stream) -> Result<Response, LocalReply> {
         let mut races = 0;
         loop {
+            stream.info.attempt_count += 1;
             let Some(host) = self.choose_host() else {
                 stream.info.upstream_cluster = Some(Arc::clone(&self.cluster.cluster().name));
                 stream.capture_request(request);
@@ -72,7 +75,7 @@ impl UpstreamRequest<'_> {
             self.counted_by.each().for_each(|counted| counted.stats.upstream_rq_total.inc());
             stream.info.upstream = Some(Rc::clone(host.info()));
             let mut copy;
-            let sent = if self.retry.is_some() {
+            let sent = if self.keeps_head {
                 copy = copy_head(request);
                 *copy.body_mut() = match &self.kept {
                     Some(kept) => kept.read(),
@@ -242,12 +245,6 @@ impl UpstreamRequest<'_> {
         match outcome {
             Outcome::Response(response) => {
                 stream.timer.settle_attempt();
-                if let Some(kept) = &self.kept {
-                    kept.forget();
-                }
-                let cluster = self.cluster.cluster();
-                cluster.responses.count(response.status().as_u16(), self.origin, response.headers());
-                self.counted_by.each().for_each(|counted| counted.answered(response.status()));
                 Ok(response)
             }
             // The client is to blame, not the cluster.
@@ -265,6 +262,12 @@ impl UpstreamRequest<'_> {
                 Err(self.charge(LocalReply::upstream_timeout(self.timeout_status, "upstream_per_try_timeout")))
             }
         }
+    }
+
+    /// Counts the response as the answer.
+    pub(super) fn count(&self, response: &Response) {
+        self.cluster.cluster().responses.count(response.status().as_u16(), self.origin, response.headers());
+        self.counted_by.each().for_each(|counted| counted.answered(response.status()));
     }
 
     /// A reply of ours for which the cluster is to blame counts as one of its responses.

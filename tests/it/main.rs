@@ -6,6 +6,7 @@ mod support;
 
 mod access_log;
 mod admin;
+mod attempts;
 mod bad_requests;
 mod certificate_files;
 mod cli;

@@ -199,7 +199,8 @@ class Proxy:
             client.append(self.ask_admin(case["then"]))
         observed = {
             "client": client,
-            "upstream": self.records[first:],
+            # Requests to several clusters at once come in any order.
+            "upstream": sorted(self.records[first:], key=lambda record: record["cluster"]),
             "log": self.lines()[lines:],
             "stats": {name: value - counters.get(name, 0) for name, value in after.items() if value != counters.get(name, 0)},
         }

@@ -82,10 +82,11 @@ impl Outcome {
         if let Some(route) = &route {
             route.cluster(&request).unwrap_or_default().clone_into(&mut cluster);
             match &route.action {
-                Action::Redirect(redirect) => location = redirect.location(&request),
+                Action::Redirect(redirect) => location = redirect.location(&request, &info),
                 Action::Forward(_) => {
                     route.finalize_request(&mut request, &mut info, &cluster.as_str().into(), Originals::Told);
                 }
+                Action::NonForwarding => {}
                 // As in Envoy's tool: it answers in place of the URL that was asked for.
                 Action::DirectResponse(direct) => {
                     location = requested_url(input);
@@ -110,7 +111,7 @@ impl Outcome {
         let status = answers.map_or(0, |route| match &route.action {
             Action::Redirect(redirect) => redirect.status.as_u16(),
             Action::DirectResponse(direct) => direct.status.as_u16(),
-            Action::Forward(_) => 0,
+            Action::Forward(_) | Action::NonForwarding => 0,
         });
         let mut failures = Vec::new();
         let mut check = |wanted: Option<String>, got: &str, what, aspect, route: Option<&RouteRef>| {

@@ -3,7 +3,10 @@
 use std::{rc::Rc, time::Duration};
 
 use super::{find, find_with, get, request, routes, table};
-use crate::route::{Action, Forward, MaxStreamDuration, RouteRef, UpgradeConfig};
+use crate::{
+    route::{Action, Forward, MaxStreamDuration, RouteRef, UpgradeConfig},
+    stream_info::StreamInfo,
+};
 
 fn forward(route: &RouteRef) -> &Forward {
     match &route.action {
@@ -113,7 +116,7 @@ fn redirects() {
     for (redirect, host, proto, path, location) in [
         ("https_redirect: true", "example.com", "http", "/a?q=1", "https://example.com/a?q=1"),
         ("https_redirect: false", "example.com", "http", "/", "http://example.com/"),
-        ("scheme_redirect: FTP", "example.com", "http", "/a", "ftp://example.com/a"),
+        ("scheme_redirect: FTP", "example.com", "http", "/a", "FTP://example.com/a"),
         ("host_redirect: new.host", "example.com:80", "http", "/a", "http://new.host/a"),
         ("host_redirect: 'n.h:99', https_redirect: true", "example.com", "http", "/a", "https://n.h:99/a"),
         ("port_redirect: 8443", "example.com", "http", "/a", "http://example.com:8443/a"),
@@ -149,7 +152,7 @@ fn redirects() {
         request.headers_mut().insert("host", host.parse().unwrap());
         request.headers_mut().insert("x-forwarded-proto", proto.parse().unwrap());
         let Action::Redirect(redirect) = &find(&table, &request).unwrap().action else { panic!("{redirect}") };
-        assert_eq!(redirect.location(&request), location, "{redirect:?}");
+        assert_eq!(redirect.location(&request, &StreamInfo::sample()), location, "{redirect:?}");
         assert_eq!(redirect.status, 301);
     }
 }

@@ -183,6 +183,50 @@ virtual_hosts:
 }
 
 #[test]
+fn templates_and_formats_rewrite() {
+    let table = routes(
+        r"
+- match: {path_match_policy: {name: t, typed_config: {'@type': type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig, path_template: '/t/{kind}/{rest=**}'}}}
+  route: {cluster: up, path_rewrite_policy: {name: t, typed_config: {'@type': type.googleapis.com/envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig, path_template_rewrite: '/{rest}/of/{kind}'}}}
+- {match: {prefix: /f}, route: {cluster: up, path_rewrite: '%REQ(x-path)%', host_rewrite: 'a-%REQ(x-host)%'}}
+",
+    );
+    assert_eq!(finalized(&table, get("/t/a/b/c?q")).uri().to_string(), "/b/c/of/a?q");
+    let given = finalized(&table, request("GET", "/f?q", &[("x-path", "/new"), ("x-host", "b")]));
+    assert_eq!((given.uri().to_string().as_str(), header(&given, "host")), ("/new?q", "a-b"));
+    // What is not there leaves the path alone, and a dash in the host.
+    let missing = finalized(&table, get("/f?q"));
+    assert_eq!((missing.uri().to_string().as_str(), header(&missing, "host")), ("/f?q", "a--"));
+    assert_eq!(header(&missing, "x-envoy-original-path"), "");
+}
+
+#[test]
+fn copies_are_named_so() {
+    let table = routes(
+        r"
+- match: {prefix: /one}
+  route: {cluster: up, request_mirror_policies: [{cluster: other, request_headers_mutations: [{remove: x-secret}, {append: {header: {key: x-copy, value: '1'}}}]}]}
+- match: {prefix: /two}
+  route: {cluster: up, request_mirror_policies: [{cluster_header: x-to, host_rewrite_literal: copy.test}]}
+",
+    );
+    let copy_of = |request: Request<()>| {
+        let route = find(&table, &request).unwrap();
+        let policy = &route.mirror_policies()[0];
+        let cluster = policy.cluster(&request).map(ToOwned::to_owned);
+        let mut copy = request;
+        policy.finalize(&mut copy, &StreamInfo::sample());
+        (cluster, copy)
+    };
+    let (cluster, copy) = copy_of(request("GET", "/one", &[("x-secret", "s")]));
+    assert_eq!((cluster.as_deref(), header(&copy, "host")), (Some("other"), "example.com-shadow"));
+    assert_eq!((header(&copy, "x-secret"), header(&copy, "x-copy")), ("", "1"));
+    let (cluster, copy) = copy_of(request("GET", "/two", &[("x-to", "third")]));
+    assert_eq!((cluster.as_deref(), header(&copy, "host")), (Some("third"), "copy.test"));
+    assert_eq!(copy_of(get("/two")).0, None);
+}
+
+#[test]
 fn levels_act_in_envoys_order() {
     for (most_specific_wins, order) in
         [(false, ["cluster", "route", "host", "config"]), (true, ["cluster", "config", "host", "route"])]

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use http::Request;
 
 use super::{find, find_with, get, name, request, routes, table};
-use crate::{matcher::xxh64, route::Action};
+use crate::{matcher::xxh64, route::Action, stream_info::StreamInfo};
 
 #[test]
 fn paths() {
@@ -213,7 +213,7 @@ virtual_hosts:
             Action::Redirect(redirect) => {
                 assert!(redirected, "{require_tls} {headers:?}");
                 assert_eq!(
-                    (redirect.status.as_u16(), redirect.location(&request).as_str()),
+                    (redirect.status.as_u16(), redirect.location(&request, &StreamInfo::sample()).as_str()),
                     (301, "https://example.com/a?b")
                 );
             }

@@ -126,6 +126,7 @@ impl Pool {
             self.freed.notified().await;
         };
         attempt.connect_started.set(Some(Instant::now()));
+        host.cluster().stats.upstream_cx_http1_total.inc();
         let established = connect(host, self.server_name.as_deref(), &[Alpn::Http11], attempt.priority).await;
         pending.end();
         drop(pending);
@@ -138,7 +139,6 @@ impl Pool {
             Ok(started) => started,
             Err(error) => return Err(ConnectError::new(FailureKind::Connect, &error).into_failure()),
         };
-        record.cluster().stats.upstream_cx_http1_total.inc();
         spawn_local(async move {
             // Its end is told by the response.
             let _ = connection.with_upgrades().await;
@@ -224,6 +224,7 @@ impl Pool {
         seat: Seat,
     ) -> Result<Connection, ConnectError> {
         attempt.connect_started.set(Some(Instant::now()));
+        host.cluster().stats.upstream_cx_http1_total.inc();
         let established = connect(host, self.server_name.as_deref(), &[Alpn::Http11], attempt.priority).await?;
         attempt.connected.set(Some(Instant::now()));
         self.start(established, seat).await
@@ -234,7 +235,6 @@ impl Pool {
         let Established { io, record, .. } = established;
         let handshake = builder(&record.cluster().protocol).handshake(TokioIo::new(io)).await;
         let (sender, connection) = handshake.map_err(|error| ConnectError::new(FailureKind::Connect, &error))?;
-        record.cluster().stats.upstream_cx_http1_total.inc();
         let (pool, watched) = (Rc::downgrade(self), Rc::clone(&record));
         spawn_local(async move {
             let mut connection = pin!(connection);
@@ -257,6 +257,7 @@ impl Pool {
 
     /// Takes in a new connection that nobody has a request for yet.
     pub(super) async fn adopt(self: &Rc<Pool>, established: Established) -> Result<(), ConnectError> {
+        established.record.cluster().stats.upstream_cx_http1_total.inc();
         let connection = self.start(established, Seat::take(self)).await?;
         self.give_back(connection);
         Ok(())

@@ -275,6 +275,6 @@ fn requests_beyond_those_that_there_may_be_overflow() {
         assert_eq!(text(send(&cluster, get("/")).await.unwrap()).await, "ok");
         assert_eq!(peer.connections(), 2);
         let stats = &cluster.cluster().stats;
-        assert_eq!((stats.upstream_rq_pending_overflow.value(), stats.upstream_rq_total.value()), (1, 2));
+        assert_eq!((stats.upstream_rq_active_overflow.value(), stats.upstream_rq_total.value()), (1, 2));
     });
 }
