@@ -72,6 +72,8 @@ pub enum Protocol {
 pub struct Http1Options {
     /// Header names are sent in Proper-Case.
     pub proper_case: bool,
+    /// The request target is an absolute URL, for hosts that are proxies.
+    pub fully_qualified_url: bool,
 }
 impl Default for ProtocolOptions {
     fn default() -> ProtocolOptions {
@@ -311,7 +313,7 @@ impl Http1Options {
         );
         field.ignored("enable_trailers", enable_trailers, "trailers are passed on wherever the message may have them");
         field.ignored("allow_chunked_length", allow_chunked_length, "a message with both lengths is refused");
-        field.unsupported("send_fully_qualified_url", send_fully_qualified_url);
+        options.fully_qualified_url = *send_fully_qualified_url;
         field.ignored("use_balsa_parser", use_balsa_parser, "there is one parser");
         field.ignored("allow_custom_methods", allow_custom_methods, "any method is passed on");
         options

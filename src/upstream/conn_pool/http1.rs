@@ -9,7 +9,10 @@ use std::{
     rc::{Rc, Weak},
 };
 
-use http::{HeaderValue, Method, StatusCode, Version, header};
+use http::{
+    HeaderValue, Method, StatusCode, Uri, Version, header,
+    uri::{Authority, Scheme},
+};
 use http_body::Body as _;
 use hyper::client::conn::{
     TrySendError,
@@ -28,7 +31,9 @@ use crate::{
     http::{
         Request, Response,
         body::{Body, BodyError},
-        copy_head, to_origin_form,
+        copy_head,
+        headers::X_FORWARDED_PROTO,
+        to_origin_form,
         upgrade::Halves,
     },
     net::{Alpn, with_causes},
@@ -83,7 +88,7 @@ impl Pool {
                 return Err(overflow.into_failure());
             }
         };
-        prepare(request);
+        prepare(request, &host.cluster().protocol);
         let spare = spare(request, &connection.record);
         let received = connection.record.received();
         connection.record.begin();
@@ -146,7 +151,7 @@ impl Pool {
         });
 
         let outgoing = std::mem::take(request.body_mut());
-        prepare(request);
+        prepare(request, &host.cluster().protocol);
         attempt.first_byte_sent.set(Some(active.started()));
         let mut response = match sender.try_send_request(std::mem::take(request)).await {
             Ok(response) => response,
@@ -331,8 +336,11 @@ fn builder(options: &ProtocolOptions) -> Builder {
 }
 
 /// Puts a request in the form of HTTP/1.1.
-fn prepare(request: &mut Request) {
+fn prepare(request: &mut Request, options: &ProtocolOptions) {
     to_origin_form(request);
+    if options.http1.fully_qualified_url {
+        qualify(request);
+    }
     *request.version_mut() = Version::HTTP_11;
     let ended = request.body().is_end_stream();
     // A server may wait for a body of any other method (RFC 9110 section 8.6).
@@ -347,6 +355,18 @@ fn prepare(request: &mut Request) {
         && !request.headers().contains_key(header::CONTENT_LENGTH)
     {
         request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+/// Writes scheme and host into the request target, as a proxy expects them (RFC 9112 section 3.2.2); `Host` stays.
+fn qualify(request: &mut Request) {
+    let https = request.headers().get(X_FORWARDED_PROTO).is_some_and(|scheme| scheme == "https");
+    let mut parts = request.uri().clone().into_parts();
+    parts.scheme = Some(if https { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.authority = request.headers().get(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    // A host that no URL can have stays in its field alone.
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
     }
 }
 
