@@ -16,7 +16,10 @@ use super::{
 };
 use crate::{
     drain::Watcher,
-    filter::{WorkerContext, network::Admission},
+    filter::{
+        WorkerContext,
+        network::{Admission, NetworkFilter},
+    },
     net::{Acceptor, ConnectionLimit, Io, connection_limit::Permit},
     stats::{self, Gauge},
     stream_info::{ConnectionInfo, ResponseFlags, TlsInfo},
@@ -137,12 +140,20 @@ impl ActiveListener {
         });
     }
 
-    async fn serve(&self, mut io: Io, drain: Watcher) {
+    async fn serve(&self, io: Io, drain: Watcher) {
+        // Boxed, so that the connection does not carry to its end what it took to open it.
+        let Some(Opened { io, connection, filter, _counted, _held }) = Box::pin(self.open(io)).await else { return };
+        filter.serve(io, connection, Rc::clone(&self.worker), drain).await;
+    }
+
+    /// Everything before the terminal filter: listener filters, the filter chain, the filters that admit, the handshake. `None` if
+    /// the connection does not get that far.
+    async fn open(&self, mut io: Io) -> Option<Opened<'_>> {
         let start = Instant::now();
-        let mut accepted = Box::new(Accepted::new(&io));
+        let mut accepted = Accepted::new(&io);
         if !self.look_ahead(&mut io, &mut accepted).await {
             io.reset_if_unread();
-            return;
+            return None;
         }
         let candidate = Candidate {
             local: &accepted.local,
@@ -156,28 +167,11 @@ impl ActiveListener {
             self.listener.stats.no_filter_chain_match.inc();
             tracing::debug!(name: "peer_unmatched", listener = %self.listener.name, ?candidate, "no filter chain is for this connection");
             io.reset_if_unread();
-            return;
+            return None;
         };
-        let _counted = Counted::begin(self, start);
-        let mut connection = self.connection(chain, &io, *accepted, start);
-        let _held = match admit(chain, &mut connection).await {
-            Ok(held) => held,
-            Err(flags) => {
-                if let Some(filter) = &chain.filters.terminal {
-                    filter.refused(Rc::from(connection), flags, &self.worker);
-                }
-                return;
-            }
-        };
-        let Some((io, tls)) = self.secure(chain, io).await else { return };
-        connection.tls = tls;
-        let Some(filter) = &chain.filters.terminal else { return };
-        Arc::clone(filter).serve(io, Rc::from(connection), Rc::clone(&self.worker), drain).await;
-    }
-
-    fn connection(&self, chain: &FilterChain, io: &Io, accepted: Accepted, start: Instant) -> Box<ConnectionInfo> {
+        let counted = Counted::begin(self, start);
         let Accepted { local, remote, server_name, proxy_protocol, .. } = accepted;
-        Box::new(ConnectionInfo {
+        let mut connection = ConnectionInfo {
             id: self.worker.next_connection_id(),
             start,
             remote,
@@ -191,7 +185,20 @@ impl ActiveListener {
             filter_chain: Arc::clone(&chain.name),
             tls: None,
             peer_credentials: io.peer_credentials(),
-        })
+        };
+        let held = match admit(chain, &mut connection).await {
+            Ok(held) => held,
+            Err(flags) => {
+                if let Some(filter) = &chain.filters.terminal {
+                    filter.refused(Rc::new(connection), flags, &self.worker);
+                }
+                return None;
+            }
+        };
+        let (io, tls) = self.secure(chain, io).await?;
+        connection.tls = tls;
+        let filter = Arc::clone(chain.filters.terminal.as_ref()?);
+        Some(Opened { io, connection: Rc::new(connection), filter, _counted: counted, _held: held })
     }
 
     /// Runs the listener filters; false if the connection is not to be served.
@@ -202,8 +209,7 @@ impl ActiveListener {
         }
         let stats = &self.listener.stats;
         let _held = Held::new(&stats.downstream_pre_cx_active);
-        // Boxed, so that the connection does not carry to its end what it took to look.
-        let inspected = within(filters.timeout, Box::pin(filters.inspect(io, accepted))).await;
+        let inspected = within(filters.timeout, filters.inspect(io, accepted)).await;
         match inspected {
             Ok(Ok(())) => {}
             Ok(Err(Rejection::RemoteClose)) => stats.downstream_listener_filter_remote_close.inc(),
@@ -224,8 +230,7 @@ impl ActiveListener {
     async fn secure(&self, chain: &FilterChain, io: Io) -> Option<(Io, Option<TlsInfo>)> {
         let Some(tls) = chain.tls() else { return Some((io, None)) };
         let peer = io.peer_address().clone();
-        // Boxed, so that the connection does not carry the memory of its handshake to its end.
-        match within(chain.handshake_timeout, Box::pin(tls.accept(io))).await {
+        match within(chain.handshake_timeout, tls.accept(io)).await {
             Ok(Ok((io, info))) => return Some((io, Some(info))),
             Ok(Err(error)) => {
                 tracing::debug!(name: "peer_tls_failed", listener = %self.listener.name, %peer, %error, "no TLS connection");
@@ -265,6 +270,15 @@ async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> 
         Some(limit) => timeout(limit, future).await,
         None => Ok(future.await),
     }
+}
+
+/// A connection that its terminal filter takes over, and what is to be kept until it ends.
+struct Opened<'a> {
+    io: Io,
+    connection: Rc<ConnectionInfo>,
+    filter: Arc<dyn NetworkFilter>,
+    _counted: Counted<'a>,
+    _held: Vec<Box<dyn Any>>,
 }
 
 /// There are as many connections as there may be.

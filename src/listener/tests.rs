@@ -369,10 +369,6 @@ fn what_is_wrong_is_said_where_it_stands() {
             vec!["filter_chains[0].transport_socket.typed_config.common_tls_context.tls_certificates: a server needs at least one certificate".into()],
         ),
         (
-            format!("{{{address}, listener_filters: [{{name: p, {any}filters.listener.proxy_protocol.v3.ProxyProtocol}}}}], filter_chains: [{{{FILTERS}}}]}}"),
-            vec![format!("listener_filters[0].typed_config: {unsupported}")],
-        ),
-        (
             format!("{{{address}, filter_chains: [{{}}]}}"),
             vec!["filter_chains[0].filters: without filters, every connection is closed at once".into()],
         ),
