@@ -9,8 +9,8 @@ use super::{StripPort, Underscores, connection::Connection};
 use crate::{
     filter::http::Stream,
     http::{
-        Request, authority, grpc, headers, is_authority, local_reply::LocalReply, path, path::Normalized,
-        set_authority, upgrade::Upgrade,
+        Request, SchemeOfUpstream, authority, grpc, headers, is_authority, local_reply::LocalReply, path,
+        path::Normalized, set_authority, upgrade::Upgrade,
     },
 };
 
@@ -26,7 +26,10 @@ pub(super) fn admit(connection: &Connection, request: &mut Request, stream: &mut
     admit_names(connection, request)?;
     admit_authority(connection, request)?;
     admit_path(connection, request)?;
-    let upgrade = request.extensions().get::<Upgrade>().is_some();
+    if manager.matches_upstream_scheme {
+        request.extensions_mut().insert(SchemeOfUpstream);
+    }
+    let upgrade = request.method() != Method::CONNECT && request.extensions().get::<Upgrade>().is_some();
     let headers = request.headers_mut();
     if headers.get(header::EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         // The codec has answered it.
@@ -45,6 +48,9 @@ pub(super) fn admit(connection: &Connection, request: &mut Request, stream: &mut
         })?;
     if let Some(scheme) = &manager.headers.scheme {
         stream.info.scheme = if scheme == "https" { "https" } else { "http" };
+    }
+    for mutations in &manager.early_mutations {
+        mutations.apply_to_request(headers, &stream.info);
     }
     if origin.client != connection.info.remote.ip() {
         stream.info.trusted_client = origin.client.map(|ip| (ip, 0).into());
@@ -112,8 +118,9 @@ fn admit_authority(connection: &Connection, request: &mut Request) -> Result<(),
 fn admit_path(connection: &Connection, request: &mut Request) -> Result<(), LocalReply> {
     let stats = &connection.manager.stats;
     if request.method() == Method::CONNECT {
-        stats.downstream_rq_ws_on_non_ws_route.inc();
-        return Err(LocalReply::upgrade_failed());
+        // It names a host and port, not a path; what becomes of it is the route's affair.
+        request.extensions_mut().insert(Upgrade(HeaderValue::from_static("connect")));
+        return Ok(());
     }
     let Some(original) = request.uri().path_and_query() else {
         return Err(LocalReply::invalid_url());

@@ -127,10 +127,8 @@ impl HttpConnectionManager {
             "a request is logged at its end",
         );
         field.ignored("access_log_options", access_log_options, "a request is logged at its end");
-        field.unsupported("early_header_mutation_extensions", early_header_mutation_extensions);
         field.unsupported("forward_client_cert_matcher", forward_client_cert_matcher);
         field.ignored("proxy_100_continue", proxy_100_continue, "100 Continue is answered here");
-        field.ignored("request_id_extension", request_id_extension, "request ids are UUIDs");
         field.unsupported("path_normalization_options", path_normalization_options);
         field.ignored("proxy_status_config", proxy_status_config, "the proxy-status header is not implemented yet");
         field.ignored("typed_header_validation_config", typed_header_validation_config, "headers are always validated");
@@ -172,6 +170,7 @@ impl HttpConnectionManager {
             escaped_slashes: escaped_slashes(*path_with_escaped_slashes_action),
         };
         let local_replies = LocalReplies::from_proto(local_reply_config.as_ref(), field.key("local_reply_config"));
+        headers::check_request_ids(request_id_extension.as_ref(), field.key("request_id_extension"));
         let (filters, router) = filters?;
         let routes = routes?;
         let local_replies = local_replies?;
@@ -202,6 +201,11 @@ impl HttpConnectionManager {
             upgrades,
             timeouts,
             local_replies,
+            early_mutations: headers::early_mutations(
+                early_header_mutation_extensions,
+                field.key("early_header_mutation_extensions"),
+            ),
+            matches_upstream_scheme: headers::matches_upstream_scheme(manager),
             underscores: common.underscores,
             keeps_after_error: stream_error_on_invalid_http_message.as_ref().is_some_and(|keep| keep.value),
             max_requests: common.max_requests,
@@ -432,8 +436,14 @@ fn upgrades(configs: &[proto_manager::UpgradeConfig], field: Field<'_>) -> Vec<S
         let proto_manager::UpgradeConfig { upgrade_type, filters, enabled } = config;
         let field = field.index(index);
         field.unsupported("filters", filters);
-        if upgrade_type.eq_ignore_ascii_case("connect") || upgrade_type.eq_ignore_ascii_case("connect-udp") {
-            field.key("upgrade_type").error("CONNECT: valid in Envoy, not implemented by Portreeve yet");
+        if upgrade_type.eq_ignore_ascii_case("connect-udp") {
+            field.key("upgrade_type").error("CONNECT-UDP: valid in Envoy, not implemented by Portreeve yet");
+        }
+        let same = |other: &proto_manager::UpgradeConfig| other.upgrade_type.eq_ignore_ascii_case(upgrade_type);
+        if configs[..index].iter().any(same) {
+            field
+                .key("upgrade_type")
+                .error(format!("Error: multiple upgrade configs with the same name: '{upgrade_type}'"));
         }
         if enabled.as_ref().is_none_or(|enabled| enabled.value) {
             upgrades.push(upgrade_type.to_ascii_lowercase());

@@ -24,7 +24,7 @@ use crate::{
         http::HttpFilterConfig,
         network::{NetworkFilter, NetworkFilterFactory},
     },
-    http::{headers::HeaderRules, http1, http2, path::PathRules},
+    http::{header_mutations::OrderedMutations, headers::HeaderRules, http1, http2, path::PathRules},
     net::Io,
     route::{RouteConfiguration, RouteRef, Switch},
     router::Router,
@@ -67,6 +67,10 @@ pub struct HttpConnectionManager {
     upgrades: Vec<String>,
     timeouts: Timeouts,
     local_replies: LocalReplies,
+    /// `early_header_mutation_extensions`: changes to requests before a route is looked for.
+    early_mutations: Vec<OrderedMutations>,
+    /// `scheme_header_transformation.match_upstream`
+    matches_upstream_scheme: bool,
     underscores: Underscores,
     /// An invalid message ends its stream, not its connection: `stream_error_on_invalid_http_message`.
     keeps_after_error: bool,

@@ -194,6 +194,11 @@ impl Exchange {
         }
     }
 
+    /// The stream was to become an upgrade, and did not.
+    pub(super) fn refuse_upgrade(&mut self) {
+        self.upgraded = None;
+    }
+
     /// Whether the stream became a tunnel.
     pub(super) fn is_upgraded(&self) -> bool {
         self.upgraded.is_some()

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 
 use super::{admission, connection::Connection, filter_chain::FilterChain, response::Exchange};
 use crate::{
@@ -15,9 +15,9 @@ use crate::{
         headers,
         http1::{self, Refusal},
         local_reply::LocalReply,
-        upgrade::Upgrade,
+        upgrade::{TcpTunnel, Upgrade, is_tunnel},
     },
-    route::{Action, Lookup, RouteConfiguration},
+    route::{Action, Lookup, RouteConfiguration, UpgradeConfig},
 };
 
 /// Serves one request; the response's body runs on after this has returned.
@@ -27,7 +27,7 @@ pub(super) async fn serve(connection: Rc<Connection>, mut request: Request) -> R
     let connection = Rc::clone(exchange.connection());
     let admitted = admission::admit(&connection, &mut request, &mut exchange.stream).and_then(|()| {
         connection.routes.remove_internal_only(&mut request);
-        find_route(&connection, &request, &mut exchange)
+        find_route(&connection, &mut request, &mut exchange)
     });
     let route = exchange.stream.route.as_ref();
     let mut chain = FilterChain::new(&connection.manager, &request, route, &connection.worker);
@@ -41,7 +41,7 @@ pub(super) async fn serve(connection: Rc<Connection>, mut request: Request) -> R
     };
     while let Some(redirected) = exchange.stream.redirected.take() {
         request = redirected;
-        let found = find_route(&connection, &request, &mut exchange);
+        let found = find_route(&connection, &mut request, &mut exchange);
         let route = exchange.stream.route.as_ref();
         chain = FilterChain::new(&connection.manager, &request, route, &connection.worker);
         if let Ok(redirect) = &answer {
@@ -77,7 +77,7 @@ pub(super) fn refuse(connection: &Rc<Connection>, refusal: Refusal) -> Response 
 }
 
 /// No route is no failure here: a filter may answer, and else the router says 404.
-fn find_route(connection: &Connection, request: &Request, exchange: &mut Exchange) -> Result<(), LocalReply> {
+fn find_route(connection: &Connection, request: &mut Request, exchange: &mut Exchange) -> Result<(), LocalReply> {
     let worker = &connection.worker;
     let stream = &mut exchange.stream;
     let lookup = Lookup {
@@ -96,28 +96,31 @@ fn find_route(connection: &Connection, request: &Request, exchange: &mut Exchang
     {
         stream.timer.set_idle_timeout((!idle.is_zero()).then_some(idle));
     }
-    if let Some(Upgrade(protocol)) = request.extensions().get::<Upgrade>() {
-        if !is_upgrade_allowed(connection, stream.route.as_deref().map(|route| &route.action), protocol.as_bytes()) {
+    // Without a route there is nothing to upgrade to: the request is answered as any other.
+    if let Some(route) = &stream.route
+        && let Some(Upgrade(protocol)) = request.extensions().get::<Upgrade>()
+    {
+        let config = upgrade_config(&route.action, protocol.as_bytes());
+        if !config.map_or_else(|| is_upgrade_known(connection, protocol.as_bytes()), |config| config.enabled) {
             connection.manager.stats.downstream_rq_ws_on_non_ws_route.inc();
             return Err(LocalReply::upgrade_failed());
+        }
+        if config.is_some_and(|config| config.ends_here) && request.method() == Method::CONNECT {
+            request.extensions_mut().insert(TcpTunnel);
         }
         exchange.upgrade();
     }
     Ok(())
 }
 
-/// The route's `upgrade_configs` count, where they name the protocol, else the connection manager's.
-fn is_upgrade_allowed(connection: &Connection, action: Option<&Action>, protocol: &[u8]) -> bool {
-    let by_route = match action {
-        Some(Action::Forward(forward)) => {
-            forward.upgrade_configs.iter().find(|config| config.upgrade_type.as_bytes().eq_ignore_ascii_case(protocol))
-        }
-        _ => None,
-    };
-    by_route.map_or_else(
-        || connection.manager.upgrades.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(protocol)),
-        |config| config.enabled,
-    )
+/// What the route says of a protocol; it counts before what the connection manager says.
+fn upgrade_config<'a>(action: &'a Action, protocol: &[u8]) -> Option<&'a UpgradeConfig> {
+    let Action::Forward(forward) = action else { return None };
+    forward.upgrade_configs.iter().find(|config| config.upgrade_type.as_bytes().eq_ignore_ascii_case(protocol))
+}
+
+fn is_upgrade_known(connection: &Connection, protocol: &[u8]) -> bool {
+    connection.manager.upgrades.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(protocol))
 }
 
 /// What every response carries, whoever made it.
@@ -134,6 +137,9 @@ fn finish_headers(connection: &Connection, response: &mut Response, exchange: &m
     headers::finish_response(response.headers_mut(), &manager.headers, exchange.take_request_id());
     if !response.headers().contains_key(header::DATE) {
         response.headers_mut().insert(header::DATE, connection.worker.date.now());
+    }
+    if !exchange.stream.info.method.as_ref().is_some_and(|method| is_tunnel(method, response.status())) {
+        exchange.refuse_upgrade();
     }
     if exchange.is_last() || connection.is_told() && !exchange.is_upgraded() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -7,7 +7,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, header::HOST};
 use crate::{
     access_log::{Format, Scope, Style},
     config::Field,
-    proto::{self, core::header_value_option::HeaderAppendAction},
+    matcher::StringMatcher,
+    proto::{
+        self,
+        core::header_value_option::HeaderAppendAction,
+        mutation_rules::header_mutation::{Action, RemoveOnMatch},
+    },
     stream_info::{HeaderCapture, StreamInfo},
 };
 
@@ -16,6 +21,62 @@ use crate::{
 pub struct HeaderMutations {
     remove: Vec<HeaderName>,
     set: Vec<Setting>,
+}
+
+/// Changes one after the other, each of what the former have left (`envoy.config.common.mutation_rules.v3.HeaderMutation`).
+#[derive(Debug)]
+pub struct OrderedMutations(Vec<Step>);
+
+#[derive(Debug)]
+enum Step {
+    Remove(HeaderName),
+    RemoveMatching(StringMatcher),
+    Set(HeaderMutations),
+}
+
+impl OrderedMutations {
+    /// Compiles a list of changes; `field` is that of the list.
+    #[must_use]
+    pub fn from_list(protos: &[proto::mutation_rules::HeaderMutation], field: Field<'_>) -> OrderedMutations {
+        let steps = protos.iter().enumerate();
+        OrderedMutations(steps.filter_map(|(i, proto)| Step::from_proto(proto, field.index(i))).collect())
+    }
+
+    /// Changes the headers of a request.
+    pub fn apply_to_request(&self, headers: &mut HeaderMap, info: &StreamInfo) {
+        for step in &self.0 {
+            match step {
+                Step::Remove(name) => {
+                    headers.remove(name);
+                }
+                Step::RemoveMatching(matcher) => {
+                    let matching = headers.keys().filter(|name| matcher.matches(name.as_str().as_bytes()));
+                    for name in matching.cloned().collect::<Vec<_>>() {
+                        headers.remove(name);
+                    }
+                }
+                Step::Set(mutations) => mutations.apply_to_request(headers, info),
+            }
+        }
+    }
+}
+
+impl Step {
+    fn from_proto(proto: &proto::mutation_rules::HeaderMutation, field: Field<'_>) -> Option<Step> {
+        let proto::mutation_rules::HeaderMutation { action } = proto;
+        match field.required("action", action)? {
+            Action::Remove(name) => header_name(name, field.key("remove")).map(Step::Remove),
+            Action::Append(option) => {
+                let set = Setting::from_proto(option, field.key("append"))?;
+                Some(Step::Set(HeaderMutations { remove: Vec::new(), set: vec![set] }))
+            }
+            Action::RemoveOnMatch(RemoveOnMatch { key_matcher }) => {
+                let field = field.key("remove_on_match");
+                let matcher = field.required("key_matcher", key_matcher)?;
+                StringMatcher::from_proto(matcher, field.key("key_matcher")).map(Step::RemoveMatching)
+            }
+        }
+    }
 }
 
 #[derive(Debug)]

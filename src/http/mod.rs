@@ -56,6 +56,10 @@ pub fn copy_head(request: &Request) -> Request {
     copy
 }
 
+/// Stands in the extensions of a request whose scheme is to be that of the connection it goes by (`match_upstream`).
+#[derive(Clone, Copy, Debug)]
+pub struct SchemeOfUpstream;
+
 /// Host and port that the request is for, from its URI or else from `Host`; `None` when it has neither, or no text.
 pub fn authority<B>(request: &http::Request<B>) -> Option<&str> {
     match request.uri().authority() {
@@ -84,6 +88,21 @@ pub fn to_origin_form<B>(request: &mut http::Request<B>) {
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
     {
         set_authority(request, host);
+    }
+}
+
+/// A CONNECT request in the form of HTTP/1.1 (RFC 9112 section 3.2.3): the authority is the target, and stands in `Host` as well.
+pub fn to_authority_form<B>(request: &mut http::Request<B>) {
+    let Some(authority) = authority(request).map(str::to_owned) else { return };
+    if let Ok(host) = HeaderValue::from_str(&authority) {
+        request.headers_mut().insert(HOST, host);
+    }
+    let mut parts = http::uri::Parts::default();
+    parts.authority = Authority::try_from(authority).ok();
+    if parts.authority.is_some()
+        && let Ok(uri) = Uri::from_parts(parts)
+    {
+        *request.uri_mut() = uri;
     }
 }
 

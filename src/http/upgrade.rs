@@ -26,6 +26,15 @@ use super::{Request, Response, body::Body, body::BodyError};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upgrade(pub HeaderValue);
 
+/// Stands in the extensions of a CONNECT request that ends here: its bytes go to the host as they are (`connect_config`).
+#[derive(Debug, Clone, Copy)]
+pub struct TcpTunnel;
+
+/// Whether this is the answer that turns a request for an upgrade, or a CONNECT, into a tunnel.
+pub fn is_tunnel(method: &Method, status: StatusCode) -> bool {
+    status == StatusCode::SWITCHING_PROTOCOLS || *method == Method::CONNECT && status.is_success()
+}
+
 impl Upgrade {
     /// What the headers of an HTTP/1.1 request ask for. "h2c" is obsolete (RFC 9113 section 3.1) and asks for nothing.
     pub fn of_http1(headers: &HeaderMap) -> Option<Upgrade> {
@@ -134,7 +143,8 @@ impl Halves {
     }
 }
 
-async fn write_all(mut body: Body, mut writer: impl AsyncWrite + Unpin) {
+/// Writes what a body yields, then shuts the writer down.
+pub async fn write_all<W: AsyncWrite + Unpin>(mut body: Body, mut writer: W) {
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let Ok(frame) = frame else { break };
         let Ok(data) = frame.into_data() else { continue };

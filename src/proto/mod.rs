@@ -17,6 +17,7 @@ pub use envoy_types::pb::envoy::config::accesslog::v3 as accesslog;
 pub use envoy_types::pb::envoy::config::bootstrap::v3 as bootstrap;
 pub use envoy_types::pb::envoy::config::cluster::v3 as cluster;
 pub use envoy_types::pb::envoy::config::common::mutation_rules::v3 as common_mutation_rules;
+pub use envoy_types::pb::envoy::config::common::mutation_rules::v3 as mutation_rules;
 pub use envoy_types::pb::envoy::config::core::v3 as core;
 pub use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
 pub use envoy_types::pb::envoy::config::listener::v3 as listener;
@@ -43,6 +44,7 @@ pub use envoy_types::pb::envoy::extensions::filters::network::http_connection_ma
 pub use envoy_types::pb::envoy::extensions::filters::network::local_ratelimit::v3 as network_local_ratelimit;
 pub use envoy_types::pb::envoy::extensions::filters::network::sni_cluster::v3 as sni_cluster;
 pub use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
+pub use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3 as early_header_mutation;
 pub use envoy_types::pb::envoy::extensions::http::original_ip_detection::custom_header::v3 as ip_by_header;
 pub use envoy_types::pb::envoy::extensions::http::original_ip_detection::xff::v3 as ip_by_xff;
 pub use envoy_types::pb::envoy::extensions::internal_redirect::allow_listed_routes::v3 as redirect_allow_listed_routes;

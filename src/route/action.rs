@@ -294,20 +294,33 @@ pub struct UpgradeConfig {
     pub upgrade_type: String,
     /// Whether the upgrade is accepted on this route, whatever the connection manager says.
     pub enabled: bool,
+    /// A CONNECT ends here, and its bytes go to a host (`connect_config`).
+    pub ends_here: bool,
 }
 
 impl UpgradeConfig {
     fn list_from_proto(protos: &[proto::route::route_action::UpgradeConfig], field: Field<'_>) -> Vec<UpgradeConfig> {
+        use proto::route::route_action::upgrade_config::ConnectConfig;
+
         let mut configs: Vec<UpgradeConfig> = Vec::new();
         for (i, proto) in protos.iter().enumerate() {
             let proto::route::route_action::UpgradeConfig { upgrade_type, enabled, connect_config } = proto;
             let field = field.index(i);
-            field.unsupported("connect_config", connect_config);
             let upgrade_type = upgrade_type.to_ascii_lowercase();
+            if let Some(config) = connect_config {
+                let field = field.key("connect_config");
+                let ConnectConfig { proxy_protocol_config, allow_post } = config;
+                field.unsupported("proxy_protocol_config", proxy_protocol_config);
+                field.unsupported("allow_post", allow_post);
+                if upgrade_type != "connect" {
+                    field.error(format!("Non-CONNECT upgrade type {upgrade_type} has ConnectConfig"));
+                }
+            }
             if configs.iter().any(|other| other.upgrade_type == upgrade_type) {
                 field.key("upgrade_type").error(format!("{upgrade_type:?} is listed twice"));
             }
-            configs.push(UpgradeConfig { upgrade_type, enabled: enabled.is_none_or(|enabled| enabled.value) });
+            let enabled = enabled.is_none_or(|enabled| enabled.value);
+            configs.push(UpgradeConfig { upgrade_type, enabled, ends_here: connect_config.is_some() });
         }
         configs
     }

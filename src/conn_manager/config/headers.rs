@@ -5,12 +5,13 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use crate::{
     config::field::Field,
     filter::FactoryContext,
+    http::header_mutations::OrderedMutations,
     http::headers::{
         CertDetails, CertFormat, ClientCertRules, ForwardProto, Forwarding, HeaderRules, InternalAddresses,
         IpDetection, ServerHeader, UserAgent,
     },
     matcher::CidrRange,
-    proto::{core, hcm, ip_by_header, ip_by_xff},
+    proto::{core, early_header_mutation, hcm, ip_by_header, ip_by_xff},
 };
 use core::scheme_header_transformation::Transformation;
 use hcm::http_connection_manager as proto_manager;
@@ -184,5 +185,34 @@ fn cert_details(details: Option<&proto_manager::SetCurrentClientCertDetails>) ->
             Ok(proto_manager::ForwardClientCertFormat::Json) => CertFormat::Json,
             Ok(proto_manager::ForwardClientCertFormat::Text) | Err(_) => CertFormat::Text,
         },
+    }
+}
+
+/// Whether requests bear the scheme of the connection that they go by.
+pub(super) fn matches_upstream_scheme(manager: &hcm::HttpConnectionManager) -> bool {
+    let transformation = manager.scheme_header_transformation.as_ref();
+    transformation.is_some_and(|rules| rules.match_upstream && rules.transformation.is_none())
+}
+
+/// Converts `early_header_mutation_extensions`.
+pub(super) fn early_mutations(extensions: &[core::TypedExtensionConfig], field: Field<'_>) -> Vec<OrderedMutations> {
+    let convert = |(index, extension): (usize, &core::TypedExtensionConfig)| {
+        let field = field.index(index);
+        let core::TypedExtensionConfig { name: _, typed_config } = extension;
+        let any = field.required("typed_config", typed_config)?;
+        let field = field.key("typed_config");
+        let early_header_mutation::HeaderMutation { mutations } = field.unpack(any)?;
+        Some(OrderedMutations::from_list(&mutations, field.key("mutations")))
+    };
+    extensions.iter().enumerate().filter_map(convert).collect()
+}
+
+/// Request ids are UUIDs, with or without a word on tracing in them, which nothing here says yet.
+pub(super) fn check_request_ids(extension: Option<&hcm::RequestIdExtension>, field: Field<'_>) {
+    let Some(hcm::RequestIdExtension { typed_config: Some(any) }) = extension else { return };
+    if !any.type_url.ends_with(".UuidRequestIdConfig") {
+        field
+            .key("typed_config")
+            .error("request ids are UUIDs: any other extension is not implemented by Portreeve yet");
     }
 }

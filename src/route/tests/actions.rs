@@ -50,7 +50,11 @@ fn forward_as_configured() {
     assert_eq!(route.name, "all");
     assert_eq!(forward.timeout, None);
     assert_eq!(forward.idle_timeout, Some(Duration::from_secs(30)));
-    let upgrade = |upgrade_type: &str, enabled| UpgradeConfig { upgrade_type: upgrade_type.to_owned(), enabled };
+    let upgrade = |upgrade_type: &str, enabled| UpgradeConfig {
+        upgrade_type: upgrade_type.to_owned(),
+        enabled,
+        ends_here: false,
+    };
     assert_eq!(forward.upgrade_configs, [upgrade("websocket", true), upgrade("other", false)]);
     assert_eq!(forward.cluster_not_found_status, 404);
     assert_eq!(forward.max_stream_duration.unwrap().limit(None), Some(Duration::from_secs(5)));

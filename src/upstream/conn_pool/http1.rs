@@ -10,7 +10,7 @@ use std::{
 };
 
 use http::{
-    HeaderValue, Method, StatusCode, Uri, Version, header,
+    HeaderValue, Method, Uri, Version, header,
     uri::{Authority, Scheme},
 };
 use http_body::Body as _;
@@ -33,8 +33,8 @@ use crate::{
         body::{Body, BodyError},
         copy_head,
         headers::X_FORWARDED_PROTO,
-        to_origin_form,
-        upgrade::Halves,
+        to_authority_form, to_origin_form,
+        upgrade::{Halves, is_tunnel},
     },
     net::{Alpn, with_causes},
     proto::core::RoutingPriority,
@@ -151,6 +151,7 @@ impl Pool {
         });
 
         let outgoing = std::mem::take(request.body_mut());
+        let method = request.method().clone();
         prepare(request, &host.cluster().protocol);
         attempt.first_byte_sent.set(Some(active.started()));
         let mut response = match sender.try_send_request(std::mem::take(request)).await {
@@ -164,7 +165,7 @@ impl Pool {
         };
         attempt.headers_received.set(Some(Instant::now()));
         active.answered(response.status());
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if !is_tunnel(&method, response.status()) {
             return Ok(response.map(|incoming| guarded(incoming.into(), active)));
         }
         let upgraded = hyper::upgrade::on(&mut response);
@@ -337,9 +338,13 @@ fn builder(options: &ProtocolOptions) -> Builder {
 
 /// Puts a request in the form of HTTP/1.1.
 fn prepare(request: &mut Request, options: &ProtocolOptions) {
-    to_origin_form(request);
-    if options.http1.fully_qualified_url {
-        qualify(request);
+    if *request.method() == Method::CONNECT {
+        to_authority_form(request);
+    } else {
+        to_origin_form(request);
+        if options.http1.fully_qualified_url {
+            qualify(request);
+        }
     }
     *request.version_mut() = Version::HTTP_11;
     let ended = request.body().is_end_stream();

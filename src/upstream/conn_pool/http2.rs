@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     http::{
-        Request, Response,
+        Request, Response, SchemeOfUpstream,
         body::BodyError,
         cork::{Cork, CorkedIo, cork},
         headers::X_FORWARDED_PROTO,
@@ -392,13 +392,14 @@ async fn exchange(
 
 /// Puts a request in the form of HTTP/2, with the client's scheme.
 fn prepare(request: &mut Request, host: &HostRef) {
+    let by_transport = if host.transport_socket().tls().is_some() { Scheme::HTTPS } else { Scheme::HTTP };
     let scheme = match request.uri().scheme() {
+        _ if request.extensions().get::<SchemeOfUpstream>().is_some() => by_transport,
         Some(scheme) => scheme.clone(),
         None => match request.headers().get(&X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
             Some(b"https") => Scheme::HTTPS,
             Some(b"http") => Scheme::HTTP,
-            _ if host.transport_socket().tls().is_some() => Scheme::HTTPS,
-            _ => Scheme::HTTP,
+            _ => by_transport,
         },
     };
     to_absolute_form(request, scheme);

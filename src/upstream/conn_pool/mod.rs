@@ -11,6 +11,7 @@ mod places;
 mod replay;
 mod response;
 mod tcp;
+mod tunnel;
 
 use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc};
 
@@ -19,7 +20,10 @@ use tokio::{sync::OnceCell, time::Instant};
 
 use super::{HostRef, Protocol};
 use crate::{
-    http::{Request, Response, authority, upgrade::Upgrade},
+    http::{
+        Request, Response, authority,
+        upgrade::{TcpTunnel, Upgrade},
+    },
     net::Alpn,
     proto::core::RoutingPriority,
 };
@@ -138,6 +142,9 @@ impl Pool {
         request: &mut Request,
         attempt: &UpstreamAttempt,
     ) -> Result<Response, UpstreamFailure> {
+        if request.extensions().get::<TcpTunnel>().is_some() {
+            return Box::pin(tunnel::open(host, request, attempt)).await;
+        }
         if request.extensions().get::<Upgrade>().is_some() {
             // Boxed, so that other requests do not carry its state.
             return Box::pin(self.http1.upgrade(host, request, attempt)).await;
