@@ -71,7 +71,6 @@ impl UpstreamRequest<'_> {
                 stream.capture_request(request);
                 return Err(self.charge(LocalReply::no_healthy_upstream()));
             };
-            stream.info.attempt_count += 1;
             self.counted_by.each().for_each(|counted| counted.stats.upstream_rq_total.inc());
             stream.info.upstream = Some(Rc::clone(host.info()));
             let mut copy;

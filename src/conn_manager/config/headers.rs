@@ -11,7 +11,7 @@ use crate::{
         IpDetection, ServerHeader, UserAgent,
     },
     matcher::CidrRange,
-    proto::{core, early_header_mutation, hcm, ip_by_header, ip_by_xff},
+    proto::{self, core, early_header_mutation, hcm, ip_by_header, ip_by_xff},
 };
 use core::scheme_header_transformation::Transformation;
 use hcm::http_connection_manager as proto_manager;
@@ -19,38 +19,56 @@ use hcm::http_connection_manager as proto_manager;
 /// Default of `server_name`.
 const SERVER_NAME: &str = "envoy";
 
+/// These fields, as a connection manager's message holds them.
+pub(super) struct Fields<'a> {
+    pub(super) add_user_agent: &'a Option<proto::BoolValue>,
+    pub(super) server_name: &'a str,
+    pub(super) server_header_transformation: &'a i32,
+    pub(super) scheme_header_transformation: &'a Option<core::SchemeHeaderTransformation>,
+    pub(super) use_remote_address: &'a Option<proto::BoolValue>,
+    pub(super) xff_num_trusted_hops: &'a u32,
+    pub(super) original_ip_detection_extensions: &'a [core::TypedExtensionConfig],
+    pub(super) internal_address_config: &'a Option<proto_manager::InternalAddressConfig>,
+    pub(super) skip_xff_append: &'a bool,
+    pub(super) via: &'a str,
+    pub(super) generate_request_id: &'a Option<proto::BoolValue>,
+    pub(super) preserve_external_request_id: &'a bool,
+    pub(super) always_set_request_id_in_response: &'a bool,
+    pub(super) forward_client_cert_details: &'a i32,
+    pub(super) set_current_client_cert_details: &'a Option<proto_manager::SetCurrentClientCertDetails>,
+    pub(super) represent_ipv4_remote_address_as_ipv4_mapped_ipv6: &'a bool,
+    pub(super) append_x_forwarded_port: &'a bool,
+    pub(super) forward_proto_config: &'a Option<hcm::ForwardProtoConfig>,
+}
+
 /// Converts and checks them.
-pub(super) fn rules(
-    manager: &hcm::HttpConnectionManager,
-    field: Field<'_>,
-    cx: &FactoryContext<'_>,
-) -> Option<HeaderRules> {
-    let adds_user_agent = manager.add_user_agent.as_ref().is_some_and(|add| add.value);
-    let server_name = if manager.server_name.is_empty() { SERVER_NAME } else { &manager.server_name };
-    let via = header_value(&manager.via, field.key("via"));
+pub(super) fn rules(fields: &Fields<'_>, field: Field<'_>, cx: &FactoryContext<'_>) -> Option<HeaderRules> {
+    let adds_user_agent = fields.add_user_agent.as_ref().is_some_and(|add| add.value);
+    let server_name = if fields.server_name.is_empty() { SERVER_NAME } else { fields.server_name };
+    let via = header_value(fields.via, field.key("via"));
     Some(HeaderRules {
-        use_remote_address: manager.use_remote_address.as_ref().is_some_and(|value| value.value),
-        xff_num_trusted_hops: manager.xff_num_trusted_hops as usize,
-        skip_xff_append: manager.skip_xff_append,
-        append_x_forwarded_port: manager.append_x_forwarded_port,
-        ip_detection: ip_detection(manager, field),
+        use_remote_address: fields.use_remote_address.as_ref().is_some_and(|value| value.value),
+        xff_num_trusted_hops: *fields.xff_num_trusted_hops as usize,
+        skip_xff_append: *fields.skip_xff_append,
+        append_x_forwarded_port: *fields.append_x_forwarded_port,
+        ip_detection: ip_detection(fields, field),
         internal_addresses: internal_addresses(
-            manager.internal_address_config.as_ref(),
+            fields.internal_address_config.as_ref(),
             field.key("internal_address_config"),
         ),
-        ipv4_as_ipv6: manager.represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
-        scheme: scheme(manager),
-        forward_proto: forward_proto(manager.forward_proto_config.as_ref()),
+        ipv4_as_ipv6: *fields.represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+        scheme: scheme(fields.scheme_header_transformation.as_ref()),
+        forward_proto: forward_proto(fields.forward_proto_config.as_ref()),
         client_cert: ClientCertRules {
-            forwarding: forwarding(manager.forward_client_cert_details),
-            details: cert_details(manager.set_current_client_cert_details.as_ref()),
+            forwarding: forwarding(*fields.forward_client_cert_details),
+            details: cert_details(fields.set_current_client_cert_details.as_ref()),
         },
         user_agent: if adds_user_agent { user_agent(field, cx) } else { None },
         via: via.filter(|via| !via.is_empty()),
-        generate_request_id: manager.generate_request_id.as_ref().is_none_or(|value| value.value),
-        preserve_external_request_id: manager.preserve_external_request_id,
-        always_set_request_id_in_response: manager.always_set_request_id_in_response,
-        server_header: server_header(manager.server_header_transformation),
+        generate_request_id: fields.generate_request_id.as_ref().is_none_or(|value| value.value),
+        preserve_external_request_id: *fields.preserve_external_request_id,
+        always_set_request_id_in_response: *fields.always_set_request_id_in_response,
+        server_header: server_header(*fields.server_header_transformation),
         server_name: header_value(server_name, field.key("server_name"))?,
     })
 }
@@ -77,8 +95,8 @@ fn server_header(transformation: i32) -> ServerHeader {
     }
 }
 
-fn scheme(manager: &hcm::HttpConnectionManager) -> Option<HeaderValue> {
-    match manager.scheme_header_transformation.as_ref()?.transformation.as_ref()? {
+fn scheme(transformation: Option<&core::SchemeHeaderTransformation>) -> Option<HeaderValue> {
+    match transformation?.transformation.as_ref()? {
         Transformation::SchemeToOverwrite(scheme) if scheme == "https" => Some(HeaderValue::from_static("https")),
         Transformation::SchemeToOverwrite(_) => Some(HeaderValue::from_static("http")),
     }
@@ -103,14 +121,14 @@ fn internal_addresses(config: Option<&proto_manager::InternalAddressConfig>, fie
     }
 }
 
-fn ip_detection(manager: &hcm::HttpConnectionManager, field: Field<'_>) -> Vec<IpDetection> {
-    let extensions = &manager.original_ip_detection_extensions;
+fn ip_detection(fields: &Fields<'_>, field: Field<'_>) -> Vec<IpDetection> {
+    let extensions = fields.original_ip_detection_extensions;
     if !extensions.is_empty() {
         let field = field.key("original_ip_detection_extensions");
-        if manager.use_remote_address.as_ref().is_some_and(|value| value.value) {
+        if fields.use_remote_address.as_ref().is_some_and(|value| value.value) {
             field.error("Original IP detection extensions and use_remote_address may not be mixed");
         }
-        if manager.xff_num_trusted_hops > 0 {
+        if *fields.xff_num_trusted_hops > 0 {
             field.error("Original IP detection extensions and xff_num_trusted_hops may not be mixed");
         }
     }
@@ -189,8 +207,7 @@ fn cert_details(details: Option<&proto_manager::SetCurrentClientCertDetails>) ->
 }
 
 /// Whether requests bear the scheme of the connection that they go by.
-pub(super) fn matches_upstream_scheme(manager: &hcm::HttpConnectionManager) -> bool {
-    let transformation = manager.scheme_header_transformation.as_ref();
+pub(super) fn matches_upstream_scheme(transformation: Option<&core::SchemeHeaderTransformation>) -> bool {
     transformation.is_some_and(|rules| rules.match_upstream && rules.transformation.is_none())
 }
 
