@@ -103,6 +103,7 @@ fn find_route(connection: &Connection, request: &mut Request, exchange: &mut Exc
         let config = upgrade_config(&route.action, protocol.as_bytes());
         if !config.map_or_else(|| is_upgrade_known(connection, protocol.as_bytes()), |config| config.enabled) {
             connection.manager.stats.downstream_rq_ws_on_non_ws_route.inc();
+            stream.info.upstream_cluster = route.cluster(&*request).map(Into::into);
             return Err(LocalReply::upgrade_failed());
         }
         if config.is_some_and(|config| config.ends_here) && request.method() == Method::CONNECT {

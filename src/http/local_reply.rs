@@ -183,7 +183,8 @@ impl LocalReply {
                 HeaderValue::from(self.grpc_status.unwrap_or(grpc::status_of_http(self.status))),
             );
             if !self.body.is_empty() {
-                headers.insert("grpc-message", grpc::message(&self.body));
+                let message = self.body.strip_suffix(b"\n").unwrap_or(&self.body);
+                headers.insert("grpc-message", grpc::message(message));
             }
             headers.remove(header::CONTENT_LENGTH);
             return response;

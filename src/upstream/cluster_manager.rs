@@ -118,6 +118,7 @@ impl ClusterState {
     pub fn choose_host(&self) -> Option<HostRef> {
         let host = self.members.borrow_mut().balancer.choose();
         if host.is_none() {
+            self.cluster.stats.lb_healthy_panic.inc();
             self.cluster.stats.upstream_cx_none_healthy.inc();
         }
         host

@@ -48,6 +48,8 @@ stats::declare! {
         upstream_cx_overflow: Counter,
         /// Times that no connection could be used or made for a request, because there was no host.
         upstream_cx_none_healthy: Counter,
+        /// Times that a host was to be chosen while less than half of them were healthy: there was none at all.
+        lb_healthy_panic: Counter,
         /// Times that a host was not read from because its client could not take more.
         upstream_flow_control_paused_reading_total: Counter,
         /// Times that a host was read from again after that.

@@ -106,7 +106,8 @@ def http1(connection, case):
                     return seen
             if "fate" in answer:
                 return seen
-    seen.append({"fate": fate(connection, reader)})
+    closing = any(name.lower() == "connection" and value == "close" for name, value in answer["headers"])
+    seen.append({"fate": fate(connection, reader, PATIENCE if closing else LOOK)})
     return seen
 
 
@@ -169,12 +170,12 @@ def read_http1(reader, method):
     return answer
 
 
-def fate(connection, reader):
-    """What becomes of a connection after the last answer: it is `open`, or the peer ends it."""
+def fate(connection, reader, patience):
+    """What becomes of a connection after the last answer, within so many seconds: it is `open`, or the peer ends it."""
     if reader.buffer:
         return f"more: {reader.buffer[:200]!r}"
     pending = isinstance(connection, ssl.SSLSocket) and connection.pending()
-    if not pending and not select.select([connection], [], [], LOOK)[0]:
+    if not pending and not select.select([connection], [], [], patience)[0]:
         return "open"
     try:
         data = connection.recv(200)
