@@ -332,8 +332,8 @@ impl Source {
 }
 
 impl Function<'_> {
-    /// The lines that say what is done. In a `from_proto`, the list of a message's fields and the reports of those that have no
-    /// effect are a table, which is as long as the message.
+    /// The lines that say what is done. In a `from_proto`, the list of a message's fields, of those that another function converts
+    /// (`Fields`), and the reports of those that have no effect are a table, which is as long as the message.
     fn lines(&self) -> usize {
         if !self.name.starts_with("from_proto") {
             return self.body.lines().count();
@@ -345,6 +345,7 @@ impl Function<'_> {
                 let report = line.starts_with("field.ignored(") || line.starts_with("field.unsupported(");
                 table = (line.starts_with("let ") && line.ends_with(" {") && !line.contains('='))
                     .then_some("} = ")
+                    .or(line.ends_with("Fields {").then_some("};"))
                     .or(report.then_some(");"));
                 count += usize::from(table.is_none());
             }

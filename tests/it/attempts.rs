@@ -54,16 +54,16 @@ async fn a_copy_goes_to_another_cluster() {
 #[tokio::test]
 async fn a_redirect_is_followed_within() {
     let away = Reply::from("").status(302).header("location", "http://other.test/goal?q");
-    let upstream = upstream::http1().route("/go", away).route("/goal", "goal").start().await;
-    let routes = "{ match: { path: /go }, route: { cluster: upstream, internal_redirect_policy: {} } }, \
+    let upstream = upstream::http1().route("/away", away).route("/goal", "goal").start().await;
+    let routes = "{ match: { path: /away }, route: { cluster: upstream, internal_redirect_policy: {} } }, \
         { match: { prefix: / }, route: { cluster: upstream } }";
     let portreeve = Config::to(&upstream).routes(routes).start().await;
-    let answer = portreeve.send(get("/go").host("first.test")).await;
+    let answer = portreeve.send(get("/away").host("first.test")).await;
     assert_eq!((answer.status, answer.text()), (200, "goal"));
     let followed = upstream.last();
     assert_eq!(followed.uri.to_string(), "/goal?q");
     assert_eq!(value(&followed.headers, "host"), "other.test");
-    assert_eq!(value(&followed.headers, "x-envoy-original-url"), "http://first.test/go");
+    assert_eq!(value(&followed.headers, "x-envoy-original-url"), "http://first.test/away");
 }
 
 #[tokio::test]
