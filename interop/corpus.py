@@ -43,6 +43,7 @@ NOT_TO_BE_JUDGED = [
 # Where the two differ on purpose, by what the one says that refuses; `docs/differences-from-envoy.md` says more.
 ON_PURPOSE_REFUSED = [
     (r"is given twice", "a field is given twice: Envoy silently takes the last"),
+    (r"sds_config.*: the document is empty", "a file of secrets is empty: Envoy waits for one, and serves nobody until then"),
     (r"a second document begins", "a second document in the file: Envoy silently ignores it"),
 ]
 NOT_IMPLEMENTED = re.compile(r"not implemented(?: by Portreeve)? yet")
@@ -153,7 +154,8 @@ def outcome(judgement):
             return "accepted by both"
         if judgement.features():
             return "refused for a missing feature"
-        on_purpose = reason(" ".join(error["message"] for error in judgement.errors), ON_PURPOSE_REFUSED)
+        said = " ".join(f"{error['path']}: {error['message']}" for error in judgement.errors)
+        on_purpose = reason(said, ON_PURPOSE_REFUSED)
         return on_purpose or "refused, though Envoy accepts it"
     if any(re.search(pattern, says) for pattern in MISSING_FILES + NOT_TO_BE_JUDGED):
         return "not to be judged: Envoy misses files that have no stub"
