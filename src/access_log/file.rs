@@ -301,9 +301,9 @@ impl Output {
             Output::Stdout(stdout) => stdout.write_all(bytes).and_then(|()| stdout.flush()),
             Output::Stderr(stderr) => stderr.write_all(bytes),
             // An entry that cannot be sent is lost; those behind it have their turn.
-            Output::Journal(socket, path) => journal::entries(bytes)
-                .map(|entry| socket.send_to(entry, &*path).map(|_| ()))
-                .fold(Ok(()), |so_far, outcome| so_far.and(outcome)),
+            Output::Journal(socket, path) => {
+                journal::entries(bytes).map(|entry| socket.send_to(entry, &*path).map(|_| ())).fold(Ok(()), Result::and)
+            }
         }
     }
 }

@@ -133,7 +133,7 @@ impl Format {
                     match (command.print(scope, out), style) {
                         (Printed::Absent, Style::Line | Style::Body) => out.push(b'-'),
                         (Printed::Text | Printed::Json, Style::Line | Style::LineOmittingEmpty) => {
-                            escape_controls(out, start)
+                            escape_controls(out, start);
                         }
                         _ => {}
                     }

@@ -137,13 +137,12 @@ mod tests {
         while !entry.is_empty() {
             let end = entry.iter().position(|byte| *byte == b'\n').unwrap();
             let (line, rest) = (&entry[..end], &entry[end + 1..]);
-            let (name, value, rest) = match line.iter().position(|byte| *byte == b'=') {
-                Some(equals) => (&line[..equals], &line[equals + 1..], rest),
-                None => {
-                    let (length, rest) = rest.split_first_chunk::<8>().unwrap();
-                    let (value, rest) = rest.split_at(usize::try_from(u64::from_le_bytes(*length)).unwrap());
-                    (line, value, &rest[1..])
-                }
+            let (name, value, rest) = if let Some(equals) = line.iter().position(|byte| *byte == b'=') {
+                (&line[..equals], &line[equals + 1..], rest)
+            } else {
+                let (length, rest) = rest.split_first_chunk::<8>().unwrap();
+                let (value, rest) = rest.split_at(usize::try_from(u64::from_le_bytes(*length)).unwrap());
+                (line, value, &rest[1..])
             };
             fields.push((String::from_utf8(name.to_vec()).unwrap(), String::from_utf8_lossy(value).into_owned()));
             entry = rest;

@@ -388,7 +388,7 @@ async fn stats_that_are_not_shown_are_counted_nevertheless() {
         r#"{"stats_config": {"stats_matcher": {"inclusion_list": {"patterns": [{"prefix": "http."}]}}}}"#,
     );
     let counters = [process.stats.scope("http").counter("a"), process.stats.scope("cluster").counter("a")];
-    counters.iter().for_each(|counter| counter.inc());
+    counters.iter().for_each(super::super::stats::Counter::inc);
     assert_eq!(get(&process, "/stats?filter=.a$").await.1, "http.a: 1\n");
     assert_eq!(counters[1].value(), 1);
 }

@@ -1,6 +1,6 @@
 //! XXH64, the hash by which Envoy spreads values: the same value has the same hash in every proxy.
 //!
-//! Specification: xxHash, doc/xxhash_spec.md.
+//! Specification: xxHash, `doc/xxhash_spec.md`.
 
 const PRIME_1: u64 = 0x9e37_79b1_85eb_ca87;
 const PRIME_2: u64 = 0xc2b2_ae3d_27d4_eb4f;

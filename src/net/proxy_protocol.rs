@@ -197,7 +197,7 @@ pub fn v2<'t>(addresses: Option<(SocketAddr, SocketAddr)>, tlvs: impl IntoIterat
         _ => (0x20, 0x00),
     };
     for (kind, value) in tlvs {
-        let fits = rest.len() + 3 + value.len() <= usize::from(u16::MAX);
+        let fits = u16::try_from(rest.len() + 3 + value.len()).is_ok();
         let Some(length) = u16::try_from(value.len()).ok().filter(|_| fits && command == 0x21) else { continue };
         rest.push(kind);
         rest.extend(length.to_be_bytes());

@@ -206,7 +206,7 @@ impl Default for RetryPolicy {
     }
 }
 
-const DEFAULT_MAX_RESET_INTERVAL: Duration = Duration::from_secs(300);
+const DEFAULT_MAX_RESET_INTERVAL: Duration = Duration::from_mins(5);
 
 impl RetryPolicy {
     pub(super) fn from_proto(proto: &proto::route::RetryPolicy, field: Field<'_>) -> RetryPolicy {

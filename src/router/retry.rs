@@ -146,19 +146,16 @@ impl<'a> RetryState<'a> {
         }
         self.permit = Some(Permit::take(&self.cluster, self.priority));
         stats.upstream_rq_retry.inc();
-        Verdict::Again(match asked {
-            Some(asked) => {
-                stats.upstream_rq_retry_backoff_ratelimited.inc();
-                // Never sooner, and not all at once.
-                asked + part_of(asked / 2, random)
-            }
-            None => {
-                stats.upstream_rq_retry_backoff_exponential.inc();
-                let wait = part_of(self.next_wait, random);
-                let max = self.policy.map_or(BackOff::default(), |policy| policy.back_off).max;
-                self.next_wait = (2 * self.next_wait).min(max);
-                wait
-            }
+        Verdict::Again(if let Some(asked) = asked {
+            stats.upstream_rq_retry_backoff_ratelimited.inc();
+            // Never sooner, and not all at once.
+            asked + part_of(asked / 2, random)
+        } else {
+            stats.upstream_rq_retry_backoff_exponential.inc();
+            let wait = part_of(self.next_wait, random);
+            let max = self.policy.map_or(BackOff::default(), |policy| policy.back_off).max;
+            self.next_wait = (2 * self.next_wait).min(max);
+            wait
         })
     }
 

@@ -40,7 +40,7 @@ pub fn write(readings: &Readings, exposition: Exposition<'_>) -> String {
         HistogramStyle::Buckets => {
             write_families(&mut text, tagging, "histogram", histograms, |text, metric, labels, read| {
                 write_buckets(text, metric, labels, &read.cumulative, (exposition.buckets)(&read.name));
-            })
+            });
         }
         HistogramStyle::Summary => write_families(&mut text, tagging, "summary", histograms, write_summary),
     }

@@ -1,4 +1,4 @@
-//! Lists of cipher suites in BoringSSL's language: `ECDHE-RSA-AES128-GCM-SHA256`, `[A|B]`, `ALL:!ECDSA`, `ECDHE+AESGCM`.
+//! Lists of cipher suites in `BoringSSL`'s language: `ECDHE-RSA-AES128-GCM-SHA256`, `[A|B]`, `ALL:!ECDSA`, `ECDHE+AESGCM`.
 //!
 //! A list concerns TLS 1.2 alone; the suites of TLS 1.3 are not for choosing, here as in Envoy.
 

@@ -68,7 +68,7 @@ impl OcspResponse {
         let responses = data.into_iter().flatten().find_map(|part| part.as_sequence().ok()).ok_or(DAMAGED)?;
         let [single] = responses.as_slice() else { return Err("OCSP Response must be for one certificate only") };
         let (serial, next_update) = single_response(single).ok_or(DAMAGED)?;
-        Ok(OcspResponse { serial, next_update, der })
+        Ok(OcspResponse { der, serial, next_update })
     }
 
     fn is_fresh(&self) -> bool {

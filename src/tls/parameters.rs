@@ -43,7 +43,7 @@ pub(super) const SIGNATURES: [(&[&str], &[SignatureScheme]); 11] = [
     (&["rsa_pkcs1_sha1", "RSA+SHA1", "ecdsa_sha1", "ECDSA+SHA1", "rsa_pkcs1_md5_sha1"], &[]),
 ];
 
-/// What `FIPS_202205` leaves, as BoringSSL has it: of suites, of curves, of signature algorithms.
+/// What `FIPS_202205` leaves, as `BoringSSL` has it: of suites, of curves, of signature algorithms.
 const FIPS_202205: ([&str; 6], [&str; 2], [&str; 8]) = (
     [
         "TLS_AES_128_GCM_SHA256",

@@ -135,15 +135,14 @@ impl Secrets {
 
     fn find(&self, reference: &SdsSecretConfig, field: Field<'_>, files: &FileReader) -> Option<Arc<LoadedSecret>> {
         let SdsSecretConfig { name, sds_config } = reference;
-        let found = match sds_config {
-            Some(source) => self.in_file(source, field.key("sds_config"))?,
-            None => {
-                let found = self.by_name.get(name);
-                if found.is_none() {
-                    field.key("name").error(format!("there is no {name:?} in static_resources.secrets"));
-                }
-                Arc::clone(found?)
+        let found = if let Some(source) = sds_config {
+            self.in_file(source, field.key("sds_config"))?
+        } else {
+            let found = self.by_name.get(name);
+            if found.is_none() {
+                field.key("name").error(format!("there is no {name:?} in static_resources.secrets"));
             }
+            Arc::clone(found?)
         };
         files.extend(&found.files);
         if found.name != *name && !matches!(found.value, SecretValue::Broken) {

@@ -105,10 +105,10 @@ impl Verifier {
         if self.validation.allow_expired {
             // Whatever the time: then it is one at which the certificate was, or will be, good.
             checked = match checked {
-                Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after: time, .. }))
-                | Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before: time, .. })) => {
-                    check_chain(time)
-                }
+                Err(Error::InvalidCertificate(
+                    CertificateError::ExpiredContext { not_after: time, .. }
+                    | CertificateError::NotValidYetContext { not_before: time, .. },
+                )) => check_chain(time),
                 checked => checked,
             };
         }

@@ -10,8 +10,10 @@ use std::{
     env, fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use tokio::time::Instant;
 
 mod targets;
 

@@ -129,7 +129,7 @@ async fn a_head_has_its_time() {
     let options = Options { header_timeout: Some(Duration::from_secs(1)), ..Options::default() };
     let (mut client, _, serving) = start(options, hello);
     let talking = async {
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         client.write_all(b"GET / HTTP/1.1\r\nhost").await.unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
