@@ -2,7 +2,7 @@
 #
 #   make run      build, then start `portreeve demo` (options: make run ARGS="--help")
 #   make test     unit tests, the architecture rules, the real server over sockets
-#   make interop  real peers: curl, grpcurl, h2spec, a Deephaven server, Envoy's own judgement of configurations
+#   make interop  real peers: curl, grpcurl, h2spec, a browser, a Deephaven server; the same traffic through Envoy (tests/parity)
 #   make system   the packages on booted Debian machines: reloads, upgrades and crashes under load (as root)
 #   make bench    CPU per request beside nginx, HAProxy and Envoy
 #   make lint     formatting, clippy, dependencies
