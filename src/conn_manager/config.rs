@@ -136,7 +136,7 @@ impl HttpConnectionManager {
         field.ignored(
             "add_proxy_protocol_connection_state",
             add_proxy_protocol_connection_state,
-            "PROXY protocol is not implemented yet",
+            "no upstream is sent a PROXY header",
         );
 
         let prefix = format!("http.{stat_prefix}");

@@ -22,7 +22,7 @@ use crate::{
     http::{Request, Response, headers::Downstream, http1, http2},
     net::{Alpn, Io, Meter, Metered},
     route::RouteConfiguration,
-    stats::{Counter, Gauge},
+    stats::Counter,
     stream_info::{ConnectionInfo, HeaderCapture},
 };
 
@@ -115,10 +115,10 @@ impl Connection {
         let connection = Rc::new(self);
         let stats = &connection.manager.stats;
         stats.downstream_cx_total.inc();
-        let _active = Held::new(&stats.downstream_cx_active);
+        let _active = stats.downstream_cx_active.hold();
         let _tls = connection.info.tls.is_some().then(|| {
             stats.downstream_cx_ssl_total.inc();
-            Held::new(&stats.downstream_cx_ssl_active)
+            stats.downstream_cx_ssl_active.hold()
         });
         if let Some(codec) = connection.choose_codec(&mut io, drain.clone()).await {
             let mut deadline = drain.clone();
@@ -140,7 +140,7 @@ impl Connection {
             stats.downstream_cx_destroy_active_rq.inc();
             with_active.inc();
         }
-        stats.downstream_cx_length_ms.record(elapsed_ms(connection.info.start));
+        stats.downstream_cx_length_ms.record_time(connection.info.start.elapsed());
     }
 
     /// The configured protocol, or what ALPN agreed on, or what the first bytes say; `None` when nothing came.
@@ -179,14 +179,14 @@ impl Connection {
         };
         let error = if codec == Codec::Http2 {
             stats.downstream_cx_http2_total.inc();
-            let _active = Held::new(&stats.downstream_cx_http2_active);
+            let _active = stats.downstream_cx_http2_active.hold();
             let connection = Rc::clone(self);
             let service = move |request: Request| stream::serve(Rc::clone(&connection), request);
             let ended = http2::serve(io, &manager.http2, manager.max_header_bytes, service, graceful).await;
             ended.err().filter(http2::is_protocol_error).map(|error| error.to_string())
         } else {
             stats.downstream_cx_http1_total.inc();
-            let _active = Held::new(&stats.downstream_cx_http1_active);
+            let _active = stats.downstream_cx_http1_active.hold();
             let ended = http1::serve(io, &manager.http1, &Http1Service(self), graceful).await;
             ended.err().filter(|refusal| refusal.is_protocol_error()).map(|refusal| refusal.to_string())
         };
@@ -311,25 +311,4 @@ impl http1::Service for Http1Service<'_> {
     fn refuse(&self, refusal: http1::Refusal) -> Response {
         stream::refuse(self.0, refusal)
     }
-}
-
-/// A gauge that stays up by one while this lives, also when the future around it is dropped.
-pub(super) struct Held(Gauge);
-
-impl Held {
-    pub(super) fn new(gauge: &Gauge) -> Held {
-        gauge.inc();
-        Held(gauge.clone())
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-/// Whole milliseconds since `start`.
-pub(super) fn elapsed_ms(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

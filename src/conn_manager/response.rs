@@ -12,7 +12,7 @@ use http::{HeaderValue, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use super::connection::{Connection, Held};
+use super::connection::Connection;
 use crate::{
     filter::{
         http::Stream,
@@ -25,6 +25,7 @@ use crate::{
         http1::Refusal,
         local_reply::LocalReply,
     },
+    stats,
     stream_info::{HeaderCapture, ResponseFlags, StreamInfo},
 };
 
@@ -34,7 +35,7 @@ pub(super) struct Exchange {
     connection: Rc<Connection>,
     request: Option<Rc<RequestMeter>>,
     request_id: Option<HeaderValue>,
-    upgraded: Option<Held>,
+    upgraded: Option<stats::Held>,
     complete: bool,
     /// We broke it off.
     failed: bool,
@@ -138,7 +139,7 @@ impl Exchange {
     pub(super) fn upgrade(&mut self) {
         let stats = &self.connection.manager.stats;
         stats.downstream_cx_upgrades_total.inc();
-        self.upgraded = Some(Held::new(&stats.downstream_cx_upgrades_active));
+        self.upgraded = Some(stats.downstream_cx_upgrades_active.hold());
     }
 
     /// A reply of our own, as a response for this client.
@@ -331,9 +332,7 @@ impl Exchange {
             stats.downstream_rq_tx_reset.inc();
         }
         stats.downstream_rq_active.dec();
-        stats
-            .downstream_rq_time
-            .record(info.timing.end.map_or(0, |end| u64::try_from(end.as_millis()).unwrap_or(u64::MAX)));
+        stats.downstream_rq_time.record_time(info.timing.end.unwrap_or_default());
         self.log();
         self.connection.end_stream();
     }

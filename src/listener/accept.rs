@@ -21,7 +21,7 @@ use crate::{
         network::{Admission, NetworkFilter},
     },
     net::{Acceptor, ConnectionLimit, Io, connection_limit::Permit},
-    stats::{self, Gauge},
+    stats,
     stream_info::{ConnectionInfo, ResponseFlags, TlsInfo},
     sys::socket::ListenSocket,
 };
@@ -208,7 +208,7 @@ impl ActiveListener {
             return true;
         }
         let stats = &self.listener.stats;
-        let _held = Held::new(&stats.downstream_pre_cx_active);
+        let _held = stats.downstream_pre_cx_active.hold();
         let inspected = within(filters.timeout, filters.inspect(io, accepted)).await;
         match inspected {
             Ok(Ok(())) => {}
@@ -306,27 +306,10 @@ impl Counted<'_> {
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        let length = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.active.listener.stats.downstream_cx_length_ms.record(length);
+        self.active.listener.stats.downstream_cx_length_ms.record_time(self.start.elapsed());
         self.active.listener.stats.downstream_cx_destroy.inc();
         self.active.listener.stats.downstream_cx_active.dec();
         self.active.stats.downstream_cx_active.dec();
-    }
-}
-
-/// One more of something, for as long as it lives.
-struct Held<'a>(&'a Gauge);
-
-impl Held<'_> {
-    fn new(gauge: &Gauge) -> Held<'_> {
-        gauge.inc();
-        Held(gauge)
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 

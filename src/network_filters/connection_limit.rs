@@ -9,8 +9,7 @@ use crate::{
         network::{Admission, ReadFilter, ReadFilterFactory},
         token_bucket::is_enabled,
     },
-    net, proto,
-    stats::{self, Gauge},
+    net, proto, stats,
     stream_info::{ConnectionInfo, ResponseFlags},
 };
 
@@ -69,16 +68,6 @@ impl ReadFilter for ConnectionLimit {
             self.stats.limited_connections.inc();
             return Admission::Close { delay: self.delay, flags: ResponseFlags::NONE };
         };
-        self.stats.active_connections.inc();
-        Admission::ContinueHolding(Box::new((permit, Active(self.stats.active_connections.clone()))))
-    }
-}
-
-/// One of the connections that were let in.
-struct Active(Gauge);
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        self.0.dec();
+        Admission::ContinueHolding(Box::new((permit, self.stats.active_connections.hold())))
     }
 }

@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use super::{Registry, registry::HistogramReading, worker};
@@ -25,6 +26,11 @@ pub struct Histogram(Arc<Recorder>);
 impl Histogram {
     pub(super) fn new(recorder: Arc<Recorder>) -> Self {
         Self(recorder)
+    }
+
+    /// Records a time in whole milliseconds, the unit of all histograms of times.
+    pub fn record_time(&self, time: Duration) {
+        self.record(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     }
 
     /// Records one value.

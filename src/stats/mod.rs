@@ -134,6 +134,13 @@ impl Gauge {
         self.sub(1);
     }
 
+    /// One more for as long as the answer lives, also when the future around it is dropped.
+    #[must_use]
+    pub fn hold(&self) -> Held {
+        self.inc();
+        Held(self.clone())
+    }
+
     /// `amount` more.
     pub fn add(&self, amount: u64) {
         let cell = self.slot.own();
@@ -155,6 +162,16 @@ impl Gauge {
     #[must_use]
     pub fn value(&self) -> u64 {
         self.scalar.gauged()
+    }
+}
+
+/// A gauge that stays up by one while this lives. See [`Gauge::hold`].
+#[derive(Debug)]
+pub struct Held(Gauge);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) async fn connect(
     let started = Instant::now();
     match timeout(cluster.connect_timeout, connect_unbounded(host, server_name, alpn)).await {
         Ok(Ok((io, alpn))) => {
-            stats.upstream_cx_connect_ms.record(millis_since(started));
+            stats.upstream_cx_connect_ms.record_time(started.elapsed());
             let record = Rc::new(ConnectionRecord::new(cluster, host, place));
             let meter = TrafficMeter { traffic: Arc::clone(&record.traffic), cluster: Arc::clone(cluster) };
             let io = Metered::new(io, meter);
@@ -266,7 +266,7 @@ impl Drop for ConnectionRecord {
         let stats = &self.cluster.stats;
         stats.upstream_cx_active.dec();
         self.host_active.dec();
-        stats.upstream_cx_length_ms.record(millis_since(self.started));
+        stats.upstream_cx_length_ms.record_time(self.started.elapsed());
         stats.upstream_cx_destroy.inc();
         let (side, with_active) = if self.closed_by.get() == Some(Side::Local) {
             (&stats.upstream_cx_destroy_local, &stats.upstream_cx_destroy_local_with_active_rq)
@@ -279,11 +279,6 @@ impl Drop for ConnectionRecord {
             with_active.inc();
         }
     }
-}
-
-/// Whole milliseconds, for histograms.
-pub(super) fn millis_since(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A connection's bytes count for it and for its cluster.

@@ -10,10 +10,7 @@ use http::StatusCode;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::{
-    connect::{ConnectError, millis_since},
-    places::overflow,
-};
+use super::{connect::ConnectError, places::overflow};
 use crate::{
     http::body::{Body, BodyError},
     proto::core::RoutingPriority,
@@ -131,7 +128,7 @@ impl ActiveRequest {
 impl Exchange for ActiveRequest {
     fn complete(mut self) {
         self.ended = true;
-        self.host.cluster().stats.upstream_rq_time.record(millis_since(self.started));
+        self.host.cluster().stats.upstream_rq_time.record_time(self.started.elapsed());
     }
 
     fn fail(mut self, error: &BodyError) {
