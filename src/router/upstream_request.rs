@@ -99,7 +99,7 @@ impl UpstreamRequest<'_> {
                     self.prepare_retry(request, stream, is_timeout);
                 }
                 _ if race => races += 1,
-                verdict => return self.finish(outcome, verdict, stream),
+                _ => return self.finish(outcome, stream),
             }
         }
     }
@@ -148,11 +148,9 @@ impl UpstreamRequest<'_> {
                 stats.upstream_rq_timeout.inc();
                 host.stats.rq_timeout.inc();
                 self.counted_by.each().for_each(|counted| counted.stats.upstream_rq_timeout.inc());
-                Err(self.charge(LocalReply::upstream_timeout(self.timeout_status, "response_timeout")))
+                Err(self.charge(self.timeout_reply(expired, stream)))
             }
-            Expired::Idle => Err(LocalReply::stream_idle_timeout(stream.timer.is_request_complete())),
-            Expired::MaxDuration => Err(LocalReply::max_duration_timeout(stream.timer.is_request_complete())),
-            Expired::Request => Err(LocalReply::request_timeout()),
+            Expired::Idle | Expired::MaxDuration | Expired::Request => Err(self.timeout_reply(expired, stream)),
             Expired::Try => {
                 stats.upstream_rq_per_try_timeout.inc();
                 host.stats.rq_timeout.inc();
@@ -215,12 +213,17 @@ impl UpstreamRequest<'_> {
             () = sleep(time) => return Ok(()),
             expired = stream.timer.expired() => expired,
         };
-        Err(match expired {
+        Err(self.timeout_reply(expired, stream))
+    }
+
+    /// The answer when a deadline of the whole request has passed.
+    fn timeout_reply(&self, expired: Expired, stream: &Stream) -> LocalReply {
+        match expired {
             Expired::Idle => LocalReply::stream_idle_timeout(stream.timer.is_request_complete()),
             Expired::MaxDuration => LocalReply::max_duration_timeout(stream.timer.is_request_complete()),
             Expired::Request => LocalReply::request_timeout(),
             _ => LocalReply::upstream_timeout(self.timeout_status, "response_timeout"),
-        })
+        }
     }
 
     /// Tells the host of the next attempt that it is not the first, and how much time is left.
@@ -239,7 +242,7 @@ impl UpstreamRequest<'_> {
     }
 
     /// What the last attempt brought, as the answer.
-    fn finish(&mut self, outcome: Outcome, _verdict: Verdict, stream: &mut Stream) -> Result<Response, LocalReply> {
+    fn finish(&mut self, outcome: Outcome, stream: &mut Stream) -> Result<Response, LocalReply> {
         let retried = stream.info.attempt_count > 1 && self.retry.is_some();
         match outcome {
             Outcome::Response(response) => {
