@@ -143,7 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'_, S> {
     ) -> Result<Next, Broken> {
         let mut asked = Asked { version: head.version, method: head.method.clone(), tunnel: false };
         let (last, upgrade) = (head.last, head.upgrade.is_some());
-        if head.expects_continue && !self.options.proxy_100_continue {
+        if head.expects_continue {
             self.encoder.send_continue();
         }
         let request = self.begin(head);

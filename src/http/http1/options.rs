@@ -49,8 +49,6 @@ pub struct Options {
     pub ignored_upgrades: Vec<StringMatcher>,
     /// `enable_trailers`
     pub trailers: bool,
-    /// `proxy_100_continue`: who answers `expect: 100-continue` is the upstream.
-    pub proxy_100_continue: bool,
     /// `header_key_format`
     pub header_case: HeaderCase,
 }
@@ -69,7 +67,6 @@ impl Default for Options {
             allow_custom_methods: false,
             ignored_upgrades: Vec::new(),
             trailers: false,
-            proxy_100_continue: false,
             header_case: HeaderCase::Lower,
         }
     }
