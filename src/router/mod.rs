@@ -100,7 +100,7 @@ impl Router {
         field.ignored(
             "reject_connect_request_early_data",
             reject_connect_request_early_data,
-            "CONNECT is not proxied yet",
+            "what a client sends before the answer to CONNECT is passed on",
         );
         Router {
             stats: RouterStats::new(scope),
