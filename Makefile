@@ -28,7 +28,7 @@ run: toolchain
 	exec $(TARGET)/release/portreeve demo $(ARGS)
 
 test: toolchain
-	@cargo test --locked
+	@cargo test --locked --no-fail-fast
 
 interop: toolchain
 	@cargo build --release --locked --bin portreeve

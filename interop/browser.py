@@ -3,18 +3,15 @@
 import base64
 import contextlib
 import hashlib
-import http.server
 import json
 import pathlib
-import socketserver
 import struct
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
 
-from harness import Certificates, Portreeve, Process, free_port
+from harness import Certificates, Handler, Portreeve, Process, Upstream, free_port
 
 PAGE = "<!doctype html><title>Behind Portreeve</title><script src=/script.js></script><p id=text>hello</p>"
 # What the page does; the answer is what the checks below look at.
@@ -43,10 +40,8 @@ const frame = new Uint8Array([0, 0, 0, 0, 3, 97, 98, 99]);
 """
 
 
-class Server(http.server.BaseHTTPRequestHandler):
+class Page(Handler):
     """What the page needs of an upstream."""
-
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self):
         if self.path == "/socket":
@@ -93,9 +88,6 @@ class Server(http.server.BaseHTTPRequestHandler):
             payload = bytes(byte ^ mask[at % 4] for at, byte in enumerate(self.rfile.read(size)))
             head = bytes([first, len(payload)]) if len(payload) < 126 else bytes([first, 127]) + struct.pack(">Q", len(payload))
             self.wfile.write(head + payload)
-
-    def log_message(self, *_):
-        pass
 
 
 class Browser:
@@ -147,11 +139,9 @@ class Browser:
 
 def run(portreeve, tally):
     certificates = Certificates()
-    upstream = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Server)
-    upstream.daemon_threads = True
-    threading.Thread(target=upstream.serve_forever, daemon=True).start()
-    values = {"pem": certificates.pem, "upstream": upstream.server_address[1]}
-    with upstream, Portreeve(portreeve, "conformance.yaml", **values) as proxy, Browser() as browser:
+    with Upstream(Page) as upstream, Portreeve(
+        portreeve, "conformance.yaml", pem=certificates.pem, upstream=upstream.server_port
+    ) as proxy, Browser() as browser:
         browser.open(f"https://localhost:{proxy.ports['main']}/")
         seen = browser.ask(ASK)
         tally.check("a browser loads a page and its script", seen.get("text") == "hello" and seen.get("script"), seen)
@@ -162,7 +152,6 @@ def run(portreeve, tally):
         tally.check("two hundred requests at a time are answered", (seen.get("many"), seen.get("last")) == (200, "199"), seen)
         tally.check("an upload of three megabytes arrives", seen.get("upload") == "3000000", seen)
         tally.check("a WebSocket echoes and closes", seen.get("words") == [3, 70000, 1000], seen)
-        upstream.shutdown()
 
 
 def ide(tally, port):

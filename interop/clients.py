@@ -3,7 +3,6 @@
 import asyncio
 import concurrent.futures
 import hashlib
-import http.server
 import ssl
 import subprocess
 import tempfile
@@ -12,41 +11,27 @@ import threading
 import grpc
 import httpx
 
-from harness import Certificates, Portreeve
+from harness import Certificates, Handler, Portreeve, Upstream
 
 LARGE = b"0123456789abcdef" * 500_000
 
 
 def run(portreeve, tally):
     certificates = Certificates()
-    pages = Pages(("127.0.0.1", 0), Page)
-    threading.Thread(target=pages.serve_forever, daemon=True).start()
     calls = grpc.server(concurrent.futures.ThreadPoolExecutor(32), handlers=[Echo()])
-    values = {"pem": certificates.pem, "pages": pages.server_port, "calls": calls.add_insecure_port("127.0.0.1:0")}
+    values = {"pem": certificates.pem, "calls": calls.add_insecure_port("127.0.0.1:0")}
     calls.start()
-    with Portreeve(portreeve, "clients.yaml", **values) as proxy:
+    with Upstream(Page) as pages, Portreeve(portreeve, "clients.yaml", pages=pages.server_port, **values) as proxy:
         curl(tally, proxy.ports["tls"], proxy.ports["plain"], certificates.authority)
         nghttp2(tally, proxy.ports["tls"], proxy.ports["plain"])
         httpx_client(tally, proxy.ports["tls"], certificates.authority)
         grpc_client(tally, proxy.ports["tls"], certificates.authority)
         tally.check("Portreeve is still there", proxy.child.poll() is None, "".join(proxy.recent))
     calls.stop(0)
-    pages.shutdown()
 
 
-class Pages(http.server.ThreadingHTTPServer):
-    """Takes a thousand connections at once, and says nothing of clients that leave early, as some of these do."""
-
-    request_queue_size = 1024
-
-    def handle_error(self, *_):
-        pass
-
-
-class Page(http.server.BaseHTTPRequestHandler):
-    """An upstream that says what it got: the length and digest of the body; `/large` is eight megabytes."""
-
-    protocol_version = "HTTP/1.1"
+class Page(Handler):
+    """Says what it got: the length and digest of the body; `/large` is eight megabytes."""
 
     def answer(self):
         body = self.body()
@@ -68,9 +53,6 @@ class Page(http.server.BaseHTTPRequestHandler):
         return body
 
     do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = do_OPTIONS = answer
-
-    def log_message(self, *_):
-        pass
 
 
 def received(method, body):

@@ -1,13 +1,15 @@
-"""What the suites are written in: processes that end, the Portreeve under test, certificates, the tally."""
+"""What the suites are written in: processes that end, the Portreeve under test, upstreams, certificates, the tally."""
 
 import collections
 import contextlib
+import http.server
 import pathlib
 import queue
 import random
 import re
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -17,19 +19,28 @@ CACHE = HERE.parent / ".cache"
 
 
 class Tally:
-    """Counts checks and prints each."""
+    """Counts checks, prints each, and repeats at the end those that failed."""
 
     def __init__(self):
-        self.passed = self.failed = 0
+        self.passed, self.failures = 0, []
 
     def check(self, name, passed, detail=""):
         if passed:
             self.passed += 1
             print(f"ok      {name}", flush=True)
         else:
-            self.failed += 1
+            self.failures.append(" ".join(f"{name}: {detail}".rstrip(": ").split()))
             print(f"FAILED  {name}\n        {detail}".rstrip(), flush=True)
         return bool(passed)
+
+    def summary(self):
+        """Prints what failed, a line each, and the counts, which .ci/run reads; 1 if anything failed."""
+        if self.failures:
+            print("failed checks:")
+        for failure in self.failures:
+            print(f"- {failure[:300]}")
+        print(f"{self.passed} passed, {len(self.failures)} failed", flush=True)
+        return 1 if self.failures else 0
 
 
 class Process:
@@ -99,6 +110,33 @@ class Portreeve(Process):
     def __exit__(self, *reason):
         super().__exit__(*reason)
         self.directory.cleanup()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """What an upstream does with a request; it logs none."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+
+class Upstream(http.server.ThreadingHTTPServer):
+    """Serves as a handler says until the end of the `with` block. Clients may leave early and by the thousand."""
+
+    request_queue_size = 1024
+
+    def __init__(self, handler):
+        super().__init__(("127.0.0.1", 0), handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def handle_error(self, *arguments):
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(*arguments)
+
+    def __exit__(self, *reason):
+        self.shutdown()
+        super().__exit__(*reason)
 
 
 class Certificates:

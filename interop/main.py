@@ -1,7 +1,7 @@
 """Runs the suites one after the other: main.py PORTREEVE [SUITE...].
 
-A suite may name a part of itself: `parity/redirect`. Prints a line for each check, `ok` or `FAILED`, and last the count.
-Exits with 1 if anything failed.
+A suite may name a part of itself: `parity/redirect`. Prints a line for each check, `ok` or `FAILED`, and last those
+that failed and the count. Exits with 1 if anything failed.
 """
 
 import importlib
@@ -26,10 +26,9 @@ def main(portreeve, names):
             importlib.import_module(suite).run(portreeve, tally, *([part] if part else []))
         except Exception as error:
             traceback.print_exc()
-            tally.check(f"{name} runs to its end", False, str(error))
+            tally.check(f"{name} runs to its end", False, f"{type(error).__name__}: {error}")
         print(f"   {name} took {time.monotonic() - started:.0f} s", flush=True)
-    print(f"{tally.passed} passed, {tally.failed} failed")
-    return 1 if tally.failed else 0
+    return tally.summary()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
 """The real grpcurl against the registration API on the public TLS port, and what its calls do to requests."""
 
-import http.server
 import json
 import ssl
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.request
 
-from harness import CACHE, Certificates, Portreeve
+from harness import CACHE, Certificates, Handler, Portreeve, Upstream
 
 REGISTRY = "portreeve.registration.v1.WorkerRegistry"
 TOKEN = "dispatcher-token-0123456789"
@@ -42,10 +40,8 @@ class Grpcurl:
         return status, output, json.loads(output) if status == "OK" else None
 
 
-class Worker(http.server.BaseHTTPRequestHandler):
+class Worker(Handler):
     """Says which path it was asked for."""
-
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self):
         body = f"worker saw {self.path}".encode()
@@ -54,16 +50,11 @@ class Worker(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_):
-        pass
-
 
 def run(portreeve, tally):
     certificates = Certificates()
-    worker = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Worker)
-    threading.Thread(target=worker.serve_forever, daemon=True).start()
     values = {"pem": certificates.pem, "token": TOKEN, "other": OTHER}
-    with Portreeve(portreeve, "registration.yaml", **values) as proxy:
+    with Upstream(Worker) as worker, Portreeve(portreeve, "registration.yaml", **values) as proxy:
         address = f"localhost:{proxy.ports['main']}"
         context = ssl.create_default_context(cafile=certificates.authority)
 
@@ -93,7 +84,6 @@ def run(portreeve, tally):
         refusals(tally, caller, registration)
         lifecycle(tally, caller(TOKEN), caller(OTHER), fetch, registration)
         expiry(tally, caller(TOKEN), fetch, registration)
-    worker.shutdown()
 
 
 def discovery(tally, caller):

@@ -1,6 +1,6 @@
 """Runs the suites on booted machines: main.py BUILT [SUITE...], where BUILT is the folder that packaging/test/run has filled.
 
-Prints a line for each check, `ok` or `FAILED`, and last the count. Exits with 1 if anything failed.
+Prints a line for each check, `ok` or `FAILED`, and last those that failed and the count. Exits with 1 if anything failed.
 """
 
 import importlib
@@ -43,10 +43,9 @@ def main(built, names):
                         raise
             except Exception as error:
                 traceback.print_exc()
-                tally.check(f"{name} on {suite} runs to its end", False, str(error))
+                tally.check(f"{name} on {suite} runs to its end", False, f"{type(error).__name__}: {error}")
             print(f"   {name} on {suite} took {time.monotonic() - started:.0f} s", flush=True)
-    print(f"{tally.passed} passed, {tally.failed} failed")
-    return 1 if tally.failed else 0
+    return tally.summary()
 
 
 if __name__ == "__main__":
