@@ -1,5 +1,5 @@
-//! Compiles the .proto files, without protoc: Envoy's (shipped inside the `envoy-types` package) into descriptors, our own
-//! (below `proto/`) into Rust and descriptors.
+//! Compiles the .proto files, without protoc: Envoy's (shipped inside the `envoy-types` package) into descriptors, our own and
+//! those of xDS that the package has not (both below `proto/`) into Rust and descriptors.
 //!
 //! `OUT_DIR/descriptors.bin` holds everything and drives YAML loading and `/config_dump`; `OUT_DIR/services.bin` holds our own
 //! packages that others are to know, with what they import, and feeds gRPC reflection; `OUT_DIR/portreeve.rs` is the generated
@@ -16,7 +16,16 @@ use prost::Message;
 use protox::file::{File, FileResolver, GoogleFileResolver};
 
 /// Our packages that only processes of ours speak, among themselves, and those that only files hold.
-const INTERNAL: [&str; 2] = ["portreeve/handoff/", "portreeve/route_check/"];
+const INTERNAL: [&str; 3] = ["portreeve/handoff/", "portreeve/route_check/", "xds/"];
+
+/// The messages of `xds.type.matcher.v3` that `envoy-types` has; the others of that package are below `proto/`.
+const XDS_MATCHERS: [(&str, &str); 5] = [
+    ("Matcher", "Matcher"),
+    ("Matcher.OnMatch", "matcher::OnMatch"),
+    ("StringMatcher", "StringMatcher"),
+    ("ListStringMatcher", "ListStringMatcher"),
+    ("RegexMatcher", "RegexMatcher"),
+];
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -65,9 +74,13 @@ fn generate(descriptors: &[u8], out: &Path) -> Result<()> {
     config.skip_debug([".portreeve.handoff.v1.TicketKey"]);
     config.type_name_domain(["."], "type.googleapis.com");
     let mut builder = tonic_prost_build::configure().compile_well_known_types(true);
-    for package in ["envoy", "google.protobuf", "google.rpc", "udpa", "validate", "xds"] {
+    for package in ["envoy", "google.protobuf", "google.rpc", "udpa", "validate", "xds.annotations", "xds.core"] {
         let path = format!("::envoy_types::pb::{}", package.replace('.', "::"));
         builder = builder.extern_path(format!(".{package}"), path);
+    }
+    for (message, path) in XDS_MATCHERS {
+        let path = format!("::envoy_types::pb::xds::r#type::matcher::v3::{path}");
+        builder = builder.extern_path(format!(".xds.type.matcher.v3.{message}"), path);
     }
     builder.compile_fds_with_config(prost_types::FileDescriptorSet::decode(descriptors)?, config)?;
     Ok(())

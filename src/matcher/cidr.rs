@@ -15,11 +15,15 @@ impl CidrRange {
     /// Compiles an `envoy.config.core.v3.CidrRange`.
     pub fn from_proto(proto: &proto::core::CidrRange, field: Field<'_>) -> Option<CidrRange> {
         let proto::core::CidrRange { address_prefix, prefix_len } = proto;
+        CidrRange::parse(address_prefix, prefix_len.as_ref().map_or(0, |length| length.value), field)
+    }
+
+    /// The same by its fields, which two messages have.
+    pub(super) fn parse(address_prefix: &str, length: u32, field: Field<'_>) -> Option<CidrRange> {
         let Ok(prefix) = address_prefix.parse::<IpAddr>() else {
             field.key("address_prefix").error("must be an IPv4 or IPv6 address");
             return None;
         };
-        let length = prefix_len.as_ref().map_or(0, |length| length.value);
         let longest = if prefix.is_ipv4() { 32 } else { 128 };
         if length > 128 {
             field.key("prefix_len").error("is longer than the address");

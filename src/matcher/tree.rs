@@ -4,13 +4,18 @@
 //! What inputs there are is a matter of who asks ([`Input`]), and so is what an action is. The tree is compiled once; asking it
 //! allocates only to join several lines of a header.
 
-use std::{borrow::Cow, collections::HashMap, fmt};
+mod maps;
+
+use std::{borrow::Cow, collections::HashMap, fmt, net::IpAddr};
+
+use prost::Name;
 
 use super::predicate::Predicate;
 use crate::{
     config::Field,
     proto::{
         xds_core::TypedExtensionConfig,
+        xds_custom_matchers::{IpMatcher, ServerNameMatcher, ip_matcher, server_name_matcher},
         xds_matcher::{
             self,
             matcher::{self, matcher_tree::TreeType},
@@ -18,6 +23,7 @@ use crate::{
     },
     runtime::Runtime,
 };
+use maps::{AddressMap, DomainMap};
 
 /// A kind of thing that trees look at, by its `from_proto`, and how its values are read.
 pub trait Input: fmt::Debug + Sized {
@@ -63,6 +69,8 @@ enum Test<I> {
     Exact(I, HashMap<Box<[u8]>, OnMatch<I>>),
     /// By length, the longest first.
     Prefix(I, Vec<(usize, HashMap<Box<[u8]>, OnMatch<I>>)>),
+    Address(I, AddressMap<OnMatch<I>>),
+    Domain(I, DomainMap<OnMatch<I>>),
 }
 
 #[derive(Debug)]
@@ -174,11 +182,30 @@ impl<I: Input> Test<I> {
                 }
                 Some(Test::Prefix(input?, by_length))
             }
-            TreeType::CustomMatch(custom) => {
-                field.unsupported("custom_match", &Some(custom));
-                None
-            }
+            TreeType::CustomMatch(custom) => Test::of_custom(input, custom, field.key("custom_match"), actions),
         }
+    }
+
+    fn of_custom<A>(
+        input: Option<I>,
+        proto: &TypedExtensionConfig,
+        field: Field<'_>,
+        actions: &mut Actions<'_, A>,
+    ) -> Option<Test<I>> {
+        let TypedExtensionConfig { name: _name, typed_config } = proto;
+        let any = field.required("typed_config", typed_config)?;
+        let field = field.key("typed_config");
+        let found = any.type_url.rsplit('/').next().unwrap_or_default();
+        if found == IpMatcher::full_name() {
+            let map = address_map(&field.unpack(any)?, field, actions)?;
+            return Some(Test::Address(input?, map));
+        }
+        if found == ServerNameMatcher::full_name() {
+            let map = domain_map(&field.unpack(any)?, field, actions)?;
+            return Some(Test::Domain(input?, map));
+        }
+        field.error(format!("{found}: valid in Envoy, not implemented by Portreeve yet"));
+        None
     }
 
     fn find(&self, data: &I::Data<'_>) -> Option<usize> {
@@ -192,6 +219,11 @@ impl<I: Input> Test<I> {
                 let prefixes = by_length.iter().filter_map(|(length, map)| map.get(value.get(..*length)?));
                 prefixes.into_iter().find_map(|on_match| on_match.find(data))
             }
+            Test::Address(input, map) => {
+                let address: IpAddr = str::from_utf8(&input.read(data)?).ok()?.parse().ok()?;
+                map.find(address).find_map(|on_match| on_match.find(data))
+            }
+            Test::Domain(input, map) => map.find(&input.read(data)?).find_map(|on_match| on_match.find(data)),
         }
     }
 }
@@ -242,6 +274,41 @@ fn entries<I: Input, A>(
         })
         .collect();
     converted.into_iter().collect()
+}
+
+fn address_map<I: Input, A>(
+    proto: &IpMatcher,
+    field: Field<'_>,
+    actions: &mut Actions<'_, A>,
+) -> Option<AddressMap<OnMatch<I>>> {
+    let IpMatcher { range_matchers } = proto;
+    let list = field.key("range_matchers");
+    let mut map = AddressMap::default();
+    for (i, ip_matcher::IpRangeMatcher { ranges, on_match, exclusive }) in range_matchers.iter().enumerate() {
+        let field = list.index(i);
+        let range_list = field.key("ranges");
+        let ranges = ranges.iter().enumerate().filter_map(|(i, range)| maps::range(range, range_list.index(i)));
+        let on_match = field.required("on_match", on_match)?;
+        map.insert(ranges, *exclusive, OnMatch::from_proto(on_match, field.key("on_match"), actions)?);
+    }
+    Some(map)
+}
+
+fn domain_map<I: Input, A>(
+    proto: &ServerNameMatcher,
+    field: Field<'_>,
+    actions: &mut Actions<'_, A>,
+) -> Option<DomainMap<OnMatch<I>>> {
+    let ServerNameMatcher { domain_matchers } = proto;
+    let list = field.key("domain_matchers");
+    let mut map = DomainMap::default();
+    for (i, server_name_matcher::DomainMatcher { domains, on_match }) in domain_matchers.iter().enumerate() {
+        let field = list.index(i);
+        let on_match = field.required("on_match", on_match)?;
+        let on_match = OnMatch::from_proto(on_match, field.key("on_match"), actions)?;
+        map.insert(domains, on_match, field.key("domains"));
+    }
+    Some(map)
 }
 
 #[cfg(test)]

@@ -79,6 +79,7 @@ pub use generated::portreeve::demo::v1 as demo;
 pub use generated::portreeve::handoff::v1 as handoff;
 pub use generated::portreeve::registration::v1 as registration;
 pub use generated::portreeve::route_check::v1 as route_check;
+pub use generated::xds::r#type::matcher::v3 as xds_custom_matchers;
 
 use prost_reflect::DescriptorPool;
 

@@ -170,3 +170,82 @@ matcher_list:
     assert_eq!(find(&tree, &[("user", "a")]), "half");
     assert_eq!(find(&tree, &[("user", "abc")]), "half");
 }
+
+#[test]
+fn ranges_of_addresses() {
+    let yaml = written(
+        "
+matcher_tree:
+  input: {name: ip, ANY}
+  custom_match:
+    name: ranges
+    typed_config:
+      '@type': type.googleapis.com/xds.type.matcher.v3.IPMatcher
+      range_matchers:
+      - ranges: [{address_prefix: 0.0.0.0}, {address_prefix: '::'}]
+        on_match: {action: {name: any, ANY}}
+      - ranges: [{address_prefix: 10.0.0.0, prefix_len: 8}]
+        exclusive: true
+        on_match: {action: {name: ten, ANY}}
+      - ranges: [{address_prefix: 10.1.0.0, prefix_len: 16}]
+        on_match: {matcher: {matcher_tree: {input: {name: a, ANY}, exact_match_map: {map: {x: {action: {name: x, ANY}}}}}}}
+      - ranges: [{address_prefix: 10.1.2.0, prefix_len: 24}]
+        on_match: {keep_matching: true, action: {name: kept, ANY}}
+on_no_match: {action: {name: none, ANY}}
+",
+    );
+    let tree = tree(&yaml, KeepMatching::Allowed).unwrap();
+    for (texts, expected) in [
+        (&[("ip", "1.2.3.4")][..], "any"),
+        (&[("ip", "::1")], "any"),
+        (&[("ip", "10.2.3.4")], "ten"),
+        (&[("ip", "10.1.3.4"), ("a", "x")], "x"),
+        (&[("ip", "10.1.3.4")], "any"),
+        (&[("ip", "10.1.2.4"), ("a", "x")], "x"),
+        (&[("ip", "nonsense")], "none"),
+        (&[], "none"),
+    ] {
+        assert_eq!(find(&tree, texts), expected, "{texts:?}");
+    }
+}
+
+#[test]
+fn domains() {
+    let names = |list: &str| {
+        let yaml = "
+matcher_tree:
+  input: {name: host, ANY}
+  custom_match:
+    name: domains
+    typed_config:
+      '@type': type.googleapis.com/xds.type.matcher.v3.ServerNameMatcher
+      domain_matchers:
+      - {domains: [LIST], on_match: {action: {name: any, ANY}}}
+      - {domains: ['*.example.com'], on_match: {action: {name: suffix, ANY}}}
+      - domains: [www.example.com]
+        on_match: {matcher: {matcher_tree: {input: {name: a, ANY}, exact_match_map: {map: {x: {action: {name: x, ANY}}}}}}}
+";
+        tree(&written(&yaml.replace("LIST", list)), KeepMatching::Refused)
+    };
+    let tree = names("'*', '*.com'").unwrap();
+    for (texts, expected) in [
+        (&[("host", "www.example.com"), ("a", "x")][..], "x"),
+        (&[("host", "www.example.com")], "suffix"),
+        (&[("host", "a.b.example.com")], "suffix"),
+        (&[("host", "example.com")], "any"),
+        (&[("host", "WWW.example.org")], "any"),
+        (&[("host", "")], "-"),
+        (&[], "-"),
+    ] {
+        assert_eq!(find(&tree, texts), expected, "{texts:?}");
+    }
+    for (list, problem) in [
+        ("''", "Empty domain in ServerNameMatcher"),
+        ("a, a", "Duplicate domain in ServerNameMatcher: a"),
+        ("'*a'", "Invalid wildcard domain format: *a. Only '*' and '*.domain' patterns are supported"),
+        ("'*.a.*'", "Invalid wildcard domain format: *.a.*. Multiple wildcards are not supported"),
+    ] {
+        let problems = names(list).unwrap_err();
+        assert!(problems[0].ends_with(problem), "{problems:?}");
+    }
+}
