@@ -163,7 +163,7 @@ impl ActiveListener {
             transport_protocol: accepted.transport_protocol,
             application_protocols: &accepted.application_protocols,
         };
-        let Some(chain) = self.listener.filter_chains.find(&candidate) else {
+        let Some(chain) = self.listener.filter_chains.find(&candidate, &self.worker) else {
             self.listener.stats.no_filter_chain_match.inc();
             tracing::debug!(name: "peer_unmatched", listener = %self.listener.name, ?candidate, "no filter chain is for this connection");
             io.reset_if_unread();

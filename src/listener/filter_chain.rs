@@ -6,19 +6,26 @@ use prost::Name;
 
 use crate::{
     config::Field,
-    filter::FactoryContext,
+    filter::{FactoryContext, WorkerContext},
+    matcher::{KeepMatching, MatchTree},
     network_filters::{self, NetworkFilters},
     proto::{
+        StringValue,
         core::{TransportSocket, transport_socket::ConfigType},
         listener,
         raw_buffer::RawBuffer,
         tls::DownstreamTlsContext,
+        xds_core::TypedExtensionConfig,
+        xds_matcher,
     },
     stats::Scope,
     tls::{DownstreamTls, Owner, Renewal},
 };
 
-use super::filter_chain_match::{Candidate, FilterChainMatch, FilterChainMatcher};
+use super::{
+    connection_input::{ConnectionData, ConnectionInput},
+    filter_chain_match::{Candidate, FilterChainMatch, FilterChainMatcher},
+};
 
 /// The package of Envoy's transport sockets.
 const TRANSPORT_SOCKETS: &str = "envoy.extensions.transport_sockets.";
@@ -31,9 +38,25 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 pub struct FilterChains {
     /// In the order of the document.
     chains: Vec<FilterChain>,
-    matcher: FilterChainMatcher,
+    choice: Choice,
     /// For connections that match no other.
     default: Option<FilterChain>,
+}
+
+/// How the filter chain of a connection is found.
+#[derive(Clone, Debug)]
+enum Choice {
+    /// By what each of them says (`filter_chain_match`).
+    Matches(FilterChainMatcher),
+    /// By a tree (`filter_chain_matcher`) that says its position; none if no chain has the name that the tree says.
+    Tree(Arc<MatchTree<ConnectionInput, Option<usize>>>),
+}
+
+/// What a listener says of its filter chains.
+pub(super) struct Settings<'a> {
+    pub(super) chains: &'a [listener::FilterChain],
+    pub(super) default: Option<&'a listener::FilterChain>,
+    pub(super) matcher: Option<&'a xds_matcher::Matcher>,
 }
 
 /// Which connections match, and how they are secured and served.
@@ -60,12 +83,12 @@ pub(super) enum Transport {
 impl FilterChains {
     /// At least one is needed, and no two may be for the same connections.
     pub(super) fn from_proto(
-        protos: &[listener::FilterChain],
-        default: Option<&listener::FilterChain>,
+        settings: &Settings<'_>,
         field: Field<'_>,
         cx: &FactoryContext<'_>,
         scope: &Scope,
     ) -> Option<FilterChains> {
+        let Settings { chains: protos, default, matcher } = settings;
         let list = field.key("filter_chains");
         let chains = protos
             .iter()
@@ -80,22 +103,16 @@ impl FilterChains {
         if chains.is_empty() && default.is_none() {
             list.error("a listener needs a filter chain");
         }
-        let mut matcher = FilterChainMatcher::default();
-        for (position, chain) in chains.iter().enumerate() {
-            let Some(chain) = chain else { continue };
-            if let Err(other) = matcher.insert(&chain.matches, position) {
-                let same = chains[other].as_ref().is_some_and(|other| other.matches == chain.matches);
-                let how = if same { "are the same as" } else { "overlap with" };
-                let message = format!("the connections of this filter chain {how} those of filter_chains[{other}]");
-                list.index(position).key("filter_chain_match").error(message);
-            }
-        }
+        let choice = match matcher {
+            Some(tree) => Choice::by_tree(tree, protos, field),
+            None => Some(Choice::by_matches(&chains, list)),
+        };
         let chains: Option<Vec<_>> = chains.into_iter().collect();
         let default = match default {
             Some(default) => Some(default?),
             None => None,
         };
-        Some(FilterChains { chains: chains?, matcher, default })
+        Some(FilterChains { chains: chains?, choice: choice?, default })
     }
 
     /// The same with what changed files of certificates hold now; `None` if nothing changes.
@@ -118,16 +135,77 @@ impl FilterChains {
     }
 
     /// The one for a connection.
-    pub(super) fn find(&self, connection: &Candidate<'_>) -> Option<&FilterChain> {
-        match self.matcher.find(connection) {
+    pub(super) fn find(&self, connection: &Candidate<'_>, worker: &WorkerContext) -> Option<&FilterChain> {
+        let position = match &self.choice {
+            Choice::Matches(matcher) => matcher.find(connection),
+            Choice::Tree(tree) => {
+                let data = ConnectionData { candidate: connection, runtime: &worker.runtime() };
+                match tree.find(&data) {
+                    Some(position) => return self.chains.get((*position)?),
+                    None => None,
+                }
+            }
+        };
+        match position {
             Some(position) => self.chains.get(position),
             None => self.default.as_ref(),
         }
     }
 
-    /// How connections are told apart.
-    pub(super) fn matcher(&self) -> &FilterChainMatcher {
-        &self.matcher
+    /// How connections are told apart, where the filter chains themselves say it.
+    pub(super) fn matcher(&self) -> Option<&FilterChainMatcher> {
+        match &self.choice {
+            Choice::Matches(matcher) => Some(matcher),
+            Choice::Tree(_) => None,
+        }
+    }
+}
+
+impl Choice {
+    /// `list` is that of the chains.
+    fn by_matches(chains: &[Option<FilterChain>], list: Field<'_>) -> Choice {
+        let mut matcher = FilterChainMatcher::default();
+        for (position, chain) in chains.iter().enumerate() {
+            let Some(chain) = chain else { continue };
+            if let Err(other) = matcher.insert(&chain.matches, position) {
+                let same = chains[other].as_ref().is_some_and(|other| other.matches == chain.matches);
+                let how = if same { "are the same as" } else { "overlap with" };
+                let message = format!("the connections of this filter chain {how} those of filter_chains[{other}]");
+                list.index(position).key("filter_chain_match").error(message);
+            }
+        }
+        Choice::Matches(matcher)
+    }
+
+    /// `field` is the listener's.
+    fn by_tree(proto: &xds_matcher::Matcher, chains: &[listener::FilterChain], field: Field<'_>) -> Option<Choice> {
+        let list = field.key("filter_chains");
+        for (position, chain) in chains.iter().enumerate() {
+            let field = list.index(position);
+            field.ignored("filter_chain_match", &chain.filter_chain_match, "filter_chain_matcher chooses");
+            if chain.name.is_empty() {
+                field.key("name").error("is required, for filter_chain_matcher chooses by it");
+            } else if chains[..position].iter().any(|other| other.name == chain.name) {
+                field.key("name").error(format!("another filter chain is named {:?}, too", chain.name));
+            }
+        }
+        let mut name = |action: &TypedExtensionConfig, field: Field<'_>| {
+            let TypedExtensionConfig { name: _name, typed_config } = action;
+            let any = field.required("typed_config", typed_config)?;
+            let field = field.key("typed_config");
+            if any.type_url.rsplit('/').next() != Some(StringValue::full_name().as_str()) {
+                field.error("must be a google.protobuf.StringValue, with the name of a filter chain");
+                return None;
+            }
+            let StringValue { value } = field.unpack(any)?;
+            let position = chains.iter().position(|chain| chain.name == value);
+            if position.is_none() {
+                field.warning(format!("no filter chain is named {value:?}: connections that come to this are closed"));
+            }
+            Some(position)
+        };
+        let tree = MatchTree::from_proto(proto, field.key("filter_chain_matcher"), KeepMatching::Allowed, &mut name)?;
+        Some(Choice::Tree(Arc::new(tree)))
     }
 }
 

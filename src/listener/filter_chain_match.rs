@@ -151,7 +151,7 @@ fn best<'n>(children: &'n HashMap<Value, Node>, criterion: Criterion, connection
         }
         Criterion::DirectSourceIp => longest_range(children, connection.direct_remote.ip()?),
         Criterion::SourceIp => longest_range(children, connection.remote.ip()?),
-        Criterion::SourceType => children.get(if is_local(connection) { &Value::Local } else { &Value::External }),
+        Criterion::SourceType => children.get(if connection.is_local() { &Value::Local } else { &Value::External }),
         Criterion::SourcePort => children.get(&Value::Port(connection.remote.port()?)),
     }
 }
@@ -173,13 +173,16 @@ fn by_name<'n>(children: &'n HashMap<Value, Node>, name: &str) -> Option<&'n Nod
     std::iter::once(name).chain(suffixes).find_map(|name| children.get(&Value::Name(name.to_owned())))
 }
 
-fn is_local(connection: &Candidate<'_>) -> bool {
-    match (connection.remote.ip(), connection.local.ip()) {
-        // As in Envoy, of all loopback addresses only the first.
-        (Some(remote), Some(local)) => {
-            remote == Ipv4Addr::LOCALHOST || remote == Ipv6Addr::LOCALHOST || remote == local
+impl Candidate<'_> {
+    /// Whether the client is on this machine.
+    pub(super) fn is_local(&self) -> bool {
+        match (self.remote.ip(), self.local.ip()) {
+            // As in Envoy, of all loopback addresses only the first.
+            (Some(remote), Some(local)) => {
+                remote == Ipv4Addr::LOCALHOST || remote == Ipv6Addr::LOCALHOST || remote == local
+            }
+            _ => true, // a Unix socket
         }
-        _ => true, // a Unix socket
     }
 }
 

@@ -1,21 +1,14 @@
 //! Where to listen, and how: `envoy.config.core.v3.Address` with the socket settings of whoever listens.
 
-use std::{io, net::IpAddr, num::NonZeroUsize, time::Duration};
+use std::{io, net::IpAddr, num::NonZeroUsize};
 
 use thiserror::Error;
 
 use crate::{
     config::Field,
     net::Address,
-    proto::core::{
-        self, address,
-        socket_address::PortSpecifier,
-        socket_option::{SocketIpVersion, SocketState as SocketStateProto, Value},
-    },
-    sys::{
-        socket::{self, Keepalive, ListenSocket, TcpOptions},
-        socket_option::{SocketOption, SocketState},
-    },
+    proto::core::{self, address, socket_address::PortSpecifier},
+    sys::socket::{self, ListenSocket, TcpOptions},
 };
 
 /// An address and what the socket on it is to be like.
@@ -127,53 +120,5 @@ fn defaults(ipv4_compat: bool) -> TcpOptions {
         ipv4_compat,
         keepalive: None,
         options: Vec::new(),
-    }
-}
-
-/// `socket_options` of a listener at this address.
-pub(super) fn socket_options(protos: &[core::SocketOption], address: &Address, list: Field<'_>) -> Vec<SocketOption> {
-    let converted = protos.iter().enumerate().map(|(index, proto)| socket_option(proto, address, list.index(index)));
-    converted.collect::<Vec<_>>().into_iter().flatten().collect()
-}
-
-fn socket_option(proto: &core::SocketOption, address: &Address, field: Field<'_>) -> Option<SocketOption> {
-    let core::SocketOption { description: _description, level, name, state, r#type, ip_version, value } = proto;
-    let ip = address.ip()?;
-    let for_tcp = r#type.is_none_or(|kind| kind.stream.is_some() || kind.datagram.is_none());
-    let for_version = match SocketIpVersion::try_from(*ip_version) {
-        Ok(SocketIpVersion::Ipv4) => ip.is_ipv4(),
-        Ok(SocketIpVersion::Ipv6) => ip.is_ipv6(),
-        _ => true,
-    };
-    let number = |number: i64, name| {
-        i32::try_from(number).inspect_err(|_| field.key(name).error("is no number of a socket option")).ok()
-    };
-    let value = match value {
-        Some(Value::IntValue(value)) => number(*value, "int_value")?.to_ne_bytes().to_vec(),
-        Some(Value::BufValue(bytes)) => bytes.clone(),
-        None => {
-            field.error("int_value or buf_value is required");
-            return None;
-        }
-    };
-    let state = match SocketStateProto::try_from(*state) {
-        Ok(SocketStateProto::StateBound) => SocketState::Bound,
-        Ok(SocketStateProto::StateListening) => SocketState::Listening,
-        _ => SocketState::Prebind,
-    };
-    let option = SocketOption { level: number(*level, "level")?, name: number(*name, "name")?, value, state };
-    (for_tcp && for_version).then_some(option)
-}
-
-/// `TcpKeepalive`, whose presence alone turns probes on.
-pub(super) fn keepalive(proto: &core::TcpKeepalive) -> Keepalive {
-    let core::TcpKeepalive { keepalive_probes, keepalive_time, keepalive_interval } = proto;
-    let seconds = |value: &Option<crate::proto::UInt32Value>| {
-        value.filter(|value| value.value > 0).map(|value| Duration::from_secs(value.value.into()))
-    };
-    Keepalive {
-        time: seconds(keepalive_time),
-        interval: seconds(keepalive_interval),
-        probes: keepalive_probes.map(|probes| probes.value).filter(|probes| *probes > 0),
     }
 }

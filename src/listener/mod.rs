@@ -4,6 +4,7 @@
 //! first bytes where that decides, choose a [`FilterChain`], do the TLS handshake, hand over to the chain's network filter.
 
 mod accept;
+mod connection_input;
 mod filter_chain;
 mod filter_chain_match;
 mod filters;
@@ -21,7 +22,7 @@ pub use listen_address::{BindError, ListenAddress};
 use crate::{
     config::Field,
     filter::FactoryContext,
-    net::{Address, ConnectionLimit},
+    net::{Address, ConnectionLimit, socket_settings},
     proto::{BoolValue, UInt32Value, core, listener},
     stats::{self, Scope},
     sys::socket_option::SocketOption,
@@ -93,7 +94,6 @@ impl Listener {
         } = proto;
         let is_true = |value: &Option<BoolValue>| value.is_some_and(|value| value.value);
         field.unsupported("fcds_config", fcds_config);
-        field.unsupported("filter_chain_matcher", filter_chain_matcher);
         field.unsupported("use_original_dst", &is_true(use_original_dst));
         field.unsupported("udp_listener_config", udp_listener_config);
         field.unsupported("api_listener", api_listener);
@@ -130,7 +130,12 @@ impl Listener {
             ..*cx
         };
         let first_chain = filter_chains.first().and_then(|chain| chain.use_proxy_proto);
-        let filter_chains = FilterChains::from_proto(filter_chains, default_filter_chain.as_ref(), field, cx, &scope);
+        let settings = filter_chain::Settings {
+            chains: filter_chains,
+            default: default_filter_chain.as_ref(),
+            matcher: filter_chain_matcher.as_ref(),
+        };
+        let filter_chains = FilterChains::from_proto(&settings, field, cx, &scope);
         let settings = filters::Settings {
             listener_filters,
             proxy_protocol_first: first_chain.is_some_and(|used| used.value),
@@ -146,7 +151,7 @@ impl Listener {
             tcp.freebind = is_true(freebind);
             tcp.backlog = tcp_backlog_size.map_or(tcp.backlog, |size| size.value);
         }
-        addresses[0].tcp.keepalive = tcp_keepalive.as_ref().map(listen_address::keepalive);
+        addresses[0].tcp.keepalive = tcp_keepalive.as_ref().map(socket_settings::keepalive);
         Some(Listener {
             name: if name.is_empty() { address.into() } else { name.as_str().into() },
             addresses,
@@ -179,7 +184,7 @@ impl SocketSettings<'_> {
     fn add(&self, address: &Address, options: &mut Vec<SocketOption>, field: Field<'_>) {
         let Some(ip) = address.ip() else { return };
         if options.is_empty() {
-            *options = listen_address::socket_options(self.socket_options, address, field.key("socket_options"));
+            *options = socket_settings::socket_options(self.socket_options, ip, field.key("socket_options"));
         }
         if self.transparent {
             options.push(SocketOption::transparent(ip.is_ipv6()));
@@ -205,12 +210,13 @@ fn addresses(
         let address = field.required("address", address);
         let mut address = address.and_then(|address| ListenAddress::from_proto(address, field.key("address")));
         if let Some(ListenAddress { tcp, .. }) = &mut address {
-            tcp.keepalive = tcp_keepalive.as_ref().map(listen_address::keepalive);
+            tcp.keepalive = tcp_keepalive.as_ref().map(socket_settings::keepalive);
         }
-        if let (Some(ListenAddress { address, tcp, .. }), Some(options)) = (&mut address, socket_options) {
+        if let (Some(ListenAddress { address, tcp, .. }), Some(options)) = (&mut address, socket_options)
+            && let Some(ip) = address.ip()
+        {
             let listed = field.key("socket_options");
-            tcp.options =
-                listen_address::socket_options(&options.socket_options, address, listed.key("socket_options"));
+            tcp.options = socket_settings::socket_options(&options.socket_options, ip, listed.key("socket_options"));
         }
         addresses.push(address);
     }

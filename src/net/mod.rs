@@ -8,6 +8,7 @@ pub mod connection_limit;
 pub mod io;
 mod metered;
 pub mod proxy_protocol;
+pub mod socket_settings;
 
 pub use acceptor::Acceptor;
 pub use address::Address;

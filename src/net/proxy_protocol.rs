@@ -9,6 +9,8 @@ const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const V2_HEADER: usize = 16;
 /// The first bytes of a header of version 1.
 const V1_SIGNATURE: &[u8] = b"PROXY";
+/// Room for values in a header of version 2 with addresses of IPv6, as Envoy reckons it for those of IPv4, too.
+pub const V2_MAX_TLVS: usize = u16::MAX as usize - 36;
 /// The longest header of version 1, the end of its line included.
 const V1_MAX: usize = 107;
 

@@ -51,6 +51,7 @@ pub use envoy_types::pb::envoy::extensions::internal_redirect::allow_listed_rout
 pub use envoy_types::pb::envoy::extensions::internal_redirect::previous_routes::v3 as redirect_previous_routes;
 pub use envoy_types::pb::envoy::extensions::internal_redirect::safe_cross_scheme::v3 as redirect_safe_cross_scheme;
 pub use envoy_types::pb::envoy::extensions::matching::common_inputs::environment_variable::v3 as environment_variable;
+pub use envoy_types::pb::envoy::extensions::matching::common_inputs::network::v3 as network_inputs;
 pub use envoy_types::pb::envoy::extensions::matching::input_matchers::consistent_hashing::v3 as consistent_hashing;
 pub use envoy_types::pb::envoy::extensions::matching::input_matchers::ip::v3 as ip_matcher;
 pub use envoy_types::pb::envoy::extensions::matching::input_matchers::runtime_fraction::v3 as runtime_fraction;
@@ -62,6 +63,8 @@ pub use envoy_types::pb::envoy::extensions::retry::host::omit_canary_hosts::v3 a
 pub use envoy_types::pb::envoy::extensions::retry::host::omit_host_metadata::v3 as retry_omit_host_metadata;
 pub use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3 as retry_previous_hosts;
 pub use envoy_types::pb::envoy::extensions::router::cluster_specifiers::matcher::v3 as matcher_cluster_specifier;
+pub use envoy_types::pb::envoy::extensions::transport_sockets::http_11_proxy::v3 as http_11_proxy;
+pub use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3 as upstream_proxy_protocol;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 pub use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http_protocol_options;

@@ -57,8 +57,13 @@ impl Publisher {
         }
         let cluster = transport::cluster("check", worker);
         let of_cluster = Report::new();
-        let _ =
-            ClusterEntry::from_proto(&cluster, Field::root(&of_cluster), &Secrets::default(), &stats::Registry::new(0));
+        let _ = ClusterEntry::from_proto(
+            &cluster,
+            Field::root(&of_cluster),
+            &Secrets::default(),
+            &stats::Registry::new(0),
+            None,
+        );
         transport::tell_as_of_request(of_cluster, Field::root(&report));
         Refusal::invalid(report)
     }
@@ -143,7 +148,8 @@ impl Publisher {
         } else {
             let proto = transport::cluster(name, like);
             let report = Report::new();
-            let mut entry = ClusterEntry::from_proto(&proto, Field::root(&report), &Secrets::default(), &self.stats)?;
+            let mut entry =
+                ClusterEntry::from_proto(&proto, Field::root(&report), &Secrets::default(), &self.stats, None)?;
             if let Some(borrowed) = transport::borrowed_cluster(like) {
                 entry.transport_sockets = self.borrow(borrowed, snapshot)?;
                 entry.sockets_of = Some(borrowed.into());

@@ -23,6 +23,7 @@ pub(super) fn reply(failure: UpstreamFailure, retried: bool, info: &mut StreamIn
         FailureKind::Connect | FailureKind::Tls => {
             (ResponseFlags::UPSTREAM_CONNECTION_FAILURE, "remote connection failure")
         }
+        FailureKind::Bind => (ResponseFlags::UPSTREAM_CONNECTION_FAILURE, "local connection failure"),
         FailureKind::ConnectTimeout => (ResponseFlags::UPSTREAM_CONNECTION_FAILURE, "connection timeout"),
         FailureKind::Reset(_) | FailureKind::GoAway => (ResponseFlags::UPSTREAM_REMOTE_RESET, "remote reset"),
         FailureKind::RefusedStream => (ResponseFlags::UPSTREAM_REMOTE_RESET, "remote refused stream reset"),

@@ -201,7 +201,9 @@ const NO_RESPONSE: RetryOn = RetryOn::RESET.union(RetryOn::SERVER_ERROR).union(R
 
 fn conditions(kind: FailureKind, sent: bool) -> RetryOn {
     let of_kind = match kind {
-        FailureKind::Connect | FailureKind::ConnectTimeout | FailureKind::Tls => RetryOn::CONNECT_FAILURE,
+        FailureKind::Connect | FailureKind::Bind | FailureKind::ConnectTimeout | FailureKind::Tls => {
+            RetryOn::CONNECT_FAILURE
+        }
         FailureKind::RefusedStream => RetryOn::REFUSED_STREAM,
         _ => RetryOn::default(),
     };

@@ -113,7 +113,8 @@ impl UpstreamRequest<'_> {
 
     /// One attempt, unless a deadline of the stream passes first.
     async fn attempt(&self, host: &HostRef, request: &mut Request, stream: &mut Stream) -> Result<Outcome, LocalReply> {
-        let attempt = UpstreamAttempt { priority: self.priority, ..UpstreamAttempt::default() };
+        let client = Some(Rc::clone(&stream.info.connection));
+        let attempt = UpstreamAttempt { priority: self.priority, client, ..UpstreamAttempt::default() };
         let deadlines = self.timeouts.of_attempt(self.cluster.cluster());
         if !deadlines.is_empty() {
             stream.timer.begin_attempt(deadlines);

@@ -1,6 +1,7 @@
 //! The parts of `envoy.config.bootstrap.v3.Bootstrap` that concern the process as a whole. Listeners, clusters and secrets are converted in
 //! `manager.rs`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Name;
@@ -12,6 +13,7 @@ use crate::proto;
 use crate::proto::core::TypedExtensionConfig;
 use crate::proto::downstream_connections::DownstreamConnectionsConfig;
 use crate::proto::overload::{OverloadManager, ResourceMonitor, resource_monitor};
+use crate::upstream::BindConfig;
 
 use super::{StatsConfig, runtime};
 
@@ -28,6 +30,8 @@ pub struct Bootstrap {
     pub admin: Option<ListenAddress>,
     /// How many connections there may be.
     pub connection_limits: ConnectionLimits,
+    /// Where connections to hosts come from, of clusters that do not say.
+    pub upstream_bind_config: Option<Arc<BindConfig>>,
 }
 
 /// What the warning says where the setting touches nothing but reports about the process.
@@ -116,9 +120,7 @@ impl Bootstrap {
         accept_only(typed_dns_resolver_config.as_ref(), DNS_RESOLVERS, field.key("typed_dns_resolver_config"));
         accept_only(default_regex_engine.as_ref(), REGEX_ENGINES, field.key("default_regex_engine"));
         accept_only(listener_manager.as_ref(), LISTENER_MANAGERS, field.key("listener_manager"));
-        if let Some(manager) = cluster_manager {
-            check_cluster_manager(manager, field.key("cluster_manager"));
-        }
+        let cluster_manager = cluster_manager.as_ref();
         let connection_limits =
             layered_runtime.as_ref().map(|layers| runtime::connection_limits(layers, field.key("layered_runtime")));
         let mut connection_limits = connection_limits.unwrap_or_default();
@@ -132,6 +134,8 @@ impl Bootstrap {
             node: node.clone().unwrap_or_default(),
             admin: admin.as_ref().and_then(|admin| admin_address(admin, field.key("admin"))),
             connection_limits,
+            upstream_bind_config: cluster_manager
+                .and_then(|manager| convert_cluster_manager(manager, field.key("cluster_manager"))),
         }
     }
 }
@@ -155,7 +159,8 @@ fn accept_only(extension: Option<&TypedExtensionConfig>, types: &[&str], field: 
     }
 }
 
-fn check_cluster_manager(manager: &proto::bootstrap::ClusterManager, field: Field<'_>) {
+/// Only where connections come from matters.
+fn convert_cluster_manager(manager: &proto::bootstrap::ClusterManager, field: Field<'_>) -> Option<Arc<BindConfig>> {
     let proto::bootstrap::ClusterManager {
         local_cluster_name,
         outlier_detection,
@@ -165,9 +170,10 @@ fn check_cluster_manager(manager: &proto::bootstrap::ClusterManager, field: Fiel
     } = manager;
     field.ignored("local_cluster_name", local_cluster_name, "hosts are not chosen by zone yet");
     field.ignored("outlier_detection", outlier_detection, NOT_YET);
-    field.unsupported("upstream_bind_config", upstream_bind_config);
     field.ignored("load_stats_config", load_stats_config, NOT_YET);
     field.ignored("enable_deferred_cluster_creation", enable_deferred_cluster_creation, "clusters are cheap to create");
+    let bind_config = upstream_bind_config.as_ref();
+    bind_config.and_then(|proto| BindConfig::from_proto(proto, field.key("upstream_bind_config"))).map(Arc::new)
 }
 
 /// The bound on connections is kept. What sheds load when a resource runs short is not there yet, which is a warning: it lets in no more

@@ -14,7 +14,7 @@ use crate::proto::bootstrap::bootstrap::StaticResources;
 use crate::runtime::Runtime;
 use crate::stats::Registry;
 use crate::tls::{Renewal, RenewalStats, Secrets, TicketKeys, WatchedFiles};
-use crate::upstream::ClusterEntry;
+use crate::upstream::{BindConfig, ClusterEntry};
 use crate::{http_filters, network_filters};
 
 use super::{Bootstrap, Change, Rejected, Snapshot};
@@ -143,10 +143,11 @@ impl ConfigManager {
         let field = root.key("static_resources");
         let resources = proto.static_resources.clone().unwrap_or_default();
         let before = Arc::clone(&self.current.proto);
-        let same_limits =
-            before.layered_runtime == proto.layered_runtime && before.overload_manager == proto.overload_manager;
+        let same_surroundings = before.layered_runtime == proto.layered_runtime
+            && before.overload_manager == proto.overload_manager
+            && before.cluster_manager == proto.cluster_manager;
         let before =
-            before.static_resources.as_ref().filter(|before| same_limits && before.secrets == resources.secrets);
+            before.static_resources.as_ref().filter(|before| same_surroundings && before.secrets == resources.secrets);
 
         let layers = proto.layered_runtime.clone().unwrap_or_default();
         let runtime = Runtime::from_proto(&layers, root.key("layered_runtime"));
@@ -154,7 +155,8 @@ impl ConfigManager {
         let limits = &mut bootstrap.connection_limits;
         limits.global = limits.global.take().or_else(|| self.connection_limit.clone());
         let secrets = Secrets::from_proto(&resources.secrets, field.key("secrets")).with_ticket_keys(&self.ticket_keys);
-        let clusters = self.clusters(&resources, before, field.key("clusters"), &secrets);
+        let sources = bootstrap.upstream_bind_config.as_ref();
+        let clusters = self.clusters(&resources, before, field.key("clusters"), &secrets, sources);
         let cx = FactoryContext {
             listener_stats: None,
             stats: &self.stats,
@@ -218,6 +220,7 @@ impl ConfigManager {
         before: Option<&StaticResources>,
         field: Field<'_>,
         secrets: &Secrets,
+        sources: Option<&Arc<BindConfig>>,
     ) -> HashMap<Arc<str>, ClusterEntry> {
         let before: HashMap<_, _> =
             before.into_iter().flat_map(|before| &before.clusters).map(|proto| (&proto.name, proto)).collect();
@@ -230,7 +233,7 @@ impl ConfigManager {
             }
             let entry = match self.configured.get(proto.name.as_str()) {
                 Some(entry) if before.get(&proto.name) == Some(&proto) => Some(entry.clone()),
-                _ => ClusterEntry::from_proto(proto, field, secrets, &self.stats),
+                _ => ClusterEntry::from_proto(proto, field, secrets, &self.stats, sources),
             };
             clusters.extend(entry.map(|entry| (Arc::clone(&entry.cluster.name), entry)));
         }

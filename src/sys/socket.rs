@@ -94,6 +94,20 @@ pub struct Keepalive {
     pub probes: Option<u32>,
 }
 
+impl Keepalive {
+    /// Has the kernel probe the peer of this socket.
+    ///
+    /// # Errors
+    /// The kernel does not accept one of the values.
+    pub fn set(&self, socket: &impl AsFd) -> io::Result<()> {
+        let mut keepalive = TcpKeepalive::new();
+        keepalive = self.time.map_or(keepalive.clone(), |time| keepalive.with_time(time));
+        keepalive = self.interval.map_or(keepalive.clone(), |interval| keepalive.with_interval(interval));
+        keepalive = self.probes.map_or(keepalive.clone(), |probes| keepalive.with_retries(probes));
+        SockRef::from(socket).set_tcp_keepalive(&keepalive)
+    }
+}
+
 /// Binds and listens on a TCP address, once for each worker. Port 0 gives all workers the same free port.
 ///
 /// # Errors
@@ -188,12 +202,8 @@ fn tcp_socket(address: SocketAddr, options: &TcpOptions, reuse_port: bool) -> io
     if address.is_ipv6() {
         socket.set_only_v6(!options.ipv4_compat)?;
     }
-    if let Some(Keepalive { time, interval, probes }) = &options.keepalive {
-        let mut keepalive = TcpKeepalive::new();
-        keepalive = time.map_or(keepalive.clone(), |time| keepalive.with_time(time));
-        keepalive = interval.map_or(keepalive.clone(), |interval| keepalive.with_interval(interval));
-        keepalive = probes.map_or(keepalive.clone(), |probes| keepalive.with_retries(probes));
-        socket.set_tcp_keepalive(&keepalive)?;
+    if let Some(keepalive) = &options.keepalive {
+        keepalive.set(&socket)?;
     }
     Ok(socket)
 }

@@ -46,6 +46,14 @@ impl SocketOption {
         SocketOption::integer(level, name, 1, SocketState::Prebind)
     }
 
+    /// `IP_FREEBIND`: whether the address that is bound may be one that no interface has.
+    #[must_use]
+    pub fn freebind(ipv6: bool, allowed: bool) -> SocketOption {
+        let (level, name) =
+            if ipv6 { (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND) } else { (libc::IPPROTO_IP, libc::IP_FREEBIND) };
+        SocketOption::integer(level, name, i32::from(allowed), SocketState::Prebind)
+    }
+
     /// `TCP_FASTOPEN`: so many connections may wait that have sent data with their first packet.
     #[must_use]
     pub fn fast_open(queue: i32) -> SocketOption {

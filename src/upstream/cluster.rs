@@ -2,10 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use socket2::TcpKeepalive;
-
 use super::{
-    CircuitBreakers, ClusterStats, Endpoint, Host, HostSet, HostStats, ResponseStats,
+    BindConfig, CircuitBreakers, ClusterStats, Endpoint, Host, HostSet, HostStats, ResponseStats,
     dns::{DnsFields, DnsOptions},
     load_assignment::{self, NamedEndpoint},
     protocol_options::{DeprecatedOptions, ProtocolOptions},
@@ -13,6 +11,7 @@ use super::{
 };
 use crate::{
     config::Field,
+    net::socket_settings,
     proto::{
         cluster::{
             self, LoadBalancingPolicy, UpstreamConnectionOptions,
@@ -22,10 +21,11 @@ use crate::{
             },
             load_balancing_policy::Policy,
         },
-        core::{self, Metadata},
+        core::Metadata,
         endpoint,
     },
     stats::{Counter, Registry, ResponseCodes, Scope},
+    sys::socket::Keepalive,
     tls::{Renewal, Secrets},
 };
 
@@ -48,13 +48,16 @@ pub struct ClusterEntry {
 
 impl ClusterEntry {
     /// A cluster with the hosts that its configuration names. A DNS cluster has none before its names are resolved.
+    /// `bind_config` is that of clusters that have none.
     pub fn from_proto(
         proto: &cluster::Cluster,
         field: Field<'_>,
         secrets: &Secrets,
         registry: &Arc<Registry>,
+        bind_config: Option<&Arc<BindConfig>>,
     ) -> Option<ClusterEntry> {
-        let (cluster, transport_sockets) = Cluster::from_proto(proto, field, secrets, registry)?;
+        let (mut cluster, transport_sockets) = Cluster::from_proto(proto, field, secrets, registry)?;
+        cluster.bind_config = cluster.bind_config.or_else(|| bind_config.cloned());
         let known = cluster.endpoints.iter().filter(|named| named.name.is_none());
         let hosts = HostSet::new(&cluster, known.map(|named| named.endpoint.clone()).collect(), &HostSet::default());
         if !hosts.hosts().is_empty() {
@@ -108,7 +111,9 @@ pub struct Cluster {
     /// How its hosts are spoken to.
     pub protocol: ProtocolOptions,
     /// Probes on quiet connections.
-    pub tcp_keepalive: Option<TcpKeepalive>,
+    pub tcp_keepalive: Option<Keepalive>,
+    /// Where its connections come from.
+    pub bind_config: Option<Arc<BindConfig>>,
     /// The percentage of healthy hosts below which health is no criterion any more.
     pub healthy_panic_threshold: f64,
     /// How much of it may be in use at once.
@@ -165,7 +170,6 @@ impl Cluster {
         field.unsupported("eds_cluster_config", eds_cluster_config);
         field.unsupported("lb_subset_config", lb_subset_config);
         field.unsupported("transport_socket_matcher", transport_socket_matcher);
-        field.unsupported("upstream_bind_config", upstream_bind_config);
         field.unsupported("upstream_config", upstream_config);
         field.unsupported("filters", filters);
         field.unsupported("connection_pool_per_downstream_connection", connection_pool_per_downstream_connection);
@@ -198,7 +202,7 @@ impl Cluster {
             http1: http_protocol_options, http2: http2_protocol_options, max_requests_per_connection,
             use_downstream_protocol: *protocol_selection == ClusterProtocolSelection::UseDownstreamProtocol as i32,
         };
-        let protocol = ProtocolOptions::from_proto(typed_extension_protocol_options, &deprecated, field);
+        let mut protocol = ProtocolOptions::from_proto(typed_extension_protocol_options, &deprecated, field);
         #[rustfmt::skip]
         let dns = DnsFields {
             refresh_rate: dns_refresh_rate, jitter: dns_jitter, failure_refresh_rate: dns_failure_refresh_rate,
@@ -216,6 +220,7 @@ impl Cluster {
         let transport_sockets = TransportSockets::from_proto(&settings, field, secrets, &scope);
         let endpoints = named_endpoints(load_assignment.as_ref(), discovery?, field);
         let (transport_socket_matcher, transport_sockets) = transport_sockets?;
+        protocol.http1.fully_qualified_url |= transport_sockets.default_socket().needs_absolute_urls();
         let cluster = Cluster {
             name: name.as_str().into(),
             metadata: metadata.clone().map(Arc::new),
@@ -223,6 +228,9 @@ impl Cluster {
             connect_timeout: field.duration("connect_timeout", connect_timeout).unwrap_or(CONNECT_TIMEOUT),
             protocol,
             tcp_keepalive: connection_options(upstream_connection_options.as_ref(), field),
+            bind_config: upstream_bind_config
+                .as_ref()
+                .and_then(|proto| BindConfig::from_proto(proto, field.key("upstream_bind_config")).map(Arc::new)),
             healthy_panic_threshold: panic_threshold(common_lb_config.as_ref(), field.key("common_lb_config")),
             circuit_breakers: CircuitBreakers::from_proto(
                 circuit_breakers.as_ref(),
@@ -385,7 +393,7 @@ fn panic_threshold(proto: Option<&CommonLbConfig>, field: Field<'_>) -> f64 {
     healthy_panic_threshold.as_ref().map_or(PANIC_THRESHOLD, |percent| percent.value)
 }
 
-fn connection_options(proto: Option<&UpstreamConnectionOptions>, field: Field<'_>) -> Option<TcpKeepalive> {
+fn connection_options(proto: Option<&UpstreamConnectionOptions>, field: Field<'_>) -> Option<Keepalive> {
     let field = field.key("upstream_connection_options");
     let UpstreamConnectionOptions {
         tcp_keepalive,
@@ -395,16 +403,5 @@ fn connection_options(proto: Option<&UpstreamConnectionOptions>, field: Field<'_
     let interface_name = set_local_interface_name_on_upstream_connections;
     field.ignored("set_local_interface_name_on_upstream_connections", interface_name, "nothing reads the name");
     field.ignored("happy_eyeballs_config", happy_eyeballs_config, "a host is reached at its first address only");
-    let core::TcpKeepalive { keepalive_probes, keepalive_time, keepalive_interval } = tcp_keepalive.as_ref()?;
-    let mut keepalive = TcpKeepalive::new();
-    if let Some(time) = keepalive_time {
-        keepalive = keepalive.with_time(Duration::from_secs(time.value.into()));
-    }
-    if let Some(interval) = keepalive_interval {
-        keepalive = keepalive.with_interval(Duration::from_secs(interval.value.into()));
-    }
-    if let Some(probes) = keepalive_probes {
-        keepalive = keepalive.with_retries(probes.value);
-    }
-    Some(keepalive)
+    tcp_keepalive.as_ref().map(socket_settings::keepalive)
 }

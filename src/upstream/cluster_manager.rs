@@ -18,7 +18,7 @@ use super::{
 use crate::{
     http::{Request, Response},
     proto::core::RoutingPriority,
-    stream_info::UpstreamInfo,
+    stream_info::{ConnectionInfo, UpstreamInfo},
 };
 
 /// All clusters, as one worker sees them.
@@ -145,12 +145,12 @@ impl ClusterState {
         !self.cluster.circuit_breakers.of(RoutingPriority::Default).connections.has_room()
     }
 
-    /// Makes a connection for a stream of bytes. Dropping the future gives it up.
+    /// Makes a connection for a client's stream of bytes. Dropping the future gives it up.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn connect(&self, host: &HostRef) -> Result<TcpConnection, UpstreamFailure> {
-        TcpConnection::connect(host).await
+    pub async fn connect(&self, host: &HostRef, client: &ConnectionInfo) -> Result<TcpConnection, UpstreamFailure> {
+        TcpConnection::connect(host, Some(client)).await
     }
 }
 
@@ -203,6 +203,17 @@ impl HostRef {
     #[must_use]
     pub fn transport_socket(&self) -> TransportSocket {
         self.0.transport_sockets.borrow().get(self.transport_socket).clone()
+    }
+
+    /// Whether connections to it are secured by TLS.
+    #[must_use]
+    pub fn is_secured(&self) -> bool {
+        self.0.transport_sockets.borrow().get(self.transport_socket).tls().is_some()
+    }
+
+    /// Whether connections to it tell of the client that they are for.
+    pub(super) fn learns_clients(&self) -> bool {
+        self.0.transport_sockets.borrow().get(self.transport_socket).names_clients()
     }
 
     /// What access logs say of it.

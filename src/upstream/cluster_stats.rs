@@ -16,6 +16,8 @@ stats::declare! {
         upstream_cx_http2_total: Counter,
         /// Connections that could not be made.
         upstream_cx_connect_fail: Counter,
+        /// Of these, those whose source address could not be had (`upstream_bind_config`).
+        bind_errors: Counter,
         /// Times that no more hosts were tried for a TCP connection, because each had failed.
         upstream_cx_connect_attempts_exceeded: Counter,
         /// Connections that were not made in time.

@@ -36,6 +36,8 @@ pub struct Endpoint {
     pub locality: Option<core::Locality>,
     /// What filters and balancers may select by.
     pub metadata: Option<core::Metadata>,
+    /// That of its locality.
+    pub locality_metadata: Option<core::Metadata>,
 }
 
 /// Whether a host takes requests, as its source says (`health_status`).
@@ -64,6 +66,7 @@ impl Endpoint {
             health: Health::Healthy,
             locality: None,
             metadata: None,
+            locality_metadata: None,
         }
     }
 

@@ -57,7 +57,6 @@ pub(super) fn endpoints(
 fn locality_endpoints(proto: &LocalityLbEndpoints, discovery: Discovery, field: Field<'_>) -> Vec<NamedEndpoint> {
     let LocalityLbEndpoints { locality, metadata, lb_endpoints, load_balancing_weight, priority, proximity, lb_config } =
         proto;
-    field.ignored("metadata", metadata, "nothing selects by the metadata of a locality");
     field.ignored("load_balancing_weight", load_balancing_weight, "hosts are balanced by their own weights");
     field.ignored("proximity", proximity, "hosts are balanced by their own weights");
     field.unsupported("lb_config", lb_config);
@@ -70,6 +69,7 @@ fn locality_endpoints(proto: &LocalityLbEndpoints, discovery: Discovery, field: 
         if let Some(mut named) = named_endpoint(proto, discovery, list.index(index)) {
             named.endpoint.priority = *priority;
             named.endpoint.locality.clone_from(locality);
+            named.endpoint.locality_metadata.clone_from(metadata);
             endpoints.push(named);
         }
     }

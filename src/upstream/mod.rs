@@ -4,6 +4,7 @@
 //! it: per cluster the balancer's position, per host the connections. A request takes two steps here:
 //! [`ClusterState::choose_host`], then [`ClusterState::send`], both on the worker's own thread.
 
+mod bind_config;
 mod circuit_breaker;
 mod cluster;
 mod cluster_manager;
@@ -18,6 +19,7 @@ mod protocol_options;
 mod response_stats;
 mod transport_socket;
 
+pub use bind_config::BindConfig;
 pub use circuit_breaker::{CircuitBreakers, Resource, Thresholds};
 pub use cluster::{Cluster, ClusterEntry, Discovery};
 pub use cluster_manager::{ClusterManager, ClusterState, HostRef};

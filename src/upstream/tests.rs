@@ -21,7 +21,7 @@ use crate::{
 fn load(yaml: &str) -> (Option<ClusterEntry>, Vec<String>) {
     let report = Report::new();
     let proto: proto::cluster::Cluster = config::load(&Source::new("test.yaml", yaml), &report).unwrap();
-    let entry = ClusterEntry::from_proto(&proto, Field::root(&report), &Secrets::default(), &Registry::new(0));
+    let entry = ClusterEntry::from_proto(&proto, Field::root(&report), &Secrets::default(), &Registry::new(0), None);
     (entry, report.into_problems().iter().map(ToString::to_string).collect())
 }
 

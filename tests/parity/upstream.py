@@ -40,7 +40,9 @@ class Upstream:
 
     def _serve(self, connection):
         with contextlib.suppress(OSError, ConnectionError, EOFError, ssl.SSLError, h2.exceptions.ProtocolError), connection:
-            tls = None
+            tls, peer = None, connection.getpeername()[0]
+            if peer != "127.0.0.1":
+                self._record(peer=peer)
             if self.context and connection.recv(1, socket.MSG_PEEK) == b"\x16":
                 connection = self.context.wrap_socket(connection, server_side=True)
                 tls = describe_tls(connection, server_side=True)

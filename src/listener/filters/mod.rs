@@ -138,15 +138,15 @@ impl ListenerFilters {
         Some(ListenerFilters { filters, timeout: (!timeout.is_zero()).then_some(timeout), continue_on_timeout })
     }
 
-    /// With a TLS inspector if the filter chains depend on what it finds, as the last where none is listed.
+    /// With a TLS inspector if the filter chains say that they depend on what it finds, as the last where none is listed.
     pub(super) fn with_tls_inspector(
         mut self,
-        matcher: &FilterChainMatcher,
+        matcher: Option<&FilterChainMatcher>,
         cx: &FactoryContext<'_>,
     ) -> ListenerFilters {
         let lists = |kind: fn(&ListenerFilter) -> bool| self.filters.iter().any(|(filter, _)| kind(filter));
         let http = lists(|filter| matches!(filter, ListenerFilter::HttpInspector(_)));
-        let needed = matcher.inspects_tls || matcher.inspects_protocols && !http;
+        let needed = matcher.is_some_and(|matcher| matcher.inspects_tls || matcher.inspects_protocols && !http);
         if needed && !lists(|filter| matches!(filter, ListenerFilter::TlsInspector(_))) {
             self.filters.push((ListenerFilter::TlsInspector(TlsInspector::new(cx)), None));
         }

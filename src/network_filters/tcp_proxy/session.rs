@@ -168,7 +168,7 @@ impl<'a> Session<'a> {
             self.info.attempt_count += 1;
             self.info.upstream = Some(Rc::clone(host.info()));
             let connected = match &connect.tunnel {
-                None => cluster.connect(&host).await.map(Connected::Tcp),
+                None => cluster.connect(&host, &connection).await.map(Connected::Tcp),
                 Some(tunnel) => self.open(tunnel, &cluster, &host).await,
             };
             match connected {

@@ -1,10 +1,10 @@
 //! One attempt at a request: when what happened, and how it failed.
 
-use std::cell::Cell;
+use std::{cell::Cell, rc::Rc};
 
 use tokio::time::Instant;
 
-use crate::proto::core::RoutingPriority;
+use crate::{proto::core::RoutingPriority, stream_info::ConnectionInfo};
 
 /// An attempt that brought no response headers.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct UpstreamFailure {
 pub enum FailureKind {
     /// No connection to the host could be made.
     Connect,
+    /// The address that connections are to come from cannot be had.
+    Bind,
     /// No connection to the host was made in time (`connect_timeout`).
     ConnectTimeout,
     /// The host was reached, but TLS was not agreed on.
@@ -49,6 +51,8 @@ pub enum FailureKind {
 pub struct UpstreamAttempt {
     /// Which circuit breakers count it.
     pub priority: RoutingPriority,
+    /// The connection of the client that it is for.
+    pub client: Option<Rc<ConnectionInfo>>,
     /// A new connection was begun for it; `None` when a pooled one served.
     pub connect_started: Cell<Option<Instant>>,
     /// The new connection was ready, TLS included.

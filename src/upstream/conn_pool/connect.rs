@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpStream, UnixStream},
     time::{Instant, timeout},
@@ -22,7 +21,7 @@ use crate::{
     net::{Address, Alpn, Io, Meter, Metered},
     proto::core::RoutingPriority,
     stats::Gauge,
-    upstream::{Cluster, Host, HostRef, TransportSocket},
+    upstream::{Cluster, Host, HostRef, transport_socket::TransportSocketOptions},
 };
 
 /// A byte stream to a host.
@@ -54,12 +53,11 @@ impl ConnectError {
     }
 }
 
-/// Connects to a host within `connect_timeout`, TLS included. `server_name` is asked for instead of the host's own name.
-/// `alpn` is what the caller speaks, best first; a caller that speaks no HTTP names none. `priority` says whose circuit breakers count
+/// Connects to a host within `connect_timeout`, TLS included. `alpn` is what the caller speaks, best first; a caller that speaks no HTTP names none. `priority` says whose circuit breakers count
 /// the connection.
 pub(super) async fn connect(
     host: &HostRef,
-    server_name: Option<&str>,
+    options: &TransportSocketOptions,
     alpn: &[Alpn],
     priority: RoutingPriority,
 ) -> Result<Established, ConnectError> {
@@ -69,7 +67,7 @@ pub(super) async fn connect(
     stats.upstream_cx_total.inc();
     host.stats.cx_total.inc();
     let started = Instant::now();
-    match timeout(cluster.connect_timeout, connect_unbounded(host, server_name, alpn)).await {
+    match timeout(cluster.connect_timeout, connect_unbounded(host, options, alpn)).await {
         Ok(Ok((io, alpn))) => {
             stats.upstream_cx_connect_ms.record_time(started.elapsed());
             let record = Rc::new(ConnectionRecord::new(cluster, host, place));
@@ -80,7 +78,11 @@ pub(super) async fn connect(
         Ok(Err(error)) => {
             stats.upstream_cx_connect_fail.inc();
             stats.upstream_cx_destroy.inc();
-            stats.upstream_cx_destroy_remote.inc();
+            if error.kind == FailureKind::Bind {
+                stats.upstream_cx_destroy_local.inc();
+            } else {
+                stats.upstream_cx_destroy_remote.inc();
+            }
             host.stats.cx_connect_fail.inc();
             Err(error)
         }
@@ -97,15 +99,20 @@ pub(super) async fn connect(
 
 async fn connect_unbounded(
     host: &HostRef,
-    server_name: Option<&str>,
+    options: &TransportSocketOptions,
     alpn: &[Alpn],
 ) -> Result<(Io, Option<Alpn>), ConnectError> {
-    let (cluster, endpoint) = (host.cluster(), &host.endpoint);
-    let io = open_socket(&endpoint.address, cluster.tcp_keepalive.as_ref()).await;
-    let io = io.map_err(|error| ConnectError::new(FailureKind::Connect, &system_error(&error)))?;
-    let TransportSocket::Tls(tls) = host.transport_socket() else { return Ok((io, None)) };
-    let name = server_name.unwrap_or(&endpoint.hostname);
+    let (cluster, endpoint, socket) = (host.cluster(), &host.endpoint, host.transport_socket());
+    let mut io = open_socket(&socket.address(endpoint), cluster).await?;
+    let sent = socket.begin(&mut io, endpoint, options).await.map_err(failed)?;
+    cluster.stats.upstream_cx_tx_bytes_total.add(sent as u64);
+    let Some(tls) = socket.tls() else { return Ok((io, None)) };
+    let name = options.server_name.as_deref().unwrap_or(&endpoint.hostname);
     tls.connect(io, name, alpn).await.map_err(|error| ConnectError::new(FailureKind::Tls, &error))
+}
+
+fn failed(error: io::Error) -> ConnectError {
+    ConnectError::new(FailureKind::Connect, &system_error(&error))
 }
 
 /// The system's words for an error, as Envoy says them of a connection.
@@ -115,20 +122,35 @@ fn system_error(error: &io::Error) -> String {
     format!("delayed connect error: {words}")
 }
 
-async fn open_socket(address: &Address, keepalive: Option<&TcpKeepalive>) -> io::Result<Io> {
+async fn open_socket(address: &Address, cluster: &Cluster) -> Result<Io, ConnectError> {
     match address {
         Address::Ip(address) => {
-            let stream = TcpStream::connect(address).await?;
-            if let Some(keepalive) = keepalive {
-                SockRef::from(&stream).set_tcp_keepalive(keepalive)?;
-            }
-            Io::tcp(stream)
+            let bound = cluster.bind_config.as_ref().map(|bind_config| bind_config.socket_for(*address)).transpose();
+            let bound = bound.map_err(|error| {
+                cluster.stats.bind_errors.inc();
+                ConnectError::new(FailureKind::Bind, &system_error(&error))
+            })?;
+            let stream = match bound {
+                Some(socket) => socket.connect(*address).await,
+                None => TcpStream::connect(address).await,
+            };
+            stream.and_then(|stream| open_tcp(stream, cluster)).map_err(failed)
         }
-        Address::Pipe(path) => match path.to_str().and_then(|path| path.strip_prefix('@')) {
-            Some(name) => Io::unix(UnixStream::connect(format!("\0{name}")).await?),
-            None => Io::unix(UnixStream::connect(path).await?),
-        },
+        Address::Pipe(path) => {
+            let path = match path.to_str().and_then(|path| path.strip_prefix('@')) {
+                Some(name) => format!("\0{name}").into(),
+                None => path.clone(),
+            };
+            UnixStream::connect(path).await.and_then(Io::unix).map_err(failed)
+        }
     }
+}
+
+fn open_tcp(stream: TcpStream, cluster: &Cluster) -> io::Result<Io> {
+    if let Some(keepalive) = &cluster.tcp_keepalive {
+        keepalive.set(&stream)?;
+    }
+    Io::tcp(stream)
 }
 
 /// No server closes a connection for idleness sooner than this after its last request.

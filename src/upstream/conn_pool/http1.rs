@@ -38,13 +38,12 @@ use crate::{
     },
     net::{Alpn, with_causes},
     proto::core::RoutingPriority,
-    upstream::{HostRef, ProtocolOptions},
+    upstream::{HostRef, ProtocolOptions, transport_socket::TransportSocketOptions},
 };
 
 /// The HTTP/1.1 connections of one host that wait for a request, the most recently used one last.
 pub(super) struct Pool {
-    /// What TLS asks for instead of the host's own name.
-    server_name: Option<Rc<str>>,
+    options: Rc<TransportSocketOptions>,
     idle: RefCell<Vec<Connection>>,
     /// Connections made and being made.
     open: Cell<usize>,
@@ -65,8 +64,8 @@ impl Drop for Connection {
 }
 
 impl Pool {
-    pub(super) fn new(server_name: Option<Rc<str>>) -> Rc<Pool> {
-        Rc::new(Pool { server_name, idle: RefCell::default(), open: Cell::new(0), freed: Notify::new() })
+    pub(super) fn new(options: Rc<TransportSocketOptions>) -> Rc<Pool> {
+        Rc::new(Pool { options, idle: RefCell::default(), open: Cell::new(0), freed: Notify::new() })
     }
 
     /// Sends a request by an idle connection, or else a new one.
@@ -132,7 +131,7 @@ impl Pool {
         };
         attempt.connect_started.set(Some(Instant::now()));
         host.cluster().stats.upstream_cx_http1_total.inc();
-        let established = connect(host, self.server_name.as_deref(), &[Alpn::Http11], attempt.priority).await;
+        let established = connect(host, &self.options, &[Alpn::Http11], attempt.priority).await;
         pending.end();
         drop(pending);
         let established = established.map_err(ConnectError::into_failure)?;
@@ -231,7 +230,7 @@ impl Pool {
     ) -> Result<Connection, ConnectError> {
         attempt.connect_started.set(Some(Instant::now()));
         host.cluster().stats.upstream_cx_http1_total.inc();
-        let established = connect(host, self.server_name.as_deref(), &[Alpn::Http11], attempt.priority).await?;
+        let established = connect(host, &self.options, &[Alpn::Http11], attempt.priority).await?;
         attempt.connected.set(Some(Instant::now()));
         self.start(established, seat).await
     }

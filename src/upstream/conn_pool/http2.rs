@@ -47,7 +47,7 @@ use crate::{
     },
     net::Alpn,
     proto::core::RoutingPriority,
-    upstream::{HostRef, ProtocolOptions},
+    upstream::{HostRef, ProtocolOptions, transport_socket::TransportSocketOptions},
 };
 
 /// How many streams a host is assumed to allow before it has said so; what HTTP/2 recommends as the least.
@@ -55,8 +55,7 @@ const ASSUMED_STREAMS: u32 = 100;
 
 /// The HTTP/2 connections of one worker to one host.
 pub(super) struct Pool {
-    /// What TLS asks for instead of the host's own name.
-    server_name: Option<Rc<str>>,
+    options: Rc<TransportSocketOptions>,
     connections: RefCell<Vec<Rc<Connection>>>,
     /// Connections being made.
     connecting: Cell<usize>,
@@ -73,9 +72,9 @@ struct Waiter {
 }
 
 impl Pool {
-    pub(super) fn new(server_name: Option<Rc<str>>) -> Rc<Pool> {
+    pub(super) fn new(options: Rc<TransportSocketOptions>) -> Rc<Pool> {
         Rc::new(Pool {
-            server_name,
+            options,
             connections: RefCell::default(),
             connecting: Cell::new(0),
             assumed: Cell::new(ASSUMED_STREAMS),
@@ -161,7 +160,7 @@ impl Pool {
 
     /// Runs apart from the request that caused it, which may be served by another connection, or given up.
     async fn connect(self: Rc<Pool>, host: HostRef, priority: RoutingPriority) {
-        let connected = match connect(&host, self.server_name.as_deref(), &[Alpn::H2], priority).await {
+        let connected = match connect(&host, &self.options, &[Alpn::H2], priority).await {
             Ok(established) => self.adopt(established).await,
             Err(error) => Err(error),
         };
@@ -392,7 +391,7 @@ async fn exchange(
 
 /// Puts a request in the form of HTTP/2, with the client's scheme.
 fn prepare(request: &mut Request, host: &HostRef) {
-    let by_transport = if host.transport_socket().tls().is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    let by_transport = if host.is_secured() { Scheme::HTTPS } else { Scheme::HTTP };
     let scheme = match request.uri().scheme() {
         _ if request.extensions().get::<SchemeOfUpstream>().is_some() => by_transport,
         Some(scheme) => scheme.clone(),

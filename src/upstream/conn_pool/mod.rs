@@ -18,7 +18,10 @@ use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc};
 use http::{HeaderName, Version};
 use tokio::{sync::OnceCell, time::Instant};
 
-use super::{HostRef, Protocol};
+use super::{
+    HostRef, Protocol,
+    transport_socket::{ProxiedClient, TransportSocketOptions},
+};
 use crate::{
     http::{
         Request, Response, authority,
@@ -42,13 +45,13 @@ pub(super) struct Pools {
 /// The connections for the requests of one priority.
 struct NamedPools {
     own: Rc<Pool>,
-    /// Those whose TLS asks for the host of the request (`auto_sni`), by that name.
-    by_name: RefCell<HashMap<Rc<str>, Rc<Pool>>>,
+    /// Those whose TLS asks for the host of the request (`auto_sni`), or whose PROXY header tells of the client.
+    apart: RefCell<HashMap<Rc<TransportSocketOptions>, Rc<Pool>>>,
 }
 
-/// The connections of one worker to one host that ask for the same name by TLS.
+/// The connections of one worker to one host that may be used in place of each other.
 struct Pool {
-    server_name: Option<Rc<str>>,
+    options: Rc<TransportSocketOptions>,
     http1: Rc<http1::Pool>,
     http2: Rc<http2::Pool>,
     /// What the host chose by ALPN, where that decides.
@@ -57,7 +60,7 @@ struct Pool {
 
 impl Default for NamedPools {
     fn default() -> NamedPools {
-        NamedPools { own: Pool::new(None), by_name: RefCell::default() }
+        NamedPools { own: Pool::new(Rc::default()), apart: RefCell::default() }
     }
 }
 
@@ -81,29 +84,36 @@ impl NamedPools {
         request: &mut Request,
         attempt: &UpstreamAttempt,
     ) -> Result<Response, UpstreamFailure> {
-        let cluster = host.cluster();
-        if cluster.protocol.auto_sni
-            && host.transport_socket().tls().is_some()
-            && let Some(name) = name_asked_for(request, cluster.protocol.auto_sni_header.as_ref())
-        {
-            let pool = self.by_name(name);
-            return pool.send(host, request, attempt).await;
+        match set_apart(host, request, attempt) {
+            Some(options) => self.apart(options).send(host, request, attempt).await,
+            None => self.own.send(host, request, attempt).await,
         }
-        self.own.send(host, request, attempt).await
     }
 
-    /// The connections that ask for this name. Clients choose the names, so those without connections are forgotten.
-    fn by_name(&self, name: &str) -> Rc<Pool> {
-        let mut pools = self.by_name.borrow_mut();
-        if let Some(pool) = pools.get(name) {
+    /// The connections of these options. Clients decide on them, so those without connections are forgotten.
+    fn apart(&self, options: TransportSocketOptions) -> Rc<Pool> {
+        let mut pools = self.apart.borrow_mut();
+        if let Some(pool) = pools.get(&options) {
             return Rc::clone(pool);
         }
         pools.retain(|_, pool| pool.is_in_use());
-        let name: Rc<str> = name.into();
-        let pool = Pool::new(Some(Rc::clone(&name)));
-        pools.insert(name, Rc::clone(&pool));
+        let options = Rc::new(options);
+        let pool = Pool::new(Rc::clone(&options));
+        pools.insert(options, Rc::clone(&pool));
         pool
     }
+}
+
+/// What the connection for a request must be like, if not any will do.
+fn set_apart(host: &HostRef, request: &Request, attempt: &UpstreamAttempt) -> Option<TransportSocketOptions> {
+    let protocol = &host.cluster().protocol;
+    let server_name = if protocol.auto_sni && host.is_secured() {
+        name_asked_for(request, protocol.auto_sni_header.as_ref()).map(Box::from)
+    } else {
+        None
+    };
+    let client = attempt.client.as_deref().filter(|_| host.learns_clients()).map(ProxiedClient::of);
+    (server_name.is_some() || client.is_some()).then_some(TransportSocketOptions { server_name, client })
 }
 
 /// The name in a header of the request, or that of its authority. An address is no name.
@@ -123,11 +133,11 @@ fn host_of(authority: &str) -> &str {
 }
 
 impl Pool {
-    fn new(server_name: Option<Rc<str>>) -> Rc<Pool> {
+    fn new(options: Rc<TransportSocketOptions>) -> Rc<Pool> {
         Rc::new(Pool {
-            http1: http1::Pool::new(server_name.clone()),
-            http2: http2::Pool::new(server_name.clone()),
-            server_name,
+            http1: http1::Pool::new(Rc::clone(&options)),
+            http2: http2::Pool::new(Rc::clone(&options)),
+            options,
             chosen: RefCell::default(),
         })
     }
@@ -186,7 +196,7 @@ impl Pool {
     async fn negotiate(&self, host: &HostRef, attempt: &UpstreamAttempt) -> Result<Alpn, ConnectError> {
         attempt.connect_started.set(Some(Instant::now()));
         let alpn = &[Alpn::H2, Alpn::Http11];
-        let established = connect(host, self.server_name.as_deref(), alpn, attempt.priority).await?;
+        let established = connect(host, &self.options, alpn, attempt.priority).await?;
         attempt.connected.set(Some(Instant::now()));
         if established.alpn == Some(Alpn::H2) {
             self.http2.adopt(established).await?;

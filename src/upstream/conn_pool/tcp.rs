@@ -18,7 +18,11 @@ use crate::{
     net::{Address, Io},
     proto::core::RoutingPriority,
     stats::Gauge,
-    upstream::HostRef,
+    stream_info::ConnectionInfo,
+    upstream::{
+        HostRef,
+        transport_socket::{ProxiedClient, TransportSocketOptions},
+    },
 };
 
 /// A connection to a host for a stream of bytes. Unless [`Self::closed_by_host`] says otherwise, it is we who close it, by dropping it.
@@ -31,12 +35,17 @@ pub struct TcpConnection {
 }
 
 impl TcpConnection {
-    /// Connects to a host. It counts as a request that waits, and then as one that runs, as in Envoy.
-    pub(in crate::upstream) async fn connect(host: &HostRef) -> Result<TcpConnection, UpstreamFailure> {
+    /// Connects to a host, for a client where there is one. It counts as a request that waits, and then as one that runs, as in Envoy.
+    pub(in crate::upstream) async fn connect(
+        host: &HostRef,
+        client: Option<&ConnectionInfo>,
+    ) -> Result<TcpConnection, UpstreamFailure> {
         let stats = &host.cluster().stats;
         let priority = RoutingPriority::Default;
         let pending = Pending::begin(host, priority).map_err(ConnectError::into_failure)?;
-        let established = connect(host, None, &[], priority).await;
+        let client = client.filter(|_| host.learns_clients()).map(ProxiedClient::of);
+        let options = TransportSocketOptions { client, ..TransportSocketOptions::default() };
+        let established = connect(host, &options, &[], priority).await;
         pending.end();
         drop(pending);
         let established = established.map_err(|error| {

@@ -46,7 +46,7 @@ pub(super) fn cluster(address: SocketAddr, settings: &str) -> Rc<ClusterState> {
     );
     let report = Report::new();
     let proto: proto::cluster::Cluster = config::load(&Source::new("test.yaml", yaml), &report).unwrap();
-    let entry = ClusterEntry::from_proto(&proto, Field::root(&report), &Secrets::default(), &Registry::new(0));
+    let entry = ClusterEntry::from_proto(&proto, Field::root(&report), &Secrets::default(), &Registry::new(0), None);
     let has_errors = report.has_errors();
     assert!(!has_errors, "{:?}", report.into_problems());
     let manager = ClusterManager::new(0);

@@ -34,7 +34,7 @@ pub(super) async fn open(
     attempt: &UpstreamAttempt,
 ) -> Result<Response, UpstreamFailure> {
     attempt.connect_started.set(Some(Instant::now()));
-    let connection = TcpConnection::connect(host).await?;
+    let connection = TcpConnection::connect(host, attempt.client.as_deref()).await?;
     let now = Instant::now();
     for moment in [&attempt.connected, &attempt.first_byte_sent, &attempt.headers_received] {
         moment.set(Some(now));
