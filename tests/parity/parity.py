@@ -24,6 +24,7 @@ from certificates import make_certificates, pins
 from client import exchange
 from compare import Mask, covers, differences, flat
 from harness import Process, closed_port, free_port
+from reasons import untold
 from upstream import Answers, Upstream
 
 HERE = pathlib.Path(__file__).parent
@@ -40,6 +41,8 @@ def run(portreeve, tally, only=""):
     files = sorted(file for file in HERE.glob("*/*.yaml") if file.relative_to(HERE).as_posix().removesuffix(".yaml").startswith(only))
     if not files:
         raise SystemExit(f"no file of tests/parity begins with {only!r}")
+    missing = untold(files + [HERE / "differences.yaml"])
+    tally.check("every reason is that of a bullet of docs/differences-from-envoy.md", not missing, missing)
     with tempfile.TemporaryDirectory(prefix="portreeve-parity-") as directory:
         directory = pathlib.Path(directory)
         make_certificates(directory)
@@ -86,9 +89,9 @@ def run_file(file, portreeve, certificates, everywhere):
         return [judge(entry, portreeve, certificates) for entry in text["configs"]]
     with tempfile.TemporaryDirectory(prefix="portreeve-parity-") as directory:
         directory = pathlib.Path(directory)
-        views = []
+        views, lines = [], {}
         for kind in ("envoy", "portreeve"):
-            with Proxy(kind, portreeve, text, directory / kind, certificates) as proxy:
+            with Proxy(kind, portreeve, text, directory / kind, certificates, lines) as proxy:
                 views.append([proxy.observe(case, text) for case in text["cases"]])
         return [(case["name"], verdict(case, envoy, ours, everywhere)) for case, envoy, ours in zip(text["cases"], *views)]
 
@@ -123,10 +126,11 @@ def expected(facts, name):
 
 
 class Proxy:
-    """Envoy or Portreeve at work with the configuration of a file, and the upstreams behind it."""
+    """Envoy or Portreeve at work with the configuration of a file, and the upstreams behind it. `line_counts` has how many lines
+    of the access log the program before has written in each case, which this one may need some time for."""
 
-    def __init__(self, kind, portreeve, file, directory, certificates):
-        self.directory = directory
+    def __init__(self, kind, portreeve, file, directory, certificates, line_counts):
+        self.directory, self.line_counts, self.written = directory, line_counts, 0
         directory.mkdir()
         for pem in certificates.iterdir():
             (directory / pem.name).symlink_to(pem)
@@ -223,9 +227,13 @@ class Proxy:
         deadline = time.monotonic() + case.get("settle", 3)
         while BUSY.search(stats := self.admin("/stats?usedonly")) and time.monotonic() < deadline:
             time.sleep(0.01)
+        while len(self.lines()) - self.written < self.line_counts.get(case["name"], 0) and time.monotonic() < deadline:
+            time.sleep(0.01)
         seen = -1
         while seen != (seen := len(self.lines())):
             time.sleep(0.02)
+        self.line_counts.setdefault(case["name"], seen - self.written)
+        self.written = seen
         return parse_counters(self.admin("/stats?usedonly&type=Counters"))
 
     def counters(self):
