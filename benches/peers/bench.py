@@ -1,4 +1,7 @@
-"""CPU per request of Portreeve beside its peers; README.md says how it measures and how to read it."""
+"""CPU per request of Portreeve beside its peers, or instructions per request beside an earlier Portreeve.
+
+README.md says how it measures and how to read it.
+"""
 
 import argparse
 import contextlib
@@ -64,7 +67,8 @@ class Bench:
     # Set-ups: the command line of each proxy for a workload.
 
     def commands(self):
-        return {"portreeve": self.portreeve, "haproxy": self.haproxy, "nginx": self.nginx, "envoy": self.envoy}
+        before = lambda port, workload: self.portreeve(port, workload, self.options.before)
+        return {"portreeve": self.portreeve, "before": before, "haproxy": self.haproxy, "nginx": self.nginx, "envoy": self.envoy}
 
     def render(self, template, port, workload, **values):
         values |= {"port": port, "work": self.work, "certificate": self.certificate}
@@ -93,8 +97,8 @@ class Bench:
         explicit_http_config: { http2_protocol_options: {} }"""
         return self.render("envoy.yaml", port, workload, tls=tls if workload.tls else "", protocol=protocol if workload.grpc else "")
 
-    def portreeve(self, port, workload):
-        return [self.options.portreeve, "run", "-c", self.envoy_file(port, workload), "--concurrency", "1", "-l", "warn"]
+    def portreeve(self, port, workload, binary=None):
+        return [binary or self.options.portreeve, "run", "-c", self.envoy_file(port, workload), "--concurrency", "1", "-l", "warn"]
 
     def envoy(self, port, workload):
         file = self.envoy_file(port, workload)
@@ -167,6 +171,25 @@ class Bench:
         medians = {proxy: round(statistics.median(values), 1) for proxy, values in samples.items() if values}
         return {"title": workload.title, "median": medians, "samples": samples, "problems": sorted(set(problems))}
 
+    def count(self, name):
+        """One workload in instructions: what some hundred requests more take, one Portreeve after the other."""
+        workload, few = WORKLOADS[name], 100
+        many = max(200, workload.requests // 40)
+        medians, problems = {}, []
+        for proxy in self.options.proxies:
+            counts = []
+            for requests in (few, few + many):
+                command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", *self.commands()[proxy](FIRST_PORT, workload)]
+                with process(command, PROXY_CPU, FIRST_PORT) as child:
+                    answered = self.load(FIRST_PORT, workload, requests)
+                    child.send_signal(signal.SIGTERM)
+                    collected = re.search(r"Collected : (\d+)", child.communicate(timeout=60)[1].decode())
+                if answered != requests:
+                    problems.append(f"{proxy}: {requests - answered} of {requests} requests were not answered with 2xx")
+                counts.append(int(collected[1]))
+            medians[proxy] = round((counts[1] - counts[0]) / many / 1000, 1)
+        return {"title": workload.title, "median": medians, "problems": problems}
+
 
 @contextlib.contextmanager
 def process(command, processor, port):
@@ -174,7 +197,7 @@ def process(command, processor, port):
     pinned = ["taskset", "-c", processor, *map(str, command)]
     child = subprocess.Popen(pinned, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 0.5).close()
@@ -186,7 +209,8 @@ def process(command, processor, port):
                 time.sleep(0.02)
         yield child
     finally:
-        child.send_signal(signal.SIGTERM)
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM)
         try:
             child.wait(5)
         except subprocess.TimeoutExpired:
@@ -222,10 +246,10 @@ def probe_http2(port, path, workload):
     return plain.replace(answer, ""), answer
 
 
-def table(results, proxies):
+def table(unit, results, proxies):
     """The medians, and Portreeve's ratio to each peer."""
     peers = [proxy for proxy in proxies if proxy != "portreeve"]
-    heads = ["CPU-µs per request", *proxies, *(f"÷ {peer}" for peer in peers)]
+    heads = [f"{unit} per request", *proxies, *(f"÷ {peer}" for peer in peers)]
     rows = []
     for result in results.values():
         median = result["median"]
@@ -239,12 +263,14 @@ def table(results, proxies):
 
 
 def main():
-    names = ["portreeve", "haproxy", "nginx", "envoy"]
+    names = ["portreeve", "before", "haproxy", "nginx", "envoy"]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--portreeve", required=True, help="the binary to measure")
     parser.add_argument("--envoy", required=True)
     parser.add_argument("--upstream", required=True)
-    parser.add_argument("--proxies", type=lambda text: text.split(","), default=names, help="of portreeve,haproxy,nginx,envoy")
+    parser.add_argument("--before", help="another Portreeve to compare with, of the same cargo profile")
+    parser.add_argument("--instructions", action="store_true", help="count with valgrind; Portreeve and --before only")
+    parser.add_argument("--proxies", type=lambda text: text.split(","), default=names, help=f"of {','.join(names)}")
     parser.add_argument("--workloads", type=lambda text: text.split(","), default=list(WORKLOADS), help=", ".join(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of requests in a round")
@@ -252,14 +278,16 @@ def main():
     options = parser.parse_args()
     if os.cpu_count() < 2:
         sys.exit("The bench needs two CPUs: one for the proxy, one for the load.")
+    able = {"portreeve", *(["before"] if options.before else []), *([] if options.instructions else names[2:])}
+    options.proxies = [name for name in names if name in options.proxies and name in able]
     results = {}
     with tempfile.TemporaryDirectory(prefix="portreeve-bench-") as work:
         bench = Bench(options, work)
         with process([options.upstream, HTTP1_UPSTREAM, HTTP2_UPSTREAM], LOAD_CPU, HTTP2_UPSTREAM):
             for name in options.workloads:
                 print(f"measuring {WORKLOADS[name].title}", file=sys.stderr, flush=True)
-                results[name] = bench.run(name)
-    table(results, [name for name in names if name in options.proxies])
+                results[name] = bench.count(name) if options.instructions else bench.run(name)
+    table("1000 instructions" if options.instructions else "CPU-µs", results, options.proxies)
     problems = [f"{result['title']}: {problem}" for result in results.values() for problem in result["problems"]]
     print("\n".join(["", "NOT THE SAME WORK:", *problems]) if problems else "\nEvery answer was 2xx, and every proxy made the same header edits.")
     if options.json:
