@@ -7,9 +7,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    cell::Cell,
     env, fs,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{self, AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::Once,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -36,8 +38,18 @@ fn configuration() {
 }
 
 #[test]
-fn grpc_timeout() {
-    run("grpc_timeout", targets::grpc_timeout);
+fn connection() {
+    run("connection", targets::connection);
+}
+
+#[test]
+fn grpc() {
+    run("grpc", targets::grpc);
+}
+
+#[test]
+fn header_matcher() {
+    run("header_matcher", targets::header_matcher);
 }
 
 #[test]
@@ -46,13 +58,48 @@ fn http1() {
 }
 
 #[test]
+fn http2() {
+    run("http2", targets::http2);
+}
+
+#[test]
+fn ocsp() {
+    run("ocsp", targets::ocsp);
+}
+
+#[test]
 fn path() {
     run("path", targets::path);
 }
 
 #[test]
+fn pem() {
+    run("pem", targets::pem);
+}
+
+#[test]
 fn proxy_protocol() {
     run("proxy_protocol", targets::proxy_protocol);
+}
+
+#[test]
+fn request_headers() {
+    run("request_headers", targets::request_headers);
+}
+
+#[test]
+fn routes() {
+    run("routes", targets::routes);
+}
+
+#[test]
+fn runtime() {
+    run("runtime", targets::runtime);
+}
+
+#[test]
+fn secrets() {
+    run("secrets", targets::secrets);
 }
 
 #[test]
@@ -92,8 +139,21 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
 }
 
 fn check(name: &str, target: fn(&[u8]), input: &[u8]) {
-    let outcome = catch_unwind(AssertUnwindSafe(|| target(input)));
-    assert!(outcome.is_ok(), "{name} fails for this input; add it to its seeds: b\"{}\"", input.escape_ascii());
+    thread_local! {
+        /// Also those within tasks, which the runtime catches.
+        static PANICS: Cell<u32> = const { Cell::new(0) };
+    }
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            PANICS.set(PANICS.get() + 1);
+            usual(info);
+        }));
+    });
+    // What panics here is told by the hook.
+    let _ = catch_unwind(AssertUnwindSafe(|| target(input)));
+    assert!(PANICS.get() == 0, "{name} fails for this input; add it to its seeds: b\"{}\"", input.escape_ascii());
 }
 
 /// Mutations, from a sequence of numbers that a start value determines (xorshift64*).
