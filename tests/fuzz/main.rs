@@ -2,12 +2,13 @@
 //!
 //! Each target of `targets.rs` gets its seeds (`seeds/NAME/`) and a thousand mutations of them, the same ones in every run. It
 //! must not panic, and what it asserts must hold. `FUZZ_SECONDS=600 cargo test --release --test fuzz -- NAME` goes on for that
-//! long with other mutations each time. An input that failed belongs among the seeds.
+//! long with other mutations each time. An input that failed belongs among the seeds. docs/fuzzing.md says more.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     cell::Cell,
+    collections::BTreeSet,
     env, fs,
     panic::{self, AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -105,6 +106,20 @@ fn secrets() {
 #[test]
 fn uri_template() {
     run("uri_template", targets::uri_template);
+}
+
+/// `fuzz/` has the same targets as this file.
+#[test]
+fn every_target_is_guided_by_coverage_as_well() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let names = |folder: &str| -> BTreeSet<String> {
+        let entries = fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        entries.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
+    };
+    let guided = names("fuzz/fuzz_targets");
+    assert_eq!(guided, names("tests/fuzz/seeds"));
+    let manifest = fs::read_to_string(root.join("fuzz/Cargo.toml")).unwrap();
+    assert!(guided.iter().all(|name| manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\""))));
 }
 
 /// Runs a target over its seeds and over mutations of them.
