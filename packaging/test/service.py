@@ -1,5 +1,6 @@
 """What the unit promises besides reloads: sockets of systemd, and logs."""
 
+import json
 import re
 import time
 
@@ -13,6 +14,7 @@ def run(machine, tally):
     machine.start()
     log_files(machine, tally)
     log_to_the_journal(machine, tally)
+    log_entries(machine, tally)
     journal(machine, tally)
     socket_activation(machine, tally)
 
@@ -39,6 +41,34 @@ def log_to_the_journal(machine, tally):
     machine.reload()
     machine.fetch("/marker?reloaded")
     tally.check("after a reload too", eventually(lambda: "/marker?reloaded" in machine.journal(), 5), machine.journal("-n", "5"))
+
+
+def log_entries(machine, tally):
+    """The journal as an access log of its own: each fact is a field."""
+    machine.configure(replace={
+        "envoy.extensions.access_loggers.file.v3.FileAccessLog": "portreeve.access_log.v1.JournalAccessLog",
+        "path: /var/log/portreeve/access.log": 'fields: { MARKER_QUERY: "%QUERY_PARAM(q)%" }',
+    })
+    machine.start()
+    machine.fetch("/marker?q=entry")
+
+    def entries():
+        found = machine.run("journalctl", "PORTREEVE_PATH=/marker?q=entry", "-o", "json", "--no-pager", check=False).stdout
+        return [json.loads(line) for line in found.splitlines()]
+
+    eventually(entries, 10)
+    entry = entries()[-1] if entries() else {}
+    wanted = {
+        "MESSAGE": "GET /marker?q=entry HTTP/1.1 200 -",
+        "PRIORITY": "6",
+        "SYSLOG_IDENTIFIER": "portreeve",
+        "PORTREEVE_STATUS": "200",
+        "PORTREEVE_DETAILS": "direct_response",
+        "PORTREEVE_AUTHORITY": "localhost",
+        "MARKER_QUERY": "entry",
+        "_SYSTEMD_UNIT": "portreeve.service",
+    }
+    tally.check("an entry of the journal has the facts of a request as fields", entry.items() >= wanted.items(), entry)
 
 
 def journal(machine, tally):
