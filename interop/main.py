@@ -12,7 +12,7 @@ import traceback
 
 from harness import Tally
 
-SUITES = ["conformance", "registration", "demo", "clients", "browser", "deephaven", "corpus", "parity"]
+SUITES = ["conformance", "registration", "demo", "clients", "browser", "deephaven", "corpus", "metrics", "parity"]
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "tests" / "parity"))
 
 
