@@ -36,11 +36,15 @@ def main(built, names):
             started = time.monotonic()
             try:
                 with Machine(suite, built) as machine:
+                    before = len(tally.failures)
                     try:
                         importlib.import_module(name).run(machine, tally)
                     except Exception:
                         print(machine.run("journalctl", "-u", "portreeve", "-n", "60", "--no-pager", check=False).stdout)
                         raise
+                    if len(tally.failures) > before:
+                        print("warnings in the journal, of systemd too:")
+                        print(machine.run("journalctl", "-p", "warning", "-n", "60", "--no-pager", check=False).stdout)
             except Exception as error:
                 traceback.print_exc()
                 tally.check(f"{name} on {suite} runs to its end", False, f"{type(error).__name__}: {error}")

@@ -44,8 +44,8 @@ impl Tally {
 
     /// What was counted since the last call; by the first, everything.
     pub fn take(&mut self) -> Vec<Counted> {
-        let mut counted = since(&mut self.listed, self.registry.read_counters(), false);
-        counted.append(&mut since(&mut self.unlisted, self.registry.unlisted().read_counters(), true));
+        let mut counted = since(&mut self.listed, self.registry.read_counters(Company::Near), false);
+        counted.append(&mut since(&mut self.unlisted, self.registry.unlisted().read_counters(Company::Near), true));
         counted
     }
 }
@@ -74,6 +74,16 @@ impl Registry {
     }
 }
 
+/// Which stats must exist for a name that waits to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Company {
+    /// One of its own scope: what is gone from the configuration is not listed any more.
+    Same,
+    /// One of the scope around its own is enough, such as one of `cluster.a` for `cluster.a.external.upstream_rq_200`, because
+    /// scopes may come with their first event, and that may be one of a later process.
+    Near,
+}
+
 /// What was carried here under names that nothing counts by yet.
 #[derive(Debug, Default)]
 pub(super) struct Waiting(BTreeMap<Arc<str>, u64>);
@@ -100,16 +110,27 @@ impl Waiting {
         self.0.clear();
     }
 
-    /// Those in whose scope there is one of `names`.
-    pub(super) fn read<T>(&self, names: &BTreeMap<Arc<str>, T>) -> impl Iterator<Item = Reading> {
-        let has_company = |name: &str| {
-            let scope = &name[..name.rfind('.').map_or(0, |dot| dot + 1)];
+    /// Those that have company in `names`.
+    pub(super) fn read<T>(&self, names: &BTreeMap<Arc<str>, T>, company: Company) -> impl Iterator<Item = Reading> {
+        let is_used = |scope: &str| {
             let next = names.range::<str, _>((Bound::Included(scope), Bound::Unbounded)).next();
             next.is_some_and(|(next, _)| next.starts_with(scope))
+        };
+        let has_company = move |name: &str| {
+            let scope = scope_of(name);
+            let around = scope_of(scope.trim_end_matches('.'));
+            // A scope of one word, such as `cluster`, is everybody's.
+            let near = company == Company::Near && around.matches('.').count() > 1;
+            is_used(scope) || near && is_used(around)
         };
         let waiting = self.0.iter().filter(move |(name, _)| has_company(name));
         waiting.map(|(name, value)| Reading { name: Arc::clone(name), value: *value, used: true })
     }
+}
+
+/// The scope of a name, with its dot at the end.
+fn scope_of(name: &str) -> &str {
+    &name[..name.rfind('.').map_or(0, |dot| dot + 1)]
 }
 
 #[cfg(test)]
@@ -178,6 +199,17 @@ mod tests {
         assert_eq!(tally.take(), [listed("cluster.a.upstream_rq_503", 1)]);
         drop(counter);
         assert_eq!(registry.scope("cluster.a").counter("upstream_rq_503").value(), 0, "once");
+    }
+
+    #[test]
+    fn a_scope_that_comes_with_its_first_event_is_passed_on_by_processes_without_one() {
+        let registry = Registry::new(1);
+        let carried = [listed("cluster.a.external.upstream_rq_200", 4)];
+        registry.carry(carried.clone());
+        assert!(Tally::new(&registry).take().is_empty(), "the cluster is gone");
+        let _cluster = registry.scope("cluster.a").counter("upstream_rq_total");
+        assert_eq!(read(&registry), [("cluster.a.upstream_rq_total".to_owned(), 0)]);
+        assert_eq!(Tally::new(&registry).take(), carried);
     }
 
     #[test]

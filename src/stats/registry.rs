@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     Counter, Gauge, Histogram, Slot,
-    carry::Waiting,
+    carry::{Company, Waiting},
     histogram::{Distribution, Recorder},
 };
 
@@ -113,17 +113,17 @@ impl Registry {
         let (gauges, histograms) = (tables.gauges.all(), tables.histograms.all());
         drop(tables);
         Readings {
-            counters: self.read_counters(),
+            counters: self.read_counters(Company::Same),
             gauges: gauges.iter().map(|gauge| gauge.read(gauge.gauged())).collect(),
             histograms: histograms.iter().map(|histogram| histogram.read()).collect(),
         }
     }
 
-    /// The counters, in the order of their names.
-    pub(super) fn read_counters(&self) -> Vec<Reading> {
+    /// The counters, in the order of their names, and those that wait for one in this company.
+    pub(super) fn read_counters(&self, company: Company) -> Vec<Reading> {
         let tables = self.lock();
         let counters = tables.counters.all();
-        let waiting: Vec<Reading> = tables.carried.read(&tables.counters.0).collect();
+        let waiting: Vec<Reading> = tables.carried.read(&tables.counters.0, company).collect();
         drop(tables);
         let mut readings: Vec<_> = counters.iter().map(|counter| counter.read(counter.counted())).collect();
         if !waiting.is_empty() {
