@@ -8,7 +8,7 @@ from machine import CONFIGURATION, Load, eventually, reasons, untouched
 
 RELOADS = 50
 # Connections are asked to go over half of the drain time. Streams that are open for all reloads need the whole of them.
-OPTIONS = "--concurrency 2 --drain-time-s 240"
+OPTIONS = "--concurrency 2 --drain-time-s 3600"
 
 
 def run(machine, tally):
