@@ -37,6 +37,8 @@ pub struct ConnectionInfo {
     pub server_name: Option<Box<str>>,
     /// The cluster that a network filter has chosen for it.
     pub upstream_cluster: Option<Box<str>>,
+    /// What tells the client's TLS library apart, where somebody looked.
+    pub fingerprints: Option<Box<Fingerprints>>,
     /// What else a PROXY header said.
     pub proxy_protocol: Option<Box<ProxyProtocol>>,
     /// Name of the listener.
@@ -47,6 +49,15 @@ pub struct ConnectionInfo {
     pub tls: Option<TlsInfo>,
     /// The process at the other end of a Unix socket, as the kernel tells it.
     pub peer_credentials: Option<UCred>,
+}
+
+/// Fingerprints of a `ClientHello`.
+#[derive(Debug, Default)]
+pub struct Fingerprints {
+    /// MD5 of JA3, hexadecimal.
+    pub ja3: Option<String>,
+    /// JA4.
+    pub ja4: Option<String>,
 }
 
 /// What a header of the PROXY protocol said besides addresses.
@@ -185,6 +196,8 @@ pub struct StreamInfo {
 /// What an entry of an access log tells of (`envoy.data.accesslog.v3.AccessLogType`): the names are those of `%ACCESS_LOG_TYPE%`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogType {
+    /// The log of a listener: a connection has ended.
+    NotSet = 0,
     /// A TCP proxy has its connection upstream.
     TcpUpstreamConnected = 1,
     /// A connection of a TCP proxy goes on.
@@ -275,6 +288,7 @@ impl StreamInfo {
             direct_local: Address::Ip(SocketAddr::from(([127, 0, 0, 1], 8_000))),
             server_name: None,
             upstream_cluster: None,
+            fingerprints: None,
             proxy_protocol: None,
             listener: "listener".into(),
             filter_chain: "".into(),

@@ -68,6 +68,12 @@ pub const COMMANDS: &[(&str, Print)] = &[
     ("DOWNSTREAM_PEER_URI_SAN", |s, out| names(out, s.peer().map(|peer| &peer.uri_sans))),
     ("DOWNSTREAM_PEER_IP_SAN", |s, out| names(out, s.peer().map(|peer| &peer.ip_sans))),
     ("DOWNSTREAM_PEER_EMAIL_SAN", |s, out| names(out, s.peer().map(|peer| &peer.email_sans))),
+    ("TLS_JA3_FINGERPRINT", |s, out| {
+        text(out, s.info.connection.fingerprints.as_ref().and_then(|fingerprints| fingerprints.ja3.as_ref()))
+    }),
+    ("TLS_JA4_FINGERPRINT", |s, out| {
+        text(out, s.info.connection.fingerprints.as_ref().and_then(|fingerprints| fingerprints.ja4.as_ref()))
+    }),
     ("LISTENER_NAME", |s, out| text(out, Some(&*s.info.connection.listener).filter(|name| !name.is_empty()))),
     ("CONNECTION_ID", |s, out| number(out, Some(s.info.connection.id))),
     ("FILTER_CHAIN_NAME", |s, out| {
@@ -125,8 +131,6 @@ pub const UNANSWERED: &[&str] = &[
     "REQUEST_HEADERS_BYTES",
     "RESPONSE_HEADERS_BYTES",
     "RESPONSE_TRAILERS_BYTES",
-    "TLS_JA3_FINGERPRINT",
-    "TLS_JA4_FINGERPRINT",
     "UPSTREAM_CONNECTION_ID",
     "UPSTREAM_CONNECTION_IDS_ATTEMPTED",
     "UPSTREAM_CONNECTION_POOL_READY_DURATION",

@@ -38,6 +38,7 @@ fn stream() -> StreamInfo {
             })),
             ..TlsInfo::default()
         }),
+        fingerprints: None,
         peer_credentials: None,
     };
     let mut info = StreamInfo::begin(Rc::new(connection), Version::HTTP_2, Method::GET);
@@ -171,7 +172,10 @@ fn mistakes_in_a_format_are_explained() {
             "%FILTER_STATE(k:X)%",
             "%FILTER_STATE(k:X)% at position 0: expected a key, and behind a colon PLAIN, TYPED or FIELD:NAME",
         ),
-        ("%TLS_JA3_FINGERPRINT%", "%TLS_JA3_FINGERPRINT% is valid in Envoy, not implemented by Portreeve yet"),
+        (
+            "%DOWNSTREAM_LOCAL_SUBJECT%",
+            "%DOWNSTREAM_LOCAL_SUBJECT% is valid in Envoy, not implemented by Portreeve yet",
+        ),
     ] {
         assert_eq!(Format::parse(format).unwrap_err().to_string(), expected, "{format}");
     }

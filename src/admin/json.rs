@@ -11,7 +11,9 @@ use crate::{
     net::Address,
     proto::{
         self, Any,
-        core::{self, Pipe, SocketAddress, socket_address::PortSpecifier},
+        core::{
+            self, Pipe, SocketAddress, envoy_internal_address::AddressNameSpecifier, socket_address::PortSpecifier,
+        },
     },
 };
 
@@ -85,6 +87,12 @@ pub(super) fn address(address: &Address) -> core::Address {
         }),
         Address::Pipe(path) => {
             core::address::Address::Pipe(Pipe { path: path.to_string_lossy().into_owned(), ..Pipe::default() })
+        }
+        Address::Internal { listener, endpoint_id } => {
+            core::address::Address::EnvoyInternalAddress(core::EnvoyInternalAddress {
+                endpoint_id: endpoint_id.to_string(),
+                address_name_specifier: Some(AddressNameSpecifier::ServerListenerName(listener.to_string())),
+            })
         }
     };
     core::Address { address: Some(address) }

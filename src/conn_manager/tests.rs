@@ -87,6 +87,7 @@ async fn connect_to(manager: &Arc<HttpConnectionManager>) -> (TcpStream, Drain) 
         listener: "test".into(),
         filter_chain: "".into(),
         tls: None,
+        fingerprints: None,
         peer_credentials: None,
     });
     let drain = Drain::new();

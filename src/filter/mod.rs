@@ -6,6 +6,7 @@
 
 pub mod http;
 pub mod network;
+pub mod rbac;
 pub mod service;
 pub mod timer;
 pub mod token_bucket;

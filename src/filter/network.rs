@@ -43,10 +43,17 @@ pub struct NetworkFilterFactory {
     pub from_proto: NetworkFilterFromProto,
 }
 
-/// The settings of a network filter that stands before the terminal one: it sees connections as they come in, before their handshake.
+/// The settings of a network filter that stands before the terminal one: it sees connections as they come in, and once their handshake is done.
 pub trait ReadFilter: Send + Sync + fmt::Debug {
-    /// Decides on a connection, and may write what it finds out into `connection`.
-    fn admit(&self, connection: &mut ConnectionInfo) -> Admission;
+    /// Decides on a connection that has come in, and may write what it finds out into `connection`.
+    fn admit(&self, _connection: &mut ConnectionInfo) -> Admission {
+        Admission::Continue
+    }
+
+    /// Decides on a connection once its handshake is done.
+    fn admit_secured(&self, _connection: &ConnectionInfo) -> Admission {
+        Admission::Continue
+    }
 }
 
 /// What becomes of a connection.

@@ -15,19 +15,22 @@ use super::{
     filters::{Accepted, Rejection},
 };
 use crate::{
-    drain::Watcher,
+    drain::{Drain, Watcher},
     filter::{
         WorkerContext,
         network::{Admission, NetworkFilter},
     },
-    net::{Acceptor, ConnectionLimit, Io, connection_limit::Permit},
+    net::{Acceptor, ConnectionLimit, Io, connection_limit::Permit, switchboard::HandedOver},
     stats,
-    stream_info::{ConnectionInfo, ResponseFlags, TlsInfo},
+    stream_info::{ConnectionInfo, LogType, ResponseFlags, StreamInfo, TlsInfo},
     sys::socket::ListenSocket,
 };
 
 /// How long to wait when no connection can be accepted, for example for want of file descriptors, unless one ends before.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long the first bytes of a client are awaited that is refused anyway.
+const REFUSAL: Duration = Duration::from_secs(1);
 
 stats::declare! {
     /// Of a listener on one worker, under `listener.<address>.worker_<number>.`
@@ -70,7 +73,7 @@ pub async fn run(
             accepted = accept => match accepted {
                 Ok(io) => {
                     resume = None;
-                    active.begin(io, &drain, &mut connections);
+                    active.begin(HandedOver { io, addresses: None }, &drain, &mut connections);
                 }
                 Err(error) => {
                     let first = resume.replace(Instant::now() + ACCEPT_PAUSE).is_none();
@@ -81,7 +84,7 @@ pub async fn run(
     }
     // Whoever the kernel had let in already is served like the others.
     while let Some(Ok(io)) = now_or_never(acceptor.accept()).await {
-        active.begin(io, &drain, &mut connections);
+        active.begin(HandedOver { io, addresses: None }, &drain, &mut connections);
     }
     drop((acceptor, accepting));
     tokio::select! {
@@ -89,6 +92,29 @@ pub async fn run(
         () = async { while connections.join_next().await.is_some() {} } => {}
     }
     Ok(())
+}
+
+/// Serves the connections that other listeners and clusters of this worker hand over to a listener, as long as the worker runs: also in a
+/// drain, for the connections that are left may need it.
+pub async fn run_handed_over(
+    mut listener: watch::Receiver<Arc<Listener>>,
+    mut handed_over: mpsc::UnboundedReceiver<HandedOver>,
+    worker: Rc<WorkerContext>,
+    drain: Rc<Drain>,
+) {
+    let mut active = ActiveListener::new(&mut listener, &worker);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            Ok(()) = listener.changed() => active = ActiveListener::new(&mut listener, &worker),
+            Some(_) = connections.join_next() => {}
+            connection = handed_over.recv() => match connection {
+                Some(connection) => active.begin(connection, &drain.watch(), &mut connections),
+                None => return,
+            },
+        }
+    }
 }
 
 async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
@@ -122,10 +148,10 @@ impl ActiveListener {
         }
     }
 
-    fn begin(self: &Rc<Self>, io: Io, drain: &Watcher, connections: &mut JoinSet<()>) {
+    fn begin(self: &Rc<Self>, connection: HandedOver, drain: &Watcher, connections: &mut JoinSet<()>) {
         let Ok(global) = permit(self.listener.global_connection_limit.as_ref()) else {
             self.listener.stats.downstream_global_cx_overflow.inc();
-            let (listener, peer) = (&self.listener.name, io.peer_address());
+            let (listener, peer) = (&self.listener.name, connection.io.peer_address());
             tracing::warn!(name: "peer_overflow", %listener, %peer, "refused: the process has as many connections as it may have");
             return;
         };
@@ -135,25 +161,48 @@ impl ActiveListener {
         };
         let (active, drain) = (Rc::clone(self), drain.of_connection());
         connections.spawn_local(async move {
-            active.serve(io, drain).await;
+            active.serve(connection, drain).await;
             drop((global, own));
         });
     }
 
-    async fn serve(&self, io: Io, drain: Watcher) {
+    async fn serve(&self, connection: HandedOver, drain: Watcher) {
         // Boxed, so that the connection does not carry to its end what it took to open it.
-        let Some(Opened { io, connection, filter, _counted, _held }) = Box::pin(self.open(io)).await else { return };
+        let Some(Opened { io, connection, filter, _counted, _held }) = Box::pin(self.open(connection)).await else {
+            return;
+        };
+        let _logged = (!self.listener.access_logs.is_empty()).then(|| Logged {
+            active: self,
+            connection: Rc::clone(&connection),
+            flags: ResponseFlags::NONE,
+        });
         filter.serve(io, connection, Rc::clone(&self.worker), drain).await;
+    }
+
+    /// Logs a connection that no filter serves.
+    fn log_unserved(&self, connection: ConnectionInfo, flags: ResponseFlags) {
+        if !self.listener.access_logs.is_empty() {
+            drop(Logged { active: self, connection: Rc::new(connection), flags });
+        }
     }
 
     /// Everything before the terminal filter: listener filters, the filter chain, the filters that admit, the handshake. `None` if
     /// the connection does not get that far.
-    async fn open(&self, mut io: Io) -> Option<Opened<'_>> {
+    async fn open(&self, HandedOver { mut io, addresses }: HandedOver) -> Option<Opened<'_>> {
         let start = Instant::now();
         let mut accepted = Accepted::new(&io);
+        let handed_over = addresses.is_some();
+        if let Some((local, remote)) = addresses {
+            (accepted.local, accepted.remote) = (local, remote);
+        }
         if !self.look_ahead(&mut io, &mut accepted).await {
             io.reset_if_unread();
+            self.log_unserved(self.describe(start, &io, accepted), ResponseFlags::NONE);
             return None;
+        }
+        if self.listener.hands_over && !handed_over && accepted.local != *io.local_address() {
+            let (local, remote) = (accepted.local.clone(), accepted.remote.clone());
+            io = self.worker.clusters.switchboard().hand_over(io, local, remote).err()?;
         }
         let candidate = Candidate {
             local: &accepted.local,
@@ -167,11 +216,45 @@ impl ActiveListener {
             self.listener.stats.no_filter_chain_match.inc();
             tracing::debug!(name: "peer_unmatched", listener = %self.listener.name, ?candidate, "no filter chain is for this connection");
             io.reset_if_unread();
+            self.log_unserved(self.describe(start, &io, accepted), ResponseFlags::NO_ROUTE_FOUND);
             return None;
         };
         let counted = Counted::begin(self, start);
-        let Accepted { local, remote, server_name, proxy_protocol, .. } = accepted;
-        let mut connection = ConnectionInfo {
+        let mut connection = self.describe(start, &io, accepted);
+        connection.filter_chain = Arc::clone(&chain.name);
+        let mut held = Vec::new();
+        for filter in &chain.filters.read {
+            let admission = filter.admit(&mut connection);
+            if let Err(flags) = settle(admission, &mut held).await {
+                self.refuse(chain, connection, flags);
+                return None;
+            }
+        }
+        let Some((mut io, tls)) = self.secure(chain, io).await else {
+            self.log_unserved(connection, ResponseFlags::NONE);
+            return None;
+        };
+        connection.tls = tls;
+        for filter in &chain.filters.read {
+            let admission = filter.admit_secured(&connection);
+            if let Err(flags) = settle(admission, &mut held).await {
+                // What the client sends at once is read, so that it sees an orderly end.
+                let _ = timeout(REFUSAL, io.peek(1)).await;
+                self.refuse(chain, connection, flags);
+                return None;
+            }
+        }
+        let Some(filter) = chain.filters.terminal.clone() else {
+            self.log_unserved(connection, ResponseFlags::NONE);
+            return None;
+        };
+        Some(Opened { io, connection: Rc::new(connection), filter, _counted: counted, _held: held })
+    }
+
+    /// What is known of a connection before its filter chain is.
+    fn describe(&self, start: Instant, io: &Io, accepted: Accepted) -> ConnectionInfo {
+        let Accepted { local, remote, server_name, fingerprints, proxy_protocol, .. } = accepted;
+        ConnectionInfo {
             id: self.worker.next_connection_id(),
             start,
             remote,
@@ -180,25 +263,21 @@ impl ActiveListener {
             direct_local: io.local_address().clone(),
             server_name,
             upstream_cluster: None,
+            fingerprints,
             proxy_protocol,
             listener: Arc::clone(&self.listener.name),
-            filter_chain: Arc::clone(&chain.name),
+            filter_chain: Arc::default(),
             tls: None,
             peer_credentials: io.peer_credentials(),
-        };
-        let held = match admit(chain, &mut connection).await {
-            Ok(held) => held,
-            Err(flags) => {
-                if let Some(filter) = &chain.filters.terminal {
-                    filter.refused(Rc::new(connection), flags, &self.worker);
-                }
-                return None;
-            }
-        };
-        let (io, tls) = self.secure(chain, io).await?;
-        connection.tls = tls;
-        let filter = Arc::clone(chain.filters.terminal.as_ref()?);
-        Some(Opened { io, connection: Rc::new(connection), filter, _counted: counted, _held: held })
+        }
+    }
+
+    /// Tells the filter that would have served a connection that another one does not let it in.
+    fn refuse(&self, chain: &FilterChain, connection: ConnectionInfo, flags: ResponseFlags) {
+        let logged = Logged { active: self, connection: Rc::new(connection), flags };
+        if let Some(filter) = &chain.filters.terminal {
+            filter.refused(Rc::clone(&logged.connection), flags, &self.worker);
+        }
     }
 
     /// Runs the listener filters; false if the connection is not to be served.
@@ -247,22 +326,21 @@ impl ActiveListener {
     }
 }
 
-/// Has the network filters decide on a connection. What they hold is to be kept until it has ended. An error says why they refuse it.
-async fn admit(chain: &FilterChain, connection: &mut ConnectionInfo) -> Result<Vec<Box<dyn Any>>, ResponseFlags> {
-    let mut held = Vec::new();
-    for filter in &chain.filters.read {
-        match filter.admit(connection) {
-            Admission::Continue => {}
-            Admission::ContinueHolding(value) => held.push(value),
-            Admission::Close { delay, flags } => {
-                if !delay.is_zero() {
-                    sleep(delay).await;
-                }
-                return Err(flags);
+/// Does what a filter has decided. What it holds is to be kept until the connection has ended. An error says why it refuses.
+async fn settle(admission: Admission, held: &mut Vec<Box<dyn Any>>) -> Result<(), ResponseFlags> {
+    match admission {
+        Admission::Continue => Ok(()),
+        Admission::ContinueHolding(value) => {
+            held.push(value);
+            Ok(())
+        }
+        Admission::Close { delay, flags } => {
+            if !delay.is_zero() {
+                sleep(delay).await;
             }
+            Err(flags)
         }
     }
-    Ok(held)
 }
 
 async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Result<T, Elapsed> {
@@ -279,6 +357,25 @@ struct Opened<'a> {
     filter: Arc<dyn NetworkFilter>,
     _counted: Counted<'a>,
     _held: Vec<Box<dyn Any>>,
+}
+
+/// Writes the listener's access logs when a connection has ended, however that comes.
+struct Logged<'a> {
+    active: &'a ActiveListener,
+    connection: Rc<ConnectionInfo>,
+    flags: ResponseFlags,
+}
+
+impl Drop for Logged<'_> {
+    fn drop(&mut self) {
+        let mut info = StreamInfo::of_connection(Rc::clone(&self.connection));
+        info.log_type = LogType::NotSet;
+        info.flags = self.flags;
+        info.timing.end = Some(info.start.elapsed());
+        for log in &*self.active.listener.access_logs {
+            log.log(&info, &self.active.worker.access_logs);
+        }
+    }
 }
 
 /// There are as many connections as there may be.
@@ -319,7 +416,7 @@ mod tests {
 
     #[test]
     fn an_open_connection_does_not_carry_the_memory_of_its_handshake() {
-        fn size<F: Future>(_: impl FnOnce(&'static ActiveListener, Io, Watcher) -> F) -> usize {
+        fn size<F: Future>(_: impl FnOnce(&'static ActiveListener, HandedOver, Watcher) -> F) -> usize {
             size_of::<F>()
         }
         let size = size(ActiveListener::serve);

@@ -1,6 +1,6 @@
 //! Where to listen, and how: `envoy.config.core.v3.Address` with the socket settings of whoever listens.
 
-use std::{io, net::IpAddr, num::NonZeroUsize};
+use std::{fmt, io, net::IpAddr, num::NonZeroUsize};
 
 use thiserror::Error;
 
@@ -53,10 +53,17 @@ impl ListenAddress {
                 Some(ListenAddress { address: Address::Pipe(path.into()), tcp: defaults(false), mode })
             }
             address::Address::EnvoyInternalAddress(internal) => {
-                field.unsupported("envoy_internal_address", &Some(internal));
+                let core::EnvoyInternalAddress { endpoint_id: _endpoint_id, address_name_specifier: _name } = internal;
+                field.key("envoy_internal_address").error("a listener within the process says internal_listener: {}");
                 None
             }
         }
+    }
+
+    /// Where an internal listener is found.
+    pub(super) fn internal(listener: &str) -> ListenAddress {
+        let address = Address::Internal { listener: listener.into(), endpoint_id: "".into() };
+        ListenAddress { address, tcp: defaults(false), mode: None }
     }
 
     fn ip(proto: &core::SocketAddress, field: Field<'_>) -> Option<ListenAddress> {
@@ -106,8 +113,19 @@ impl ListenAddress {
             Address::Pipe(_) if !inherited.is_empty() => socket::resume_unix(inherited, self.tcp.backlog, workers),
             Address::Ip(address) => socket::listen_tcp(*address, &self.tcp, workers),
             Address::Pipe(path) => socket::listen_unix(path, self.mode, self.tcp.backlog, workers),
+            Address::Internal { .. } => Ok(Vec::new()),
         }
         .map_err(|cause| BindError { address: self.address.clone(), cause })
+    }
+}
+
+/// As statistics name a listener by it.
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            Address::Internal { listener, .. } => write!(f, "envoy_internal_{listener}"),
+            address => address.fmt(f),
+        }
     }
 }
 

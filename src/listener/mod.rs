@@ -14,16 +14,23 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use accept::run;
+pub use accept::{run, run_handed_over};
 pub use filter_chain::{FilterChain, FilterChains};
 use filters::ListenerFilters;
 pub use listen_address::{BindError, ListenAddress};
 
 use crate::{
+    access_log::AccessLog,
     config::Field,
     filter::FactoryContext,
     net::{Address, ConnectionLimit, socket_settings},
-    proto::{BoolValue, UInt32Value, core, listener},
+    proto::{
+        self, BoolValue, UInt32Value, core,
+        listener::{
+            self,
+            listener::{InternalListenerConfig, ListenerSpecifier},
+        },
+    },
     stats::{self, Scope},
     sys::socket_option::SocketOption,
     tls::Renewal,
@@ -68,9 +75,15 @@ pub struct Listener {
     pub name: Arc<str>,
     /// The address, and the additional ones.
     pub addresses: Vec<ListenAddress>,
+    /// Whether there are sockets on its addresses; else connections come from other listeners or from clusters only.
+    pub is_bound: bool,
     /// What connections may get.
     pub filter_chains: FilterChains,
+    /// Connections whose destination is that of another listener are that listener's.
+    hands_over: bool,
     listener_filters: Arc<ListenerFilters>,
+    /// Of connections, whatever serves them.
+    access_logs: Arc<[AccessLog]>,
     connection_limit: Option<Arc<ConnectionLimit>>,
     global_connection_limit: Option<Arc<ConnectionLimit>>,
     stats: ListenerStats,
@@ -89,46 +102,39 @@ impl Listener {
             listener_filters_timeout, continue_on_listener_filters_timeout, transparent, freebind, socket_options,
             tcp_fast_open_queue_length, traffic_direction, udp_listener_config, api_listener,
             connection_balance_config, reuse_port, enable_reuse_port, access_log, tcp_backlog_size,
-            max_connections_to_accept_per_socket_event, bind_to_port, enable_mptcp, ignore_global_conn_limit,
+            // Each is begun by itself, so that no number of them holds up the others.
+            max_connections_to_accept_per_socket_event: _accepted_at_once, bind_to_port, enable_mptcp, ignore_global_conn_limit,
             bypass_overload_manager, tcp_keepalive, listener_specifier,
         } = proto;
         let is_true = |value: &Option<BoolValue>| value.is_some_and(|value| value.value);
         field.unsupported("fcds_config", fcds_config);
-        field.unsupported("use_original_dst", &is_true(use_original_dst));
         field.unsupported("udp_listener_config", udp_listener_config);
         field.unsupported("api_listener", api_listener);
-        field.unsupported("bind_to_port", &bind_to_port.is_some_and(|bind| !bind.value));
         field.unsupported("deprecated_v1", deprecated_v1);
-        field.unsupported("internal_listener", listener_specifier);
-        let buffers = "buffers have a fixed size, and those of HTTP/2 that of its windows";
-        let accepted = "as many are accepted at once as there are";
+        let why = "buffers have a fixed size, and those of HTTP/2 that of its windows";
         let watermark_timeout = per_connection_buffer_high_watermark_timeout;
-        field.ignored("per_connection_buffer_high_watermark_timeout", watermark_timeout, buffers);
-        let accept_limit = max_connections_to_accept_per_socket_event;
-        field.ignored("max_connections_to_accept_per_socket_event", accept_limit, accepted);
+        field.ignored("per_connection_buffer_high_watermark_timeout", watermark_timeout, why);
         field.ignored("stats_matcher", stats_matcher, "all statistics are kept");
         field.ignored("metadata", metadata, "nothing looks at the metadata of a listener");
         field.ignored("drain_type", drain_type, "a listener drains when it is changed or removed, or the process ends");
         field.ignored("traffic_direction", traffic_direction, "it labels traces only");
         field.ignored("connection_balance_config", connection_balance_config, "the kernel spreads connections");
         field.ignored("reuse_port", reuse_port, "enable_reuse_port took its place, and is on");
-        field.ignored("access_log", access_log, "what serves a connection logs it");
         field.ignored("enable_mptcp", enable_mptcp, "plain TCP is used");
         field.ignored("bypass_overload_manager", bypass_overload_manager, "there is no overload manager");
 
-        if listener_specifier.is_some() || udp_listener_config.is_some() || api_listener.is_some() {
+        if udp_listener_config.is_some() || api_listener.is_some() {
             return None; // another kind of listener, to which the rules below do not apply
         }
-        let addresses = addresses(address.as_ref(), additional_addresses, field);
-        let address = addresses.as_ref().map(|addresses| addresses[0].address.to_string()).unwrap_or_default();
-        let scope = cx.stats.scope("listener").scope(if stat_prefix.is_empty() { &address } else { stat_prefix });
-        let cx = &FactoryContext {
-            buffer_limit: per_connection_buffer_limit_bytes
-                .map(|limit| usize::try_from(limit.value).unwrap_or(usize::MAX))
-                .filter(|limit| *limit > 0)
-                .unwrap_or(cx.buffer_limit),
-            ..*cx
+        let addresses = match listener_specifier {
+            Some(ListenerSpecifier::InternalListener(InternalListenerConfig {})) => internal_address(proto, field),
+            None => addresses(address.as_ref(), additional_addresses, field),
         };
+        let address = addresses.as_ref().map(|addresses| addresses[0].to_string()).unwrap_or_default();
+        let scope = cx.stats.scope("listener").scope(if stat_prefix.is_empty() { &address } else { stat_prefix });
+        let buffer_limit = per_connection_buffer_limit_bytes.filter(|limit| limit.value > 0);
+        let buffer_limit = buffer_limit.and_then(|limit| usize::try_from(limit.value).ok()).unwrap_or(cx.buffer_limit);
+        let cx = &FactoryContext { buffer_limit, ..*cx };
         let first_chain = filter_chains.first().and_then(|chain| chain.use_proxy_proto);
         let settings = filter_chain::Settings {
             chains: filter_chains,
@@ -139,24 +145,28 @@ impl Listener {
         let settings = filters::Settings {
             listener_filters,
             proxy_protocol_first: first_chain.is_some_and(|used| used.value),
+            original_dst: is_true(use_original_dst),
             timeout: listener_filters_timeout,
             continue_on_timeout: *continue_on_listener_filters_timeout,
         };
         let listener_filters = ListenerFilters::from_proto(&settings, field, cx);
+        let access_logs = access_logs(access_log, field.key("access_log"), cx);
         let (mut addresses, filter_chains) = (addresses?, filter_chains?);
-        let options = SocketSettings { socket_options, transparent: is_true(transparent), tcp_fast_open_queue_length };
-        for ListenAddress { address, tcp, .. } in &mut addresses {
-            options.add(address, &mut tcp.options, field);
-            tcp.reuse_port = enable_reuse_port.is_none_or(|enabled| enabled.value);
-            tcp.freebind = is_true(freebind);
-            tcp.backlog = tcp_backlog_size.map_or(tcp.backlog, |size| size.value);
-        }
+        #[rustfmt::skip]
+        let settings = SocketSettings {
+            socket_options, transparent: is_true(transparent), freebind: is_true(freebind), tcp_fast_open_queue_length,
+            reuse_port: enable_reuse_port.is_none_or(|enabled| enabled.value), backlog: tcp_backlog_size,
+        };
+        settings.apply(&mut addresses, field);
         addresses[0].tcp.keepalive = tcp_keepalive.as_ref().map(socket_settings::keepalive);
         Some(Listener {
             name: if name.is_empty() { address.into() } else { name.as_str().into() },
             addresses,
+            is_bound: listener_specifier.is_none() && bind_to_port.is_none_or(|bind| bind.value),
+            hands_over: is_true(use_original_dst),
             listener_filters: Arc::new(listener_filters?.with_tls_inspector(filter_chains.matcher(), cx)),
             filter_chains,
+            access_logs: access_logs?.into(),
             connection_limit: cx.connection_limits.of_listener.get(name).copied().map(ConnectionLimit::new),
             global_connection_limit: cx.connection_limits.global.clone().filter(|_| !ignore_global_conn_limit),
             stats: ListenerStats::new(&scope),
@@ -172,14 +182,60 @@ impl Listener {
     }
 }
 
+fn access_logs(
+    protos: &[proto::accesslog::AccessLog],
+    list: Field<'_>,
+    cx: &FactoryContext<'_>,
+) -> Option<Vec<AccessLog>> {
+    let logs = protos.iter().enumerate();
+    let logs: Vec<_> = logs.map(|(index, log)| AccessLog::from_proto(log, list.index(index), cx.access_logs)).collect();
+    logs.into_iter().collect()
+}
+
+/// A listener within the process has a name and no sockets, and so nothing that is said of sockets.
+fn internal_address(proto: &listener::Listener, field: Field<'_>) -> Option<Vec<ListenAddress>> {
+    if proto.name.is_empty() {
+        field.key("name").error("is required: clusters find an internal listener by its name");
+    }
+    if proto.address.is_some() {
+        field.key("address").error("an internal listener has no address but its name");
+    }
+    let settings = [
+        ("additional_addresses", !proto.additional_addresses.is_empty()),
+        ("socket_options", !proto.socket_options.is_empty()),
+        ("transparent", proto.transparent.is_some()),
+        ("freebind", proto.freebind.is_some()),
+        ("tcp_fast_open_queue_length", proto.tcp_fast_open_queue_length.is_some()),
+        ("tcp_backlog_size", proto.tcp_backlog_size.is_some()),
+        ("enable_reuse_port", proto.enable_reuse_port.is_some()),
+        ("enable_mptcp", proto.enable_mptcp),
+    ];
+    for (name, _) in settings.iter().filter(|(_, set)| *set) {
+        field.key(name).error("is for listeners with sockets");
+    }
+    Some(vec![ListenAddress::internal(&proto.name)])
+}
+
 /// What a listener says of all its sockets.
 struct SocketSettings<'a> {
     socket_options: &'a [core::SocketOption],
     transparent: bool,
+    freebind: bool,
     tcp_fast_open_queue_length: &'a Option<UInt32Value>,
+    reuse_port: bool,
+    backlog: &'a Option<UInt32Value>,
 }
 
 impl SocketSettings<'_> {
+    fn apply(&self, addresses: &mut [ListenAddress], field: Field<'_>) {
+        for ListenAddress { address, tcp, .. } in addresses {
+            self.add(address, &mut tcp.options, field);
+            tcp.reuse_port = self.reuse_port;
+            tcp.freebind = self.freebind;
+            tcp.backlog = self.backlog.map_or(tcp.backlog, |size| size.value);
+        }
+    }
+
     /// Unless an additional address has options of its own.
     fn add(&self, address: &Address, options: &mut Vec<SocketOption>, field: Field<'_>) {
         let Some(ip) = address.ip() else { return };

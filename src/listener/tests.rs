@@ -319,8 +319,11 @@ fn what_is_wrong_is_said_where_it_stands() {
     let unsupported = "valid in Envoy, not implemented by Portreeve yet";
     for (yaml, problems) in [
         (
-            format!("{{name: a, internal_listener: {{}}, filter_chains: [{{{FILTERS}}}]}}"),
-            vec![format!("internal_listener: {unsupported}")],
+            format!("{{name: a, {address}, internal_listener: {{}}, freebind: true, filter_chains: [{{{FILTERS}}}]}}"),
+            vec![
+                "address: an internal listener has no address but its name".to_owned(),
+                "freebind: is for listeners with sockets".into(),
+            ],
         ),
         (
             "{filter_chains: [{filter_chain_match: {server_names: ['']}}]}".to_owned(),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::sys::socket::ListenSocket;
 
@@ -14,27 +15,34 @@ pub enum Address {
     Ip(SocketAddr),
     /// A Unix socket; a leading `@` stands for Linux' abstract namespace. The path of a client is mostly empty.
     Pipe(PathBuf),
+    /// A listener of this process (`envoy_internal_address`).
+    Internal {
+        /// Its name.
+        listener: Arc<str>,
+        /// What tells endpoints at the same listener apart; may be empty.
+        endpoint_id: Arc<str>,
+    },
 }
 
 impl Address {
-    /// The IP address; `None` for a Unix socket.
+    /// The IP address, if it has one.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         self.socket_addr().map(|address| address.ip())
     }
 
-    /// The TCP port; `None` for a Unix socket.
+    /// The TCP port, if it has one.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         self.socket_addr().map(|address| address.port())
     }
 
-    /// IP address and port; `None` for a Unix socket.
+    /// IP address and port, if it has them.
     #[must_use]
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         match self {
             Address::Ip(address) => Some(*address),
-            Address::Pipe(_) => None,
+            Address::Pipe(_) | Address::Internal { .. } => None,
         }
     }
 
@@ -50,12 +58,13 @@ impl Address {
     }
 }
 
-/// `127.0.0.1:80`, `[::1]:80` or the path of a Unix socket.
+/// `127.0.0.1:80`, `[::1]:80`, the path of a Unix socket, or `envoy://listener/endpoint`.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Ip(address) => address.fmt(f),
             Address::Pipe(path) => path.display().fmt(f),
+            Address::Internal { listener, endpoint_id } => write!(f, "envoy://{listener}/{endpoint_id}"),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! `Io`: one connection's bytes, whatever carries them. TCP and Unix sockets, and TLS of either role over any of them.
+//! `Io`: one connection's bytes, whatever carries them. TCP and Unix sockets, the inside of this process, and TLS of either role over any
+//! of them.
 //!
 //! An enum and not a trait object, so that a read costs a branch and not an allocation or an indirect call. Bytes that were read
 //! to find out what a connection speaks are kept and replayed to the next reader.
@@ -12,7 +13,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use rustix::net::sockopt;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
@@ -34,6 +35,7 @@ enum Stream {
     Unix(UnixStream),
     TlsServer(Box<server::TlsStream<Io>>),
     TlsClient(Box<client::TlsStream<Io>>),
+    Internal(DuplexStream),
 }
 
 impl Io {
@@ -60,6 +62,15 @@ impl Io {
     pub fn unix(stream: UnixStream) -> io::Result<Io> {
         let (local, peer) = (stream.local_addr()?.into(), stream.peer_addr()?.into());
         Ok(Io { stream: Stream::Unix(stream), prefix: BytesMut::new(), local, peer })
+    }
+
+    /// Both ends of a connection within this process, ours first: it goes to `destination`.
+    #[must_use]
+    pub fn internal(destination: Address) -> (Io, Io) {
+        let (near, far) = tokio::io::duplex(INTERNAL_BUFFER);
+        let client = Address::Internal { listener: "internal_client_address".into(), endpoint_id: "".into() };
+        let end = |stream, local, peer| Io { stream: Stream::Internal(stream), prefix: BytesMut::new(), local, peer };
+        (end(near, client.clone(), destination.clone()), end(far, destination, client))
     }
 
     /// The plaintext side of a TLS connection that we accepted.
@@ -94,7 +105,7 @@ impl Io {
     #[must_use]
     pub fn peer_credentials(&self) -> Option<tokio::net::unix::UCred> {
         match &self.stream {
-            Stream::Tcp(_) => None,
+            Stream::Tcp(_) | Stream::Internal(_) => None,
             Stream::Unix(stream) => stream.peer_cred().ok(),
             Stream::TlsServer(stream) => stream.get_ref().0.peer_credentials(),
             Stream::TlsClient(stream) => stream.get_ref().0.peer_credentials(),
@@ -105,7 +116,7 @@ impl Io {
     pub fn reset_on_close(&self) {
         let set = match &self.stream {
             Stream::Tcp(stream) => SockRef::from(stream).set_linger(Some(Duration::ZERO)),
-            Stream::Unix(_) => Ok(()),
+            Stream::Unix(_) | Stream::Internal(_) => Ok(()),
             Stream::TlsServer(stream) => return stream.get_ref().0.reset_on_close(),
             Stream::TlsClient(stream) => return stream.get_ref().0.reset_on_close(),
         };
@@ -152,6 +163,9 @@ impl Io {
     }
 }
 
+/// How much may be on its way in each direction of a connection within the process.
+const INTERNAL_BUFFER: usize = 64 * 1024;
+
 /// Room for what arrives with the bytes waited for: the first flight of most clients.
 const PEEK_BYTES: usize = 2048;
 
@@ -184,6 +198,7 @@ impl AsyncRead for Io {
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::TlsServer(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::TlsClient(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Internal(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -195,6 +210,7 @@ impl AsyncWrite for Io {
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::TlsServer(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::TlsClient(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Internal(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -212,6 +228,7 @@ impl AsyncWrite for Io {
             Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Stream::TlsServer(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Stream::TlsClient(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Internal(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -225,6 +242,7 @@ impl AsyncWrite for Io {
             Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Stream::TlsServer(stream) => Pin::new(stream).poll_flush(cx),
             Stream::TlsClient(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Internal(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -234,6 +252,7 @@ impl AsyncWrite for Io {
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::TlsServer(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::TlsClient(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Internal(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

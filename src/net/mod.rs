@@ -9,12 +9,14 @@ pub mod io;
 mod metered;
 pub mod proxy_protocol;
 pub mod socket_settings;
+pub mod switchboard;
 
 pub use acceptor::Acceptor;
 pub use address::Address;
 pub use connection_limit::{ConnectionLimit, ConnectionLimits};
 pub use io::Io;
 pub use metered::{Meter, Metered};
+pub use switchboard::Switchboard;
 
 /// An application protocol that TLS peers agree on, as far as a proxy of HTTP has to tell them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,6 +4,7 @@ mod connection_limit;
 mod direct_response;
 mod echo;
 mod local_ratelimit;
+mod rbac;
 mod sni_cluster;
 mod tcp_proxy;
 
@@ -24,7 +25,8 @@ pub const FACTORIES: &[NetworkFilterFactory] =
     &[conn_manager::FACTORY, tcp_proxy::FACTORY, echo::FACTORY, direct_response::FACTORY];
 
 /// Every network filter that can stand before one of those.
-const READ_FILTERS: &[ReadFilterFactory] = &[connection_limit::FACTORY, local_ratelimit::FACTORY, sni_cluster::FACTORY];
+const READ_FILTERS: &[ReadFilterFactory] =
+    &[connection_limit::FACTORY, local_ratelimit::FACTORY, rbac::FACTORY, sni_cluster::FACTORY];
 
 /// The package of Envoy's network filters.
 const PACKAGE: &str = "envoy.extensions.filters.network.";

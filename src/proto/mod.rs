@@ -42,6 +42,7 @@ pub use envoy_types::pb::envoy::extensions::filters::network::direct_response::v
 pub use envoy_types::pb::envoy::extensions::filters::network::echo::v3 as echo;
 pub use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 pub use envoy_types::pb::envoy::extensions::filters::network::local_ratelimit::v3 as network_local_ratelimit;
+pub use envoy_types::pb::envoy::extensions::filters::network::rbac::v3 as network_rbac;
 pub use envoy_types::pb::envoy::extensions::filters::network::sni_cluster::v3 as sni_cluster;
 pub use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 pub use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3 as early_header_mutation;
@@ -64,6 +65,7 @@ pub use envoy_types::pb::envoy::extensions::retry::host::omit_host_metadata::v3 
 pub use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3 as retry_previous_hosts;
 pub use envoy_types::pb::envoy::extensions::router::cluster_specifiers::matcher::v3 as matcher_cluster_specifier;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::http_11_proxy::v3 as http_11_proxy;
+pub use envoy_types::pb::envoy::extensions::transport_sockets::internal_upstream::v3 as internal_upstream;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3 as upstream_proxy_protocol;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;

@@ -202,6 +202,8 @@ fn target_to_proto(target: &Target) -> wire::Target {
             unix_socket: path.to_string_lossy().into_owned(),
             ..registration::Address::default()
         },
+        // No registrant is within this process.
+        Address::Internal { .. } => registration::Address::default(),
     };
     wire::Target { address: Some(address), hostname: target.hostname.clone() }
 }

@@ -103,7 +103,7 @@ impl Sockets {
         let mut listeners = Vec::with_capacity(snapshot.listeners.len());
         for listener in snapshot.listeners.values() {
             let mut sockets = Vec::new();
-            for address in &listener.addresses {
+            for address in listener.addresses.iter().filter(|_| listener.is_bound) {
                 let name = name(Some(listener), address);
                 let bound = address.bind(inherited.take(&name, address), workers);
                 let bound = bound.map_err(|source| StartError::Listener { name: listener.name.to_string(), source })?;
@@ -129,6 +129,10 @@ impl Sockets {
         let mut kept = Vec::new();
         let mut listening: Vec<(String, Address)> = Vec::new();
         for (listener, sockets) in self.listeners {
+            if !listener.is_bound {
+                let addresses = listener.addresses.iter().map(|listen| listen.address.clone());
+                listening.extend(addresses.map(|address| (listener.name.to_string(), address)));
+            }
             let mut rows: Vec<Vec<ListenSocket>> = (0..workers.count()).map(|_| Vec::new()).collect();
             for (index, (name, socket)) in sockets.into_iter().enumerate() {
                 let address = Address::of(&socket)?;

@@ -212,6 +212,7 @@ impl Worker {
                         let _ = done.send(());
                     }
                     Some(WorkerCommand::Listen(listener, sockets)) => {
+                        self.connect(&listener);
                         for socket in sockets {
                             self.accept(Arc::clone(&listener), socket);
                         }
@@ -251,13 +252,26 @@ impl Worker {
         });
     }
 
+    /// Lets a listener have the connections that this worker makes itself.
+    fn connect(&mut self, listener: &Arc<Listener>) {
+        let addresses = listener.addresses.iter().map(|listen| listen.address.clone()).collect();
+        let handed_over = self.context.clusters.switchboard().register(addresses);
+        let current = self.current_of(listener);
+        let (context, drain) = (Rc::clone(&self.context), Rc::clone(&self.drain));
+        self.listeners.spawn_local(listener::run_handed_over(current, handed_over, context, drain));
+    }
+
+    fn current_of(&mut self, listener: &Arc<Listener>) -> watch::Receiver<Arc<Listener>> {
+        let name = Arc::clone(&listener.name);
+        self.current.entry(name).or_insert_with(|| watch::Sender::new(Arc::clone(listener))).subscribe()
+    }
+
     fn accept(&mut self, listener: Arc<Listener>, socket: ListenSocket) {
         // What begins to listen in a drain has nothing to accept.
         let Some(accepting) = self.accepting.clone() else { return };
         let (context, drain) = (Rc::clone(&self.context), self.drain.watch());
         let name = Arc::clone(&listener.name);
-        let current = self.current.entry(Arc::clone(&name)).or_insert_with(|| watch::Sender::new(listener));
-        let listener = current.subscribe();
+        let listener = self.current_of(&listener);
         self.listeners.spawn_local(async move {
             if let Err(error) = listener::run(listener, socket, context, drain, accepting).await {
                 tracing::error!(listener = %name, %error, "the listener has failed");

@@ -89,7 +89,6 @@ impl Bootstrap {
         field.unsupported("dynamic_resources", dynamic_resources);
         field.unsupported("header_prefix", header_prefix);
         field.unsupported("dns_resolution_config", dns_resolution_config);
-        field.unsupported("bootstrap_extensions", bootstrap_extensions);
         field.unsupported("config_sources", config_sources);
         field.unsupported("default_config_source", default_config_source);
         field.unsupported("certificate_provider_instances", certificate_provider_instances);
@@ -117,6 +116,10 @@ impl Bootstrap {
         field.ignored("memory_allocator_manager", memory_allocator_manager, "memory is managed otherwise");
         field.ignored("enable_worker_cpu_affinity", enable_worker_cpu_affinity, NOT_YET);
 
+        let extensions = field.key("bootstrap_extensions");
+        for (index, extension) in bootstrap_extensions.iter().enumerate() {
+            accept_only(Some(extension), BOOTSTRAP_EXTENSIONS, extensions.index(index));
+        }
         accept_only(typed_dns_resolver_config.as_ref(), DNS_RESOLVERS, field.key("typed_dns_resolver_config"));
         accept_only(default_regex_engine.as_ref(), REGEX_ENGINES, field.key("default_regex_engine"));
         accept_only(listener_manager.as_ref(), LISTENER_MANAGERS, field.key("listener_manager"));
@@ -145,6 +148,8 @@ const DNS_RESOLVERS: &[&str] = &[
     "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig",
     "envoy.extensions.network.dns_resolver.apple.v3.AppleDnsResolverConfig",
 ];
+
+const BOOTSTRAP_EXTENSIONS: &[&str] = &["envoy.extensions.bootstrap.internal_listener.v3.InternalListener"];
 
 const REGEX_ENGINES: &[&str] = &["envoy.extensions.regex_engines.v3.GoogleRE2"];
 

@@ -8,7 +8,7 @@ use crate::access_log::{Mode, Sinks};
 use crate::config::{Field, Report};
 use crate::filter::{DEFAULT_BUFFER_LIMIT, FactoryContext, Services};
 use crate::listener::Listener;
-use crate::net::ConnectionLimit;
+use crate::net::{Address, ConnectionLimit};
 use crate::proto;
 use crate::proto::bootstrap::bootstrap::StaticResources;
 use crate::runtime::Runtime;
@@ -171,7 +171,8 @@ impl ConfigManager {
             service_node: proto.node.as_ref().map(|node| node.id.as_str()).unwrap_or_default(),
             buffer_limit: DEFAULT_BUFFER_LIMIT,
         };
-        let listeners = self.listeners(&resources, before, field.key("listeners"), &cx);
+        let listeners =
+            self.listeners(&resources, before, field.key("listeners"), &cx, !proto.bootstrap_extensions.is_empty());
         if report.has_errors() {
             return Err(Rejected);
         }
@@ -246,6 +247,7 @@ impl ConfigManager {
         before: Option<&StaticResources>,
         field: Field<'_>,
         cx: &FactoryContext<'_>,
+        has_internal_listeners: bool,
     ) -> BTreeMap<String, Arc<Listener>> {
         let before: HashMap<_, _> =
             before.into_iter().flat_map(|before| &before.listeners).map(|proto| (&proto.name, proto)).collect();
@@ -257,6 +259,10 @@ impl ConfigManager {
                 _ => Listener::from_proto(proto, field, cx).map(Arc::new),
             };
             let Some(listener) = listener else { continue };
+            if !has_internal_listeners && matches!(listener.addresses[0].address, Address::Internal { .. }) {
+                let extension = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener";
+                field.key("internal_listener").error(format!("needs {extension} among bootstrap_extensions"));
+            }
             if listeners.contains_key(&*listener.name) {
                 field.key("name").error(format!("another listener is named {:?}, too", listener.name));
             }

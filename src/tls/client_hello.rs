@@ -4,6 +4,7 @@ use std::io;
 
 use rustls::server::Acceptor;
 
+use super::fingerprint::Offer;
 use crate::net::Io;
 
 /// What a `ClientHello` says that may decide who serves it.
@@ -76,7 +77,9 @@ impl ClientHello {
     /// Whether the client would take an OCSP response (`status_request`). Waits for the whole `ClientHello`.
     pub(super) async fn asks_for_ocsp(io: &mut Io) -> io::Result<bool> {
         match ClientHello::inspect(io, LARGEST).await? {
-            Inspected::Tls(_) => Ok(has_extension(io.peek(1).await?, STATUS_REQUEST).unwrap_or(false)),
+            Inspected::Tls(_) => {
+                Ok(Offer::parse(io.peek(1).await?).is_some_and(|offer| offer.has_extension(STATUS_REQUEST)))
+            }
             Inspected::NotTls | Inspected::TooLarge | Inspected::Closed => Ok(false),
         }
     }
@@ -87,36 +90,6 @@ impl ClientHello {
             application_protocols: hello.alpn().into_iter().flatten().map(<[u8]>::to_vec).collect(),
         }
     }
-}
-
-/// Whether the `ClientHello` in these records has an extension (RFC 8446 section 4.1.2); `None` if it is cut short.
-fn has_extension(mut records: &[u8], wanted: u16) -> Option<bool> {
-    let mut message = Vec::new();
-    while let Some((header, rest)) = records.split_first_chunk::<5>().filter(|(header, _)| header[0] == HANDSHAKE) {
-        let (fragment, rest) = rest.split_at_checked(u16::from_be_bytes([header[3], header[4]]).into())?;
-        message.extend_from_slice(fragment);
-        records = rest;
-    }
-    // Kind and length of the message, version, random.
-    let rest = message.get(1 + 3 + 2 + 32..)?;
-    let rest = skip_vector(rest, 1)?; // session id
-    let rest = skip_vector(rest, 2)?; // cipher suites
-    let rest = skip_vector(rest, 1)?; // compression methods
-    let mut extensions = rest.get(2..)?;
-    while let Some((kind, rest)) = extensions.split_first_chunk::<2>() {
-        if u16::from_be_bytes(*kind) == wanted {
-            return Some(true);
-        }
-        extensions = skip_vector(rest, 2)?;
-    }
-    Some(false)
-}
-
-/// What comes after a vector whose length has so many bytes.
-fn skip_vector(bytes: &[u8], length_bytes: usize) -> Option<&[u8]> {
-    let (length, rest) = bytes.split_at_checked(length_bytes)?;
-    let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
-    rest.get(length..)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     http::{Request, Response},
+    net::Switchboard,
     proto::core::RoutingPriority,
     stream_info::{ConnectionInfo, UpstreamInfo},
 };
@@ -25,6 +26,8 @@ use crate::{
 #[derive(Debug)]
 pub struct ClusterManager {
     clusters: RefCell<HashMap<Arc<str>, Rc<ClusterState>>>,
+    /// The worker's own listeners, which may be hosts.
+    switchboard: Rc<Switchboard>,
     seed: Cell<u64>,
 }
 
@@ -32,7 +35,7 @@ impl ClusterManager {
     /// No clusters yet. `seed` should differ between workers, so that they do not all begin at the same host.
     #[must_use]
     pub fn new(seed: u64) -> ClusterManager {
-        ClusterManager { clusters: RefCell::default(), seed: Cell::new(seed) }
+        ClusterManager { clusters: RefCell::default(), switchboard: Rc::default(), seed: Cell::new(seed) }
     }
 
     /// Takes over the clusters of a snapshot. One that is the same `Arc` as before keeps its connections, and its hosts'
@@ -43,7 +46,7 @@ impl ClusterManager {
         for (name, entry) in clusters {
             let state = match known.remove(name) {
                 Some(state) if Arc::ptr_eq(&state.cluster, &entry.cluster) => state,
-                _ => Rc::new(ClusterState::new(entry)),
+                _ => Rc::new(ClusterState::new(entry, &self.switchboard)),
             };
             *state.transport_sockets.borrow_mut() = Arc::clone(&entry.transport_sockets);
             state.update(&entry.hosts, self.next_seed());
@@ -55,6 +58,11 @@ impl ClusterManager {
     /// The cluster of this name.
     pub fn get(&self, name: &str) -> Option<Rc<ClusterState>> {
         self.clusters.borrow().get(name).cloned()
+    }
+
+    /// The listeners of the worker that can be connected to without a socket.
+    pub fn switchboard(&self) -> &Switchboard {
+        &self.switchboard
     }
 
     fn next_seed(&self) -> u64 {
@@ -70,6 +78,7 @@ pub struct ClusterState {
     cluster: Arc<Cluster>,
     /// Those of new connections.
     transport_sockets: Rc<RefCell<Arc<TransportSockets>>>,
+    switchboard: Rc<Switchboard>,
     members: RefCell<Members>,
 }
 
@@ -81,11 +90,12 @@ struct Members {
 }
 
 impl ClusterState {
-    fn new(entry: &ClusterEntry) -> ClusterState {
+    fn new(entry: &ClusterEntry, switchboard: &Rc<Switchboard>) -> ClusterState {
         let members = Members { set: Arc::default(), hosts: Vec::new(), balancer: LoadBalancer::default() };
         ClusterState {
             cluster: Arc::clone(&entry.cluster),
             transport_sockets: Rc::new(RefCell::new(Arc::clone(&entry.transport_sockets))),
+            switchboard: Rc::clone(switchboard),
             members: RefCell::new(members),
         }
     }
@@ -162,6 +172,7 @@ struct HostState {
     host: Arc<Host>,
     cluster: Arc<Cluster>,
     transport_sockets: Rc<RefCell<Arc<TransportSockets>>>,
+    switchboard: Rc<Switchboard>,
     info: Rc<UpstreamInfo>,
     /// Shared by the successive hosts of one target.
     pools: Rc<Pools>,
@@ -169,7 +180,7 @@ struct HostState {
 
 impl HostRef {
     fn new(
-        ClusterState { cluster, transport_sockets, .. }: &ClusterState,
+        ClusterState { cluster, transport_sockets, switchboard, .. }: &ClusterState,
         host: &Arc<Host>,
         pools: &Rc<Pools>,
     ) -> HostRef {
@@ -188,6 +199,7 @@ impl HostRef {
             host: Arc::clone(host),
             cluster: Arc::clone(cluster),
             transport_sockets: Rc::clone(transport_sockets),
+            switchboard: Rc::clone(switchboard),
             info: Rc::new(info),
             pools: Rc::clone(pools),
         }))
@@ -203,6 +215,11 @@ impl HostRef {
     #[must_use]
     pub fn transport_socket(&self) -> TransportSocket {
         self.0.transport_sockets.borrow().get(self.transport_socket).clone()
+    }
+
+    /// The worker's own listeners, of which it may be one.
+    pub(super) fn switchboard(&self) -> &Switchboard {
+        &self.0.switchboard
     }
 
     /// Whether connections to it are secured by TLS.

@@ -9,7 +9,9 @@ use crate::{
     config::Field,
     net::Address,
     proto::{
-        core::{self, HealthStatus, address, socket_address::PortSpecifier},
+        core::{
+            self, HealthStatus, address, envoy_internal_address::AddressNameSpecifier, socket_address::PortSpecifier,
+        },
         endpoint::{
             self, ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, cluster_load_assignment::Policy,
             lb_endpoint::HostIdentifier,
@@ -130,9 +132,16 @@ fn locate(proto: &core::Address, discovery: Discovery, field: Field<'_>) -> Opti
             field.key("socket_address").error("is required");
             None
         }
-        Some(address::Address::EnvoyInternalAddress(_)) => {
-            field.unsupported("envoy_internal_address", &true);
-            None
+        Some(address::Address::EnvoyInternalAddress(internal)) => {
+            let core::EnvoyInternalAddress { endpoint_id, address_name_specifier } = internal;
+            let field = field.key("envoy_internal_address");
+            if discovery != Discovery::Static {
+                field.error("an internal listener needs a cluster of type STATIC");
+                return None;
+            }
+            let Some(AddressNameSpecifier::ServerListenerName(listener)) = address_name_specifier else { return None };
+            let (listener, endpoint_id) = (listener.as_str().into(), endpoint_id.as_str().into());
+            Some((None, Address::Internal { listener, endpoint_id }))
         }
         Some(address::Address::Pipe(core::Pipe { path, mode })) => {
             let field = field.key("pipe");

@@ -23,7 +23,7 @@ use crate::{
         self,
         listener::{ListenerFilter as Proto, listener_filter::ConfigType},
     },
-    stream_info::ProxyProtocol,
+    stream_info::{Fingerprints, ProxyProtocol},
 };
 use http_inspector::HttpInspector;
 use local_ratelimit::LocalRateLimit;
@@ -41,6 +41,8 @@ pub(super) struct Settings<'a> {
     pub(super) listener_filters: &'a [Proto],
     /// `use_proxy_proto` of the first filter chain, the old way to say that there is a PROXY header.
     pub(super) proxy_protocol_first: bool,
+    /// `use_original_dst`, which implies the filter for it.
+    pub(super) original_dst: bool,
     pub(super) timeout: &'a Option<proto::Duration>,
     pub(super) continue_on_timeout: bool,
 }
@@ -76,6 +78,7 @@ pub(super) struct Accepted {
     /// In lower case.
     pub(super) server_name: Option<Box<str>>,
     pub(super) application_protocols: Vec<Vec<u8>>,
+    pub(super) fingerprints: Option<Box<Fingerprints>>,
     pub(super) proxy_protocol: Option<Box<ProxyProtocol>>,
 }
 
@@ -87,6 +90,7 @@ impl Accepted {
             transport_protocol: "",
             server_name: None,
             application_protocols: Vec::new(),
+            fingerprints: None,
             proxy_protocol: None,
         }
     }
@@ -115,7 +119,7 @@ impl ListenerFilters {
         field: Field<'_>,
         cx: &FactoryContext<'_>,
     ) -> Option<ListenerFilters> {
-        let &Settings { listener_filters, proxy_protocol_first, timeout, continue_on_timeout } = settings;
+        let &Settings { listener_filters, proxy_protocol_first, original_dst, timeout, continue_on_timeout } = settings;
         let timeout = field.duration("listener_filters_timeout", timeout).unwrap_or(TIMEOUT);
         let list = field.key("listener_filters");
         let filters: Vec<_> = listener_filters
@@ -134,6 +138,10 @@ impl ListenerFilters {
         if proxy_protocol_first {
             let filter = ProxyProtocolFilter::from_proto(&proto::proxy_protocol::ProxyProtocol::default(), field, cx)?;
             filters.insert(0, (ListenerFilter::ProxyProtocol(filter), None));
+        }
+        let has_original_dst = filters.iter().any(|(filter, _)| matches!(filter, ListenerFilter::OriginalDst));
+        if original_dst && !has_original_dst {
+            filters.insert(0, (ListenerFilter::OriginalDst, None));
         }
         Some(ListenerFilters { filters, timeout: (!timeout.is_zero()).then_some(timeout), continue_on_timeout })
     }

@@ -6,7 +6,8 @@ use crate::{
     filter::FactoryContext,
     net::Io,
     proto, stats,
-    tls::{ClientHello, Inspected},
+    stream_info::Fingerprints,
+    tls::{ClientHello, Inspected, Offer},
 };
 
 /// Envoy's limit.
@@ -19,6 +20,9 @@ pub(super) struct TlsInspector {
     limit: usize,
     /// What does not begin with a `ClientHello` is closed.
     tls_only: bool,
+    /// Which fingerprints are taken.
+    ja3: bool,
+    ja4: bool,
     stats: TlsInspectorStats,
 }
 
@@ -48,6 +52,8 @@ impl TlsInspector {
         TlsInspector {
             limit: CLIENT_HELLO_LIMIT as usize,
             tls_only: false,
+            ja3: false,
+            ja4: false,
             stats: TlsInspectorStats::new(&cx.stats.scope("tls_inspector")),
         }
     }
@@ -65,8 +71,6 @@ impl TlsInspector {
             max_client_hello_size,
         } = proto;
         let is_true = |value: &Option<proto::BoolValue>| value.is_some_and(|value| value.value);
-        field.ignored("enable_ja3_fingerprinting", &is_true(enable_ja3_fingerprinting), "no fingerprints are taken");
-        field.ignored("enable_ja4_fingerprinting", &is_true(enable_ja4_fingerprinting), "no fingerprints are taken");
         field.ignored("initial_read_buffer_size", initial_read_buffer_size, "buffers grow as needed");
         let limit = max_client_hello_size.map_or(CLIENT_HELLO_LIMIT, |size| size.value);
         if limit == 0 || limit > CLIENT_HELLO_LIMIT {
@@ -76,6 +80,8 @@ impl TlsInspector {
         Some(TlsInspector {
             limit: usize::try_from(limit).ok()?,
             tls_only: *close_connection_on_client_hello_parsing_errors,
+            ja3: is_true(enable_ja3_fingerprinting),
+            ja4: is_true(enable_ja4_fingerprinting),
             ..TlsInspector::new(cx)
         })
     }
@@ -92,6 +98,14 @@ impl TlsInspector {
                 accepted.transport_protocol = "tls";
                 accepted.server_name = server_name.map(String::into_boxed_str);
                 accepted.application_protocols = application_protocols;
+                if self.ja3 || self.ja4 {
+                    let offer = Offer::parse(io.peek(1).await?);
+                    let offer = offer.as_ref();
+                    accepted.fingerprints = Some(Box::new(Fingerprints {
+                        ja3: offer.filter(|_| self.ja3).map(Offer::ja3),
+                        ja4: offer.filter(|_| self.ja4).map(Offer::ja4),
+                    }));
+                }
                 Ok(())
             }
             Inspected::NotTls => {

@@ -103,7 +103,7 @@ async fn connect_unbounded(
     alpn: &[Alpn],
 ) -> Result<(Io, Option<Alpn>), ConnectError> {
     let (cluster, endpoint, socket) = (host.cluster(), &host.endpoint, host.transport_socket());
-    let mut io = open_socket(&socket.address(endpoint), cluster).await?;
+    let mut io = open_socket(&socket.address(endpoint), host).await?;
     let sent = socket.begin(&mut io, endpoint, options).await.map_err(failed)?;
     cluster.stats.upstream_cx_tx_bytes_total.add(sent as u64);
     let Some(tls) = socket.tls() else { return Ok((io, None)) };
@@ -122,8 +122,10 @@ fn system_error(error: &io::Error) -> String {
     format!("delayed connect error: {words}")
 }
 
-async fn open_socket(address: &Address, cluster: &Cluster) -> Result<Io, ConnectError> {
+async fn open_socket(address: &Address, host: &HostRef) -> Result<Io, ConnectError> {
+    let cluster = host.cluster();
     match address {
+        Address::Internal { .. } => host.switchboard().connect(address).map_err(failed),
         Address::Ip(address) => {
             let bound = cluster.bind_config.as_ref().map(|bind_config| bind_config.socket_for(*address)).transpose();
             let bound = bound.map_err(|error| {

@@ -24,6 +24,7 @@ use crate::{
         cluster::cluster::TransportSocketMatch,
         core::{self, transport_socket::ConfigType},
         http_11_proxy::Http11ProxyUpstreamTransport,
+        internal_upstream::InternalUpstreamTransport,
         raw_buffer::RawBuffer,
         tls::UpstreamTlsContext,
         upstream_proxy_protocol::ProxyProtocolUpstreamTransport,
@@ -225,6 +226,12 @@ impl TransportSocket {
             let proxy = Http11Proxy::from_proto(default_proxy_address.as_ref(), field);
             let inner = TransportSocket::from_proto(transport_socket.as_ref(), field.key("transport_socket"), cx)?;
             return Some(inner.within(Preamble::Http11Proxy(proxy)));
+        }
+        if is_type::<InternalUpstreamTransport>(any) {
+            let InternalUpstreamTransport { passthrough_metadata, transport_socket } = field.unpack(any)?;
+            field.unsupported("passthrough_metadata", &passthrough_metadata);
+            let inner = field.required("transport_socket", &transport_socket)?;
+            return TransportSocket::from_proto(Some(inner), field.key("transport_socket"), cx);
         }
         if !is_type::<UpstreamTlsContext>(any) {
             field.error("valid in Envoy, not implemented by Portreeve yet");
