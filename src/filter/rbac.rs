@@ -50,6 +50,15 @@ pub struct Facts<'f> {
     pub metadata: &'f HashMap<String, proto::Struct>,
 }
 
+/// What rules are asked of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// Connections, which have no headers: asking for one is an error.
+    Connections,
+    /// Requests.
+    Requests,
+}
+
 /// What the rules say.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Decision<'r> {
@@ -126,14 +135,16 @@ fn stats_name(prefix: &str, name: &str) -> String {
 impl Rbac {
     /// Reports all that is wrong, each at its place.
     #[must_use]
-    pub fn from_proto(proto: &Proto, field: Field<'_>) -> Option<Rbac> {
+    pub fn from_proto(proto: &Proto, field: Field<'_>, subject: Subject) -> Option<Rbac> {
         let Proto { action, policies, audit_logging_options } = proto;
         field.ignored("audit_logging_options", audit_logging_options, "there are no audit loggers");
         let mut sorted: Vec<_> = policies.iter().collect();
         sorted.sort_unstable_by_key(|(name, _)| *name);
         let map = field.key("policies");
-        let policies: Vec<_> =
-            sorted.into_iter().map(|(name, policy)| Policy::from_proto(name, policy, map.entry(name))).collect();
+        let policies: Vec<_> = sorted
+            .into_iter()
+            .map(|(name, policy)| Policy::from_proto(name, policy, map.entry(name), subject))
+            .collect();
         Some(Rbac {
             action: Action::try_from(*action).unwrap_or(Action::Allow),
             policies: policies.into_iter().collect::<Option<_>>()?,
@@ -154,13 +165,13 @@ impl Rbac {
 }
 
 impl Policy {
-    fn from_proto(name: &str, proto: &PolicyProto, field: Field<'_>) -> Option<Policy> {
+    fn from_proto(name: &str, proto: &PolicyProto, field: Field<'_>, subject: Subject) -> Option<Policy> {
         let PolicyProto { permissions, principals, condition, checked_condition, cel_config } = proto;
         field.unsupported("condition", condition);
         field.unsupported("checked_condition", checked_condition);
         field.unsupported("cel_config", cel_config);
-        let permissions = all(permissions, field.key("permissions"), Condition::of_permission);
-        let principals = all(principals, field.key("principals"), Condition::of_principal);
+        let permissions = all(permissions, field.key("permissions"), subject, Condition::of_permission);
+        let principals = all(principals, field.key("principals"), subject, Condition::of_principal);
         Some(Policy { name: name.to_owned(), permissions: permissions?, principals: principals? })
     }
 
@@ -171,8 +182,14 @@ impl Policy {
 }
 
 /// Converts every element of a list.
-fn all<P>(protos: &[P], list: Field<'_>, convert: fn(&P, Field<'_>) -> Option<Condition>) -> Option<Vec<Condition>> {
-    let converted: Vec<_> = protos.iter().enumerate().map(|(index, proto)| convert(proto, list.index(index))).collect();
+fn all<P>(
+    protos: &[P],
+    list: Field<'_>,
+    subject: Subject,
+    convert: fn(&P, Field<'_>, Subject) -> Option<Condition>,
+) -> Option<Vec<Condition>> {
+    let protos = protos.iter().enumerate();
+    let converted: Vec<_> = protos.map(|(index, proto)| convert(proto, list.index(index), subject)).collect();
     converted.into_iter().collect()
 }
 
@@ -197,27 +214,27 @@ enum Condition {
     SourceIp(CidrRange),
     DirectRemoteIp(CidrRange),
     RemoteIp(CidrRange),
-    /// By TLS; with a name, by any alternative name that is a URI or of DNS, or by the subject.
+    /// By TLS, as Envoy calls it also without a certificate of the client; with a name, by any alternative name that is a URI or of DNS, or by the subject.
     Authenticated(Option<StringMatcher>),
 }
 
 impl Condition {
-    fn of_permission(proto: &PermissionProto, field: Field<'_>) -> Option<Condition> {
+    fn of_permission(proto: &PermissionProto, field: Field<'_>, subject: Subject) -> Option<Condition> {
         let PermissionProto { rule } = proto;
         match rule.as_ref()? {
             Rule::AndRules(set) => {
                 let field = field.key("and_rules");
-                all(&set.rules, field.key("rules"), Condition::of_permission).map(Condition::All)
+                all(&set.rules, field.key("rules"), subject, Condition::of_permission).map(Condition::All)
             }
             Rule::OrRules(set) => {
                 let field = field.key("or_rules");
-                all(&set.rules, field.key("rules"), Condition::of_permission).map(Condition::Any)
+                all(&set.rules, field.key("rules"), subject, Condition::of_permission).map(Condition::Any)
             }
             Rule::NotRule(rule) => {
-                Condition::of_permission(rule, field.key("not_rule")).map(Box::new).map(Condition::Not)
+                Condition::of_permission(rule, field.key("not_rule"), subject).map(Box::new).map(Condition::Not)
             }
             Rule::Any(_) => Some(Condition::Always),
-            Rule::Header(header) => HeaderMatcher::from_proto(header, field.key("header")).map(Condition::Header),
+            Rule::Header(proto) => header(proto, field.key("header"), subject),
             Rule::UrlPath(proto) => path(proto, field.key("url_path")),
             Rule::DestinationIp(range) => {
                 CidrRange::from_proto(range, field.key("destination_ip")).map(Condition::DestinationIp)
@@ -243,18 +260,20 @@ impl Condition {
         }
     }
 
-    fn of_principal(proto: &PrincipalProto, field: Field<'_>) -> Option<Condition> {
+    fn of_principal(proto: &PrincipalProto, field: Field<'_>, subject: Subject) -> Option<Condition> {
         let PrincipalProto { identifier } = proto;
         match identifier.as_ref()? {
             Identifier::AndIds(set) => {
                 let field = field.key("and_ids");
-                all(&set.ids, field.key("ids"), Condition::of_principal).map(Condition::All)
+                all(&set.ids, field.key("ids"), subject, Condition::of_principal).map(Condition::All)
             }
             Identifier::OrIds(set) => {
                 let field = field.key("or_ids");
-                all(&set.ids, field.key("ids"), Condition::of_principal).map(Condition::Any)
+                all(&set.ids, field.key("ids"), subject, Condition::of_principal).map(Condition::Any)
             }
-            Identifier::NotId(id) => Condition::of_principal(id, field.key("not_id")).map(Box::new).map(Condition::Not),
+            Identifier::NotId(id) => {
+                Condition::of_principal(id, field.key("not_id"), subject).map(Box::new).map(Condition::Not)
+            }
             Identifier::Any(_) => Some(Condition::Always),
             Identifier::Authenticated(Authenticated { principal_name }) => match principal_name {
                 Some(name) => StringMatcher::from_proto(name, field.key("authenticated").key("principal_name"))
@@ -270,7 +289,7 @@ impl Condition {
             Identifier::RemoteIp(range) => {
                 CidrRange::from_proto(range, field.key("remote_ip")).map(Condition::RemoteIp)
             }
-            Identifier::Header(header) => HeaderMatcher::from_proto(header, field.key("header")).map(Condition::Header),
+            Identifier::Header(proto) => header(proto, field.key("header"), subject),
             Identifier::UrlPath(proto) => path(proto, field.key("url_path")),
             Identifier::Metadata(metadata) => {
                 MetadataMatcher::from_proto(metadata, field.key("metadata")).map(Condition::Metadata)
@@ -312,10 +331,17 @@ impl Condition {
 
 fn is_authenticated(connection: &ConnectionInfo, name: Option<&StringMatcher>) -> bool {
     let Some(tls) = &connection.tls else { return false };
-    let Some(name) = name else { return tls.peer_presented };
+    let Some(name) = name else { return true };
     let Some(peer) = &tls.peer else { return name.matches(b"") };
     let mut names = peer.uri_sans.iter().chain(&peer.dns_sans).chain([&peer.subject]);
     names.any(|value| name.matches(value.as_bytes()))
+}
+
+fn header(proto: &proto::route::HeaderMatcher, field: Field<'_>, subject: Subject) -> Option<Condition> {
+    if subject == Subject::Connections {
+        field.error("a connection has no headers: this is for the HTTP filter");
+    }
+    HeaderMatcher::from_proto(proto, field).map(Condition::Header)
 }
 
 fn path(proto: &PathMatcher, field: Field<'_>) -> Option<Condition> {
@@ -337,4 +363,75 @@ fn sourced_metadata(proto: &SourcedMetadata, field: Field<'_>) -> Option<Conditi
 fn unsupported(name: &'static str, field: Field<'_>) -> Option<Condition> {
     field.unsupported(name, &true);
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+    use crate::{
+        config::{Report, Source, load},
+        stream_info::StreamInfo,
+    };
+
+    fn rules(yaml: &str, subject: Subject) -> (Option<Rbac>, Vec<String>) {
+        let report = Report::new();
+        let proto = load(&Source::new("x.yaml", yaml), &report).unwrap();
+        let rules = Rbac::from_proto(&proto, Field::root(&report), subject);
+        (rules, report.into_problems().iter().map(ToString::to_string).collect())
+    }
+
+    fn decide(rules: &Rbac, path: &str) -> (bool, Option<String>) {
+        let info = StreamInfo::sample();
+        let request = Request::builder().uri(path).header("x-role", "admin").body(()).unwrap();
+        let facts = Facts {
+            connection: &info.connection,
+            client: info.client_ip(),
+            request: Some((&request).into()),
+            metadata: &info.dynamic_metadata,
+        };
+        let decision = rules.decide(facts);
+        (decision.allowed, decision.policy.map(str::to_owned))
+    }
+
+    #[test]
+    fn the_first_policy_by_name_decides() {
+        let yaml = "
+action: ACTION
+policies:
+  b: {permissions: [{url_path: {path: {prefix: /}}}], principals: [{header: {name: x-role, string_match: {exact: admin}}}]}
+  a: {permissions: [{url_path: {path: {exact: /a}}}], principals: [{source_ip: {address_prefix: 127.0.0.0, prefix_len: 8}}]}
+";
+        for (action, allowed) in [("ALLOW", true), ("DENY", false), ("LOG", true)] {
+            let (rules, problems) = rules(&yaml.replace("ACTION", action), Subject::Requests);
+            assert_eq!(problems, Vec::<String>::new());
+            let rules = rules.unwrap();
+            assert_eq!(decide(&rules, "/a?b"), (allowed, Some("a".to_owned())));
+            assert_eq!(decide(&rules, "/b"), (allowed, Some("b".to_owned())));
+        }
+    }
+
+    #[test]
+    fn what_no_policy_covers_is_not_allowed_and_not_denied() {
+        for (action, allowed) in [("ALLOW", false), ("DENY", true), ("LOG", true)] {
+            let yaml = format!(
+                "{{action: {action}, policies: {{a: {{permissions: [{{any: true}}], principals: [{{authenticated: {{}}}}]}}}}}}"
+            );
+            assert_eq!(decide(&rules(&yaml, Subject::Requests).0.unwrap(), "/"), (allowed, None), "{action}");
+        }
+        let refusal = Decision { allowed: false, policy: Some("my policy") };
+        assert_eq!(refusal.details(), "rbac_access_denied_matched_policy[my_policy]");
+    }
+
+    #[test]
+    fn connections_have_no_headers() {
+        let yaml = "{policies: {a: {permissions: [{not_rule: {header: {name: x}}}], principals: [{any: true}]}}}";
+        assert_eq!(
+            rules(yaml, Subject::Connections).1,
+            [
+                "policies[\"a\"].permissions[0].not_rule.header: a connection has no headers: this is for the HTTP filter"
+            ]
+        );
+    }
 }

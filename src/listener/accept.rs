@@ -371,6 +371,9 @@ impl Drop for Logged<'_> {
         let mut info = StreamInfo::of_connection(Rc::clone(&self.connection));
         info.log_type = LogType::NotSet;
         info.flags = self.flags;
+        if self.flags.contains(ResponseFlags::NO_ROUTE_FOUND) {
+            info.response_code_details = "filter_chain_not_found".into();
+        }
         info.timing.end = Some(info.start.elapsed());
         for log in &*self.active.listener.access_logs {
             log.log(&info, &self.active.worker.access_logs);

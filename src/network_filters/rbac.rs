@@ -10,7 +10,7 @@ use crate::{
     filter::{
         FactoryContext,
         network::{Admission, ReadFilter, ReadFilterFactory},
-        rbac::{Engines, Facts, Rbac},
+        rbac::{Engines, Facts, Rbac, Subject},
     },
     proto,
     stream_info::{ConnectionInfo, ResponseFlags},
@@ -47,7 +47,7 @@ impl RbacFilter {
         field.unsupported("matcher", matcher);
         field.unsupported("shadow_matcher", shadow_matcher);
         let convert = |proto: &Option<proto::rbac::Rbac>, name| match proto {
-            Some(rules) => Rbac::from_proto(rules, field.key(name)).map(Some),
+            Some(rules) => Rbac::from_proto(rules, field.key(name), Subject::Connections).map(Some),
             None => Some(None),
         };
         let (rules, shadow_rules) = (convert(rules, "rules"), convert(shadow_rules, "shadow_rules"));

@@ -202,7 +202,7 @@ impl Cluster {
             http1: http_protocol_options, http2: http2_protocol_options, max_requests_per_connection,
             use_downstream_protocol: *protocol_selection == ClusterProtocolSelection::UseDownstreamProtocol as i32,
         };
-        let mut protocol = ProtocolOptions::from_proto(typed_extension_protocol_options, &deprecated, field);
+        let protocol = ProtocolOptions::from_proto(typed_extension_protocol_options, &deprecated, field);
         #[rustfmt::skip]
         let dns = DnsFields {
             refresh_rate: dns_refresh_rate, jitter: dns_jitter, failure_refresh_rate: dns_failure_refresh_rate,
@@ -220,7 +220,6 @@ impl Cluster {
         let transport_sockets = TransportSockets::from_proto(&settings, field, secrets, &scope);
         let endpoints = named_endpoints(load_assignment.as_ref(), discovery?, field);
         let (transport_socket_matcher, transport_sockets) = transport_sockets?;
-        protocol.http1.fully_qualified_url |= transport_sockets.default_socket().needs_absolute_urls();
         let cluster = Cluster {
             name: name.as_str().into(),
             metadata: metadata.clone().map(Arc::new),

@@ -1,6 +1,6 @@
 //! `http_11_proxy`: a host is reached through an HTTP/1.1 proxy, which is asked for a tunnel by CONNECT.
 //!
-//! As in Envoy, the default proxy is asked for a tunnel only where TLS follows; else it gets the request with an absolute URL.
+//! As in Envoy, the default proxy is asked for a tunnel only where TLS follows; else it gets what the host would get.
 
 use std::{io, net::SocketAddr};
 
@@ -55,11 +55,6 @@ impl Http11Proxy {
             name if name.contains(':') => name.to_owned(),
             name => format!("{name}:443"),
         })
-    }
-
-    /// Whether hosts without TLS get requests through the default proxy.
-    pub(super) fn has_default(&self) -> bool {
-        self.default.is_some()
     }
 }
 

@@ -275,13 +275,6 @@ impl TransportSocket {
         self.preambles.iter().any(|preamble| matches!(**preamble, Preamble::ProxyProtocol(_)))
     }
 
-    /// Whether a proxy gets the requests, which says where they are for by absolute URLs.
-    pub(super) fn needs_absolute_urls(&self) -> bool {
-        let by_proxy =
-            |preamble: &Arc<Preamble>| matches!(&**preamble, Preamble::Http11Proxy(proxy) if proxy.has_default());
-        self.tls.is_none() && self.preambles.iter().any(by_proxy)
-    }
-
     /// Where to connect to reach a host.
     pub(super) fn address(&self, host: &Endpoint) -> Address {
         let proxy = self.preambles.iter().find_map(|preamble| match &**preamble {
