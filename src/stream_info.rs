@@ -175,6 +175,8 @@ pub struct StreamInfo {
     pub bytes_sent: u64,
     /// What filters have found out, by the name of the filter.
     pub dynamic_metadata: HashMap<String, proto::Struct>,
+    /// Whether it asks for the health of this process, or of what is behind it.
+    pub is_health_check: bool,
     /// Name of the chosen route.
     pub route_name: Option<Rc<str>>,
     /// Where the request went.
@@ -266,6 +268,7 @@ impl StreamInfo {
             bytes_received: 0,
             bytes_sent: 0,
             dynamic_metadata: HashMap::new(),
+            is_health_check: false,
             route_name: None,
             upstream: None,
             upstream_cluster: None,
@@ -383,6 +386,9 @@ const FLAGS: &[(ResponseFlags, &str, &str)] = &[
     (ResponseFlags::UPSTREAM_CONNECTION_FAILURE, "UF", "UpstreamConnectionFailure"),
     (ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, "UC", "UpstreamConnectionTermination"),
     (ResponseFlags::NO_ROUTE_FOUND, "NR", "NoRouteFound"),
+    (ResponseFlags::DELAY_INJECTED, "DI", "DelayInjected"),
+    (ResponseFlags::FAULT_INJECTED, "FI", "FaultInjected"),
+    (ResponseFlags::RATE_LIMITED, "RL", "RateLimited"),
     (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "DC", "DownstreamConnectionTermination"),
     (ResponseFlags::STREAM_IDLE_TIMEOUT, "SI", "StreamIdleTimeout"),
     (ResponseFlags::INVALID_ENVOY_REQUEST_HEADERS, "IH", "InvalidEnvoyRequestHeaders"),
@@ -439,6 +445,13 @@ impl ResponseFlags {
     pub const INVALID_ENVOY_REQUEST_HEADERS: ResponseFlags = ResponseFlags::single(18);
     /// A connection lasted as long as it may.
     pub const DURATION_TIMEOUT: ResponseFlags = ResponseFlags::single(19);
+
+    /// A fault filter kept the request waiting.
+    pub const DELAY_INJECTED: ResponseFlags = ResponseFlags::single(20);
+    /// A fault filter answered.
+    pub const FAULT_INJECTED: ResponseFlags = ResponseFlags::single(21);
+    /// There were too many requests.
+    pub const RATE_LIMITED: ResponseFlags = ResponseFlags::single(22);
 
     const fn single(bit: u32) -> ResponseFlags {
         ResponseFlags { bits: 1 << bit, order: bit as u64 + 1 }

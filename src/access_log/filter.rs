@@ -28,10 +28,8 @@ use super::scope::Scope;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Envoy's flags that nothing here raises; a filter may name them all the same.
-const FLAGS_NEVER_RAISED: &[&str] = &[
-    "DI", "FI", "RL", "UAEX", "RLSE", "IH", "RFCF", "NFCF", "OM", "DF", "DO", "DR", "UDO", "LH", "DPE", "UMSDR", "SI",
-    "UPE", "NC",
-];
+const FLAGS_NEVER_RAISED: &[&str] =
+    &["UAEX", "RLSE", "IH", "RFCF", "NFCF", "OM", "DF", "DO", "DR", "UDO", "LH", "DPE", "UMSDR", "SI", "UPE", "NC"];
 
 /// A compiled filter.
 #[derive(Debug)]
@@ -73,6 +71,8 @@ pub enum Filter {
     },
     /// The same for every stream.
     Constant(bool),
+    /// `not_health_check_filter`
+    NotHealthCheck,
 }
 
 /// A number compared with the configured one.
@@ -96,7 +96,7 @@ impl Filter {
                 Comparison::from_proto(field.required("comparison", comparison)?, field).map(Filter::Duration)
             }
             // No filter answers health checks by itself yet, so every stream passes.
-            FilterSpecifier::NotHealthCheckFilter(NotHealthCheckFilter {}) => Some(Filter::Constant(true)),
+            FilterSpecifier::NotHealthCheckFilter(NotHealthCheckFilter {}) => Some(Filter::NotHealthCheck),
             FilterSpecifier::RuntimeFilter(runtime) => sample(runtime, field.key("runtime_filter")),
             FilterSpecifier::AndFilter(AndFilter { filters }) => {
                 list(filters, field.key("and_filter")).map(Filter::All)
@@ -143,6 +143,7 @@ impl Filter {
             Filter::GrpcStatus { statuses, exclude } => statuses.contains(&info.grpc_status.unwrap_or(0)) != *exclude,
             Filter::LogType { types, exclude } => types.contains(&(info.log_type as i32)) != *exclude,
             Filter::Constant(passes) => *passes,
+            Filter::NotHealthCheck => !info.is_health_check,
         }
     }
 

@@ -355,6 +355,7 @@ fn http_filters_from_proto(
         field.error("is required: the last filter must be envoy.filters.http.router");
         return None;
     };
+    let cx = &FactoryContext { http_stats: Some(scope), ..*cx };
     let mut configs = Vec::new();
     let mut failed = false;
     for (index, filter) in before.iter().enumerate() {
@@ -390,7 +391,6 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("envoy.extensions.filters.http.compressor.v3.Compressor", "responses are not compressed"),
     ("envoy.extensions.filters.http.cors.v3.Cors", "CORS is left to the upstreams"),
     ("envoy.extensions.filters.http.decompressor.v3.Decompressor", "messages are not decompressed"),
-    ("envoy.extensions.filters.http.fault.v3.HTTPFault", "no faults are injected"),
     ("envoy.extensions.filters.http.grpc_stats.v3.FilterConfig", "gRPC messages are not counted"),
     ("envoy.extensions.filters.http.grpc_web.v3.GrpcWeb", "gRPC-Web is passed through untranslated"),
     ("envoy.extensions.filters.http.tap.v3.Tap", "traffic is not tapped"),

@@ -1,12 +1,12 @@
 //! The HTTP filters of one stream: decode in order, then the router, encode in reverse order.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use super::HttpConnectionManager;
 use crate::{
     filter::{
         WorkerContext,
-        http::{Decoded, HttpFilter, Stream},
+        http::{Decoded, HttpFilter, Place, Stream},
     },
     http::{Request, Response, local_reply::LocalReply},
     route::RouteRef,
@@ -22,9 +22,10 @@ impl FilterChain {
         route: Option<&RouteRef>,
         worker: &Rc<WorkerContext>,
     ) -> FilterChain {
-        let enabled = manager.filters.iter().filter(|filter| filter.is_enabled(route)).map(|filter| &filter.config);
-        let applies = enabled.filter(|config| config.applies_to(request));
-        FilterChain(applies.map(|config| config.new_stream(worker)).collect())
+        let enabled = manager.filters.iter().filter(|filter| filter.is_enabled(route));
+        let applies = enabled.filter(|filter| filter.config.applies_to(request));
+        let place = |name| Place { name, route, worker };
+        FilterChain(applies.map(|filter| Arc::clone(&filter.config).new_stream(place(&filter.name))).collect())
     }
 
     /// The answer: of the first filter that gives one, else of the router.

@@ -224,8 +224,10 @@ impl Exchange {
             }
         }
         info.response_code = Some(response.status().as_u16());
-        for responses in &self.connection.manager.responses {
-            responses.count(response.status());
+        if !info.is_health_check {
+            for responses in &self.connection.manager.responses {
+                responses.count(response.status());
+            }
         }
         if !self.stream.timer.is_request_complete() {
             self.connection.manager.stats.downstream_rq_response_before_rq_complete.inc();

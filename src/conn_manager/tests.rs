@@ -53,6 +53,8 @@ fn manager_with(registry: &Arc<Registry>, services: &Services) -> Arc<HttpConnec
         stats: registry,
         network_filters: &[FACTORY],
         http_filters: http_filters::FACTORIES,
+        filter_settings: http_filters::SETTINGS,
+        http_stats: None,
         services,
         secrets: &Secrets::default(),
         cluster_names: &HashSet::new(),
@@ -208,7 +210,7 @@ async fn who_is_refused_is_told_to_go_first() {
                 answer.send(response).unwrap();
             }
         });
-        let manager = manager_with(&registry, &Services { registration: Some(service) });
+        let manager = manager_with(&registry, &Services { registration: Some(service), ..Services::default() });
         let (client, _drain) = connect_to(&manager).await;
         let (mut sender, connection) = h2::client::handshake(client).await.unwrap();
         let connection = spawn_local(connection);

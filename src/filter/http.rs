@@ -3,7 +3,7 @@
 //! A filter is one file and one row in `http_filters::FACTORIES`. Decode hooks run in order, encode hooks in reverse order and for
 //! every filter of the chain, also for local replies. To wait, a hook awaits; to see or change a body, it wraps it.
 
-use std::{fmt, rc::Rc, sync::Arc};
+use std::{fmt, future, rc::Rc, sync::Arc};
 
 use http::HeaderValue;
 
@@ -91,6 +91,11 @@ pub trait HttpFilter {
     }
 }
 
+/// What a hook that never waits returns.
+pub fn ready<'a, T: 'a>(value: T) -> LocalFuture<'a, T> {
+    Box::pin(future::ready(value))
+}
+
 /// A filter's settings: immutable, shared by all workers.
 pub trait HttpFilterConfig: Send + Sync + fmt::Debug {
     /// Whether the filter has anything to do with this request. One that has not costs the stream nothing more.
@@ -100,7 +105,27 @@ pub trait HttpFilterConfig: Send + Sync + fmt::Debug {
     }
 
     /// The filter for one stream.
-    fn new_stream(&self, worker: &Rc<WorkerContext>) -> Box<dyn HttpFilter>;
+    fn new_stream(self: Arc<Self>, place: Place<'_>) -> Box<dyn HttpFilter>;
+}
+
+/// Where a filter stands when it is made for a stream.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// Its name in the chain, by which routes call it.
+    pub name: &'a str,
+    /// The route of the request, if it has one.
+    pub route: Option<&'a RouteRef>,
+    /// The worker that serves the stream.
+    pub worker: &'a Rc<WorkerContext>,
+}
+
+impl Place<'_> {
+    /// The settings that the most specific level of the route configuration has for this filter.
+    #[must_use]
+    pub fn settings<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        let settings = self.route?.filter_settings(self.name)?;
+        Arc::clone(settings).downcast().ok()
+    }
 }
 
 /// Makes a filter's settings from its `typed_config`; `None` when an error has been reported.

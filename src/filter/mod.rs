@@ -16,14 +16,14 @@ use std::{
     collections::HashSet,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use crate::{
     access_log,
     http::date::DateCache,
     net::ConnectionLimits,
-    route::{RegisteredRoutes, Surroundings},
+    route::{FilterSettingsFactory, RegisteredRoutes, Surroundings},
     runtime::Runtime,
     stats,
     tls::Secrets,
@@ -45,6 +45,10 @@ pub struct FactoryContext<'a> {
     pub network_filters: &'a [network::NetworkFilterFactory],
     /// The HTTP filters there are.
     pub http_filters: &'a [http::HttpFilterFactory],
+    /// The settings that routes can have of them.
+    pub filter_settings: &'a [FilterSettingsFactory],
+    /// Of the connection manager that is converted, `http.<stat_prefix>.`; `None` outside of connection managers.
+    pub http_stats: Option<&'a stats::Scope>,
     /// The services that run on the main thread.
     pub services: &'a Services,
     /// `static_resources.secrets`.
@@ -67,18 +71,26 @@ pub struct FactoryContext<'a> {
 pub const DEFAULT_BUFFER_LIMIT: usize = 1 << 20;
 
 impl FactoryContext<'_> {
+    /// The statistics of an HTTP filter: those of its connection manager, with this name added.
+    #[must_use]
+    pub fn filter_stats(&self, name: &str) -> stats::Scope {
+        self.http_stats.map_or_else(|| self.stats.scope(name), |scope| scope.scope(name))
+    }
+
     /// What route configurations are made with.
     #[must_use]
     pub fn route_surroundings(&self) -> Surroundings<'_> {
-        Surroundings { cluster_names: self.cluster_names, stats: self.stats }
+        Surroundings { cluster_names: self.cluster_names, stats: self.stats, filter_settings: self.filter_settings }
     }
 }
 
-/// Handles of the services that run on the main thread and are reached through filters.
+/// What runs on the main thread and is reached through filters.
 #[derive(Clone, Debug, Default)]
 pub struct Services {
     /// The registration API.
     pub registration: Option<InternalService>,
+    /// Whether health checks are to fail, as `/healthcheck/fail` demands.
+    pub fails_health_checks: Arc<AtomicBool>,
 }
 
 /// What running code may ask for: one for each worker.

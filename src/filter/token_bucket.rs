@@ -43,7 +43,7 @@ impl TokenBucket {
         TokenBucket {
             begun: Instant::now(),
             full_at: AtomicU64::new(0),
-            per_token: nanos(per_token),
+            per_token: nanos(per_token).max(1),
             capacity: nanos(per_token.saturating_mul(max)),
         }
     }
@@ -51,6 +51,20 @@ impl TokenBucket {
     /// Takes a token; false if there is none.
     pub fn take(&self) -> bool {
         self.take_at(u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// How many tokens a full bucket holds.
+    pub fn max(&self) -> u64 {
+        self.capacity / self.per_token
+    }
+
+    /// How many tokens there are now, and how long it takes until there is one.
+    pub fn remaining(&self) -> (u64, Duration) {
+        let now = u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let missing = self.full_at.load(Relaxed).saturating_sub(now);
+        let there = self.capacity.saturating_sub(missing);
+        let wait = if there >= self.per_token { 0 } else { self.per_token - there };
+        (there / self.per_token, Duration::from_nanos(wait))
     }
 
     fn take_at(&self, now: u64) -> bool {
@@ -78,6 +92,16 @@ mod tests {
         assert_eq!([0, 0, 0].map(|now| bucket.take_at(now)), [true, true, false]);
         assert_eq!([99, 100, 101].map(|now| bucket.take_at(now)), [false, true, false]);
         assert_eq!([1000, 1000, 1000].map(|now| bucket.take_at(now)), [true, true, false]);
+    }
+
+    #[test]
+    fn what_is_left_is_told() {
+        let bucket = TokenBucket::new(2, Duration::from_hours(1));
+        assert_eq!((bucket.max(), bucket.remaining()), (2, (2, Duration::ZERO)));
+        assert!(bucket.take() && bucket.take());
+        let (left, wait) = bucket.remaining();
+        assert_eq!(left, 0);
+        assert!(wait <= Duration::from_hours(1) && wait > Duration::from_mins(59), "{wait:?}");
     }
 
     #[test]

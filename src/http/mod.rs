@@ -7,6 +7,7 @@
 //! HTTP/1 downstream is our own (`http1/`), hyper speaks it upstream; the h2 crate speaks HTTP/2 on both sides (`http2/`).
 
 pub mod body;
+pub mod cookies;
 pub mod cork;
 pub mod date;
 pub mod grpc;
@@ -16,6 +17,7 @@ pub mod http1;
 pub mod http2;
 pub mod local_reply;
 pub mod path;
+pub mod query;
 mod quiet;
 pub mod upgrade;
 

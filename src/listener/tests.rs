@@ -81,6 +81,8 @@ impl Bench {
             stats: &self.registry,
             network_filters: &[TELL],
             http_filters: &[],
+            filter_settings: &[],
+            http_stats: None,
             services: &Services::default(),
             secrets: &Secrets::default(),
             cluster_names: &HashSet::new(),

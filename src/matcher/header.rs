@@ -30,6 +30,14 @@ pub struct RequestHead<'r> {
     headers: &'r HeaderMap,
 }
 
+impl<'r> RequestHead<'r> {
+    /// The same with other header fields, such as those of the response.
+    #[must_use]
+    pub fn with_headers(self, headers: &'r HeaderMap) -> RequestHead<'r> {
+        RequestHead { headers, ..self }
+    }
+}
+
 impl<'r, B> From<&'r Request<B>> for RequestHead<'r> {
     fn from(request: &'r Request<B>) -> RequestHead<'r> {
         RequestHead { method: request.method(), uri: request.uri(), headers: request.headers() }

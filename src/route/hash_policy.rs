@@ -5,9 +5,9 @@ use std::fmt::Write;
 
 use http::{HeaderName, Request};
 
-use super::route_match::{cookie_value, query_value};
 use crate::{
     config::Field,
+    http::{cookies, query},
     matcher::{RegexRewrite, xxh64},
     proto::{self, route::route_action::hash_policy::PolicySpecifier},
     stream_info::StreamInfo,
@@ -100,7 +100,7 @@ impl Source {
         match self {
             Source::Header(name, rewrite) => header_hash(request, name, rewrite.as_ref()),
             Source::Cookie(name) => {
-                cookie_value(request, name).filter(|value| !value.is_empty()).map(|value| xxh64(value, 0))
+                cookies::value(request.headers(), name).filter(|value| !value.is_empty()).map(|value| xxh64(value, 0))
             }
             Source::ClientAddress => {
                 let mut text = String::new();
@@ -109,7 +109,7 @@ impl Source {
                 Some(xxh64(text.as_bytes(), 0))
             }
             Source::QueryParameter(name) => {
-                query_value(request.uri().query(), name).map(|value| xxh64(value.as_bytes(), 0))
+                query::value(request.uri().query(), name).map(|value| xxh64(value.as_bytes(), 0))
             }
         }
     }

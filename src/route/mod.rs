@@ -35,7 +35,7 @@ use http::{HeaderName, Request};
 
 pub use action::{Action, Forward, GrpcTimeout, MaxStreamDuration, UpgradeConfig};
 pub use direct_response::DirectResponse;
-pub use filter_configs::Switch;
+pub use filter_configs::{FilterSettings, FilterSettingsFactory, Switch};
 pub use internal_redirect::{InternalRedirectPolicy, RedirectPredicate};
 pub use mirror::MirrorPolicy;
 pub use redirect::Redirect;
@@ -55,7 +55,7 @@ use crate::{
 };
 use cluster_specifier::ClusterSpecifier;
 use domains::Domains;
-use filter_configs::FilterConfigs;
+use filter_configs::{FilterConfigs, Known};
 use mutations::{Lists, Mutations};
 use virtual_host::VirtualHost;
 
@@ -81,6 +81,8 @@ pub struct Surroundings<'a> {
     pub cluster_names: &'a HashSet<Arc<str>>,
     /// Where its statistics are made.
     pub stats: &'a Arc<Registry>,
+    /// The settings of filters that it can hold.
+    pub filter_settings: &'a [FilterSettingsFactory],
 }
 
 /// What conversions below need to know of the whole.
@@ -92,6 +94,7 @@ struct Context<'a> {
     validate_clusters: bool,
     plugins: &'a [proto::route::ClusterSpecifierPlugin],
     max_direct_response_body: usize,
+    filters: Known<'a>,
 }
 
 impl RouteConfiguration {
@@ -132,7 +135,7 @@ impl RouteConfiguration {
             ClusterSpecifier::of_plugin(plugin, plugin_list.index(i));
         }
 
-        let Surroundings { cluster_names, stats } = surroundings;
+        let Surroundings { cluster_names, stats, filter_settings } = surroundings;
         let context = Context {
             scope: &stats.scope("vhost"),
             cluster_names,
@@ -141,6 +144,7 @@ impl RouteConfiguration {
             max_direct_response_body: max_direct_response_body_size_bytes
                 .as_ref()
                 .map_or(DEFAULT_MAX_DIRECT_RESPONSE_BODY, |limit| limit.value as usize),
+            filters: Known { kinds: filter_settings, stats },
         };
         let lists = Lists {
             request_headers_to_add,
@@ -160,7 +164,11 @@ impl RouteConfiguration {
                 .map(|(i, host)| VirtualHost::from_proto(host, &context, list.index(i)))
                 .collect(),
             mutations: Mutations::from_proto(&lists, field),
-            filters: FilterConfigs::from_proto(typed_per_filter_config, field.key("typed_per_filter_config")),
+            filters: FilterConfigs::from_proto(
+                typed_per_filter_config,
+                field.key("typed_per_filter_config"),
+                context.filters,
+            ),
             internal_only_headers: header_names(internal_only_headers, field.key("internal_only_headers")),
             mirror_policies: MirrorPolicy::list_from_proto(
                 request_mirror_policies,

@@ -67,7 +67,11 @@ impl Route {
             buffer_limit: buffer_limit(per_request_buffer_limit_bytes, request_body_buffer_limit),
             stats: (!stat_prefix.is_empty()).then(|| NamedStats::new(stat_prefix, &context.scope.scope("route"))),
             mutations,
-            filters: FilterConfigs::from_proto(typed_per_filter_config, field.key("typed_per_filter_config")),
+            filters: FilterConfigs::from_proto(
+                typed_per_filter_config,
+                field.key("typed_per_filter_config"),
+                context.filters,
+            ),
             matcher: matcher?,
         })
     }

@@ -2,12 +2,12 @@
 
 use std::ops::Deref;
 
-use http::{Request, header};
+use http::Request;
 
 use super::{Lookup, match_input::RequestData, path_match::PathMatch};
 use crate::{
     config::Field,
-    http::grpc,
+    http::{cookies, grpc, query},
     matcher::{HeaderMatcher, MetadataMatcher, StringMatcher},
     proto,
     runtime::RuntimeFraction,
@@ -157,20 +157,12 @@ impl QueryParameterMatcher {
     }
 
     fn matches(&self, query: Option<&str>) -> bool {
-        let value = query_value(query, &self.name);
+        let value = query::value(query, &self.name);
         match &self.test {
             QueryParameterTest::Present(present) => value.is_some() == *present,
             QueryParameterTest::Text(matcher) => value.is_some_and(|value| matcher.matches(value.as_bytes())),
         }
     }
-}
-
-/// The first parameter of this name, undecoded.
-pub(super) fn query_value<'q>(query: Option<&'q str>, name: &str) -> Option<&'q str> {
-    let parameters = query.unwrap_or_default().split('&');
-    parameters
-        .map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")))
-        .find_map(|(other, value)| (other == name).then_some(value))
 }
 
 /// `CookieMatcher`: looks at the first cookie of its name, without the quotes that a value may have.
@@ -189,24 +181,9 @@ impl CookieMatcher {
     }
 
     fn matches<B>(&self, request: &Request<B>) -> bool {
-        let value = cookie_value(request, &self.name);
+        let value = cookies::value(request.headers(), &self.name);
         self.invert != value.is_some_and(|value| self.value.matches(value))
     }
-}
-
-/// The first cookie of this name.
-pub(super) fn cookie_value<'r, B>(request: &'r Request<B>, name: &str) -> Option<&'r [u8]> {
-    let lines = request.headers().get_all(header::COOKIE).iter();
-    let cookies = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-    cookies.filter_map(cookie).find_map(|(other, value)| (other == name.as_bytes()).then_some(value))
-}
-
-/// Name and value of one cookie.
-fn cookie(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let equals = text.iter().position(|byte| *byte == b'=')?;
-    let value = &text[equals + 1..];
-    let unquoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
-    Some((text[..equals].trim_ascii_start(), unquoted.unwrap_or(value)))
 }
 
 /// `TlsContextMatchOptions`: what the client's side of the TLS handshake was.

@@ -5,8 +5,8 @@ use std::{fmt, ops::Deref, rc::Rc, sync::Arc};
 use http::{HeaderMap, HeaderValue, Request, uri::PathAndQuery};
 
 use super::{
-    Action, AttemptHeaders, CountedBy, Forward, MirrorPolicy, RegisteredRoutes, RetryPolicy, Route, RouteConfiguration,
-    RouteKey, Switch,
+    Action, AttemptHeaders, CountedBy, FilterSettings, Forward, MirrorPolicy, RegisteredRoutes, RetryPolicy, Route,
+    RouteConfiguration, RouteKey, Switch,
     cluster_specifier::ClusterSpecifier,
     mutations::Mutations,
     registered::Position,
@@ -160,6 +160,14 @@ impl RouteRef {
         let cluster = self.weighted().map(|weighted| &weighted.filters);
         let levels = [&self.filters, &self.virtual_host().filters, &self.table.filters];
         cluster.into_iter().chain(levels).find_map(|level| level.switch(filter))
+    }
+
+    /// The settings of the HTTP filter of this name, of the most specific level that has any.
+    #[must_use]
+    pub fn filter_settings(&self, filter: &str) -> Option<&FilterSettings> {
+        let cluster = self.weighted().map(|weighted| &weighted.filters);
+        let levels = [&self.filters, &self.virtual_host().filters, &self.table.filters];
+        cluster.into_iter().chain(levels).find_map(|level| level.settings(filter))
     }
 
     /// By what the request is counted, beside its cluster.

@@ -149,7 +149,11 @@ impl VirtualHost {
             virtual_clusters: VirtualClusters::from_proto(virtual_clusters, &scope, virtual_cluster_list),
             require_tls: TlsRequirementType::try_from(*require_tls).unwrap_or(TlsRequirementType::All),
             mutations: Mutations::from_proto(&lists, field),
-            filters: FilterConfigs::from_proto(typed_per_filter_config, field.key("typed_per_filter_config")),
+            filters: FilterConfigs::from_proto(
+                typed_per_filter_config,
+                field.key("typed_per_filter_config"),
+                context.filters,
+            ),
             mirror_policies: MirrorPolicy::list_from_proto(
                 request_mirror_policies,
                 context,

@@ -163,7 +163,11 @@ impl WeightedCluster {
             weight: field.required("weight", weight).map_or(0, |weight| weight.value),
             weight_key: format!("{runtime_key_prefix}.{name}"),
             mutations: Mutations::from_proto(&lists, field),
-            filters: FilterConfigs::from_proto(typed_per_filter_config, field.key("typed_per_filter_config")),
+            filters: FilterConfigs::from_proto(
+                typed_per_filter_config,
+                field.key("typed_per_filter_config"),
+                context.filters,
+            ),
             host: host_rewrite_specifier.as_ref().and_then(|HostRewriteSpecifier::HostRewriteLiteral(host)| {
                 literal_host(host, field.key("host_rewrite_literal"))
             }),

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -35,7 +36,8 @@ pub struct Process {
     started: Instant,
     listening: OnceCell<Vec<(String, Address)>>,
     state: Cell<State>,
-    fails_health_checks: Cell<bool>,
+    /// Workers read it, too.
+    fails_health_checks: Arc<AtomicBool>,
     succession: RefCell<Succession>,
 }
 
@@ -60,9 +62,15 @@ impl Process {
             started: Instant::now(),
             listening: OnceCell::new(),
             state: Cell::new(State::Initializing),
-            fails_health_checks: Cell::new(false),
+            fails_health_checks: Arc::default(),
             succession: RefCell::default(),
         }
+    }
+
+    /// By this flag, health checks are told to fail.
+    #[must_use]
+    pub fn with_health(self, fails_health_checks: Arc<AtomicBool>) -> Process {
+        Process { fails_health_checks, ..self }
     }
 
     /// This process takes over from others.
@@ -154,7 +162,7 @@ impl admin::Process for Process {
 
     fn state(&self) -> State {
         match self.state.get() {
-            State::Live if self.fails_health_checks.get() => State::Draining,
+            State::Live if self.fails_health_checks.load(Relaxed) => State::Draining,
             state => state,
         }
     }
@@ -204,7 +212,7 @@ impl admin::Process for Process {
     }
 
     fn fail_health_checks(&self, fail: bool) {
-        self.fails_health_checks.set(fail);
+        self.fails_health_checks.store(fail, Relaxed);
     }
 
     fn drain_listeners(&self) {

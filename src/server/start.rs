@@ -83,7 +83,8 @@ impl Prepared {
         let file = document.name().to_owned();
         let (registration, registration_calls) = InternalService::new(REGISTRATION_BACKLOG);
         let stats = Registry::new(options.concurrency.get());
-        let services = Services { registration: Some(registration) };
+        let services = Services { registration: Some(registration), ..Services::default() };
+        let fails_health_checks = Arc::clone(&services.fails_health_checks);
         let mut manager = ConfigManager::new(Arc::clone(&stats), Mode::Write, services);
         if let Some(warnings) = document.apply(&mut manager)? {
             for warning in warnings.iter() {
@@ -100,7 +101,8 @@ impl Prepared {
         let control = control.transpose()?;
         let workers = Workers::start(options.concurrency, options.flush_interval)?;
         let (door, knocks) = Door::new();
-        let process = Rc::new(Process::new(manager, door.clone(), log, options.command_line.clone(), sender.clone()));
+        let process = Process::new(manager, door.clone(), log, options.command_line.clone(), sender.clone());
+        let process = Rc::new(process.with_health(fails_health_checks));
         let mut main = MainThread::new(process, workers, knocks, (sender, events), options);
         let snapshot = main.initialize_clusters().await;
         tracing::info!(count = snapshot.clusters.len(), "clusters initialized");

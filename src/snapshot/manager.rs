@@ -162,6 +162,8 @@ impl ConfigManager {
             stats: &self.stats,
             network_filters: network_filters::FACTORIES,
             http_filters: http_filters::FACTORIES,
+            filter_settings: http_filters::SETTINGS,
+            http_stats: None,
             services: &self.services,
             secrets: &secrets,
             cluster_names: &resources.clusters.iter().map(|cluster| cluster.name.as_str().into()).collect(),

@@ -10,6 +10,7 @@ use crate::{
     access_log,
     config::{self, Field, Report, Source},
     filter::Services,
+    http_filters,
     proto::{self, bootstrap::Bootstrap, core::RuntimeFractionalPercent, route::RouteConfiguration as Proto},
     route::{RouteConfiguration, Surroundings},
     runtime::Runtime,
@@ -40,7 +41,11 @@ impl Table {
         // Whether the clusters exist is not asked.
         proto.validate_clusters = Some(proto::BoolValue { value: false });
         let report = Report::new();
-        let surroundings = Surroundings { cluster_names: &HashSet::new(), stats: &Registry::new(0) };
+        let surroundings = Surroundings {
+            cluster_names: &HashSet::new(),
+            stats: &Registry::new(0),
+            filter_settings: http_filters::SETTINGS,
+        };
         let routes = RouteConfiguration::from_proto(&proto, Field::root(&report), surroundings);
         refuse_errors(&source, report)?;
         Ok(Table { routes: Rc::new(Arc::new(routes)), fractions })

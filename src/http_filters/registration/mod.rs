@@ -6,7 +6,7 @@
 
 mod caller;
 
-use std::{mem, rc::Rc, sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use http::{HeaderValue, StatusCode, header, uri::Authority};
 use tokio::{task::spawn_local, time::timeout};
@@ -16,8 +16,8 @@ pub use caller::{Caller, Callers, Peer, Unauthenticated};
 use crate::{
     config::Field,
     filter::{
-        FactoryContext, LocalFuture, WorkerContext,
-        http::{Decoded, HttpFilter, HttpFilterConfig, HttpFilterFactory, Stream},
+        FactoryContext, LocalFuture,
+        http::{Decoded, HttpFilter, HttpFilterConfig, HttpFilterFactory, Place, Stream},
         service::{InternalService, hand_over},
     },
     http::{Refused, Request, body::Body, local_reply::LocalReply},
@@ -145,7 +145,7 @@ impl HttpFilterConfig for RegistrationFilter {
         Asked::of(request.uri().path()) != Asked::Other
     }
 
-    fn new_stream(&self, _worker: &Rc<WorkerContext>) -> Box<dyn HttpFilter> {
+    fn new_stream(self: Arc<Self>, _place: Place<'_>) -> Box<dyn HttpFilter> {
         Box::new(Call {
             settings: Arc::clone(&self.settings),
             service: self.service.clone(),

@@ -27,7 +27,7 @@ fn convert(yaml: &str) -> (RouteConfiguration, Vec<String>) {
     let table = RouteConfiguration::from_proto(
         &proto,
         Field::root(&report),
-        Surroundings { cluster_names: &cluster_names, stats: &Registry::new(1) },
+        Surroundings { cluster_names: &cluster_names, stats: &Registry::new(1), filter_settings: &[] },
     );
     (table, report.into_problems().iter().map(ToString::to_string).collect())
 }

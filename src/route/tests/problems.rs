@@ -102,7 +102,7 @@ routes:
             "routes[0].decorator: has no effect: requests are not traced yet",
             "routes[0].route.hash_policy: has no effect: no load balancer here uses a hash yet",
             "routes[0].typed_per_filter_config[\"envoy.filters.http.cors\"]: \
-             has no effect: no filter here has settings by route yet",
+             has no effect: Portreeve has no such filter yet",
         ]
     );
 }
@@ -200,7 +200,7 @@ routes:
         found,
         [
             "routes[0].typed_per_filter_config[\"a\"]: Empty route/virtual host per filter configuration for a filter",
-            "routes[0].typed_per_filter_config[\"b\"].config: is left out, as is_optional permits: no filter here has settings by route yet",
+            "routes[0].typed_per_filter_config[\"b\"].config: is left out, as is_optional permits: Portreeve has no such filter yet",
             "routes[0].typed_per_filter_config[\"c\"].config: valid in Envoy, not implemented by Portreeve yet",
         ]
     );
