@@ -31,6 +31,8 @@ MISSING_FILES = [
     r"paths must refer to an existing path in the system: '([^']+)'",
     r"Failed to load (?:incomplete )?(?:private key|certificate chain|trusted CA certificates) from path: (\S+)",
 ]
+# What is wrong with the configuration itself, whatever is missing beside it.
+MALFORMED = r"could not find @type|has unknown fields|Proto constraint validation failed"
 # What no stub can stand for: code, databases and schemas that Envoy looks into, and keys that must be what they are for.
 NOT_TO_BE_JUDGED = [
     r"Unable to open Maxmind database",
@@ -46,6 +48,7 @@ ON_PURPOSE_REFUSED = [
     (r"sds_config.*: the document is empty", "a file of secrets is empty: Envoy waits for one, and serves nobody until then"),
     (r"a second document begins", "a second document in the file: Envoy silently ignores it"),
 ]
+NOT_JUDGED = "not to be judged: Envoy misses files that have no stub"
 NOT_IMPLEMENTED = re.compile(r"not implemented(?: by Portreeve)? yet")
 
 
@@ -117,12 +120,20 @@ class Judge:
         for pattern in MISSING_FILES:
             found = re.search(pattern, says)
             path = found and found.group(1).rstrip(":'\"")
-            if path and path in text and not path.startswith(str(self.stubs)):
-                return re.sub(re.escape(path), lambda use: str(self.stub(text[: use.start()], path)), text)
+            if not path or path.startswith(str(self.stubs)):
+                continue
+            # Envoy names a folder with a slash at its end, whether it has one in the configuration or not.
+            place = re.compile(re.escape(path.rstrip("/")) + r"/?(?![\w./-])")
+            if place.search(text):
+                return place.sub(lambda use: str(self.stub(text[: use.start()], path)), text)
         return text
 
     def stub(self, before, path):
         """What stands for a file, as the settings before its path tell."""
+        secret = re.search(r".*(tls_certificate|validation_context)_sds_secret_config(.*)", before[-500:], re.DOTALL)
+        names = secret and re.findall(r"\bname\"?:\s*\"?([\w.:/-]+)", secret.group(2))
+        if names and "watched_directory" not in before[-80:] and not path.endswith("/"):
+            return self.secret(secret.group(1), names[-1])
         before = before[-160:].lower().replace("_", "")
         kinds = {"privatekey": "key.pem", "certificatechain": "certificate.pem", "trustedca": "certificate.pem"}
         kind = max(kinds, key=before.rfind)
@@ -131,6 +142,15 @@ class Judge:
         if path.endswith("/") or "watcheddirectory" in before or "symlinkroot" in before:
             return self.stubs / "folder"
         return pathlib.Path("/dev/null") if "log" in before[-80:] else self.stubs / "empty"
+
+    def secret(self, kind, name):
+        """A file of one secret, as SDS reads it."""
+        key, certificate = ({"filename": str(self.stubs / file)} for file in ["key.pem", "certificate.pem"])
+        content = {"certificate_chain": certificate, "private_key": key} if kind == "tls_certificate" else {"trusted_ca": certificate}
+        resource = {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret", "name": name, kind: content}
+        file = self.stubs / f"{kind}-{re.sub(r'[^a-z0-9]', '-', name.lower())}.json"
+        file.write_text(json.dumps({"resources": [resource]}))
+        return file
 
 
 def reason(says, table):
@@ -157,8 +177,8 @@ def outcome(judgement):
         said = " ".join(f"{error['path']}: {error['message']}" for error in judgement.errors)
         on_purpose = reason(said, ON_PURPOSE_REFUSED)
         return on_purpose or "refused, though Envoy accepts it"
-    if any(re.search(pattern, says) for pattern in MISSING_FILES + NOT_TO_BE_JUDGED):
-        return "not to be judged: Envoy misses files that have no stub"
+    if not re.search(MALFORMED, says) and any(re.search(pattern, says) for pattern in MISSING_FILES + NOT_TO_BE_JUDGED):
+        return NOT_JUDGED
     return "accepted, though Envoy refuses it" if judgement.accepts else "refused by both"
 
 
@@ -190,6 +210,20 @@ def first_reason(judgement):
     return judgement.envoy_says.replace("\n", " ")[-300:]
 
 
+def shares(files, outcomes):
+    """How many verdicts are the same, and what that is counted of."""
+    same = len(outcomes["accepted by both"]) + len(outcomes["refused by both"])
+    unjudged = outcomes[NOT_JUDGED]
+    also_refused = sum(not judgement.accepts for judgement in unjudged)
+    judged = len(files) - len(unjudged)
+    return [
+        f"Envoy's verdict on {judged} files is about what they say, and Portreeve's is the same on {same} of them: {100 * same / judged:.1f} %.",
+        f"The other {len(unjudged)} Envoy refuses here for want of something beside the configuration, such as compiled code; Portreeve",
+        f"refuses {also_refused} of these as well, mostly for a missing feature. Verdict by verdict that makes {same + also_refused} of all {len(files)}",
+        f"files: {100 * (same + also_refused) / len(files):.1f} %. Counted strictly, with none of these, it is {100 * same / len(files):.1f} % of all files.",
+    ]
+
+
 def page(files, outcomes, features):
     lines = [
         "# Judged like Envoy?",
@@ -203,6 +237,7 @@ def page(files, outcomes, features):
     ]
     for name, members in sorted(outcomes.items(), key=lambda item: -len(item[1])):
         lines += [f"| {name} | {len(members)} |"] if members else []
+    lines += ["", *shares(files, outcomes)]
     lines += ["", "## Missing features", "", "Settings and extensions that these files need and Portreeve has not yet.", ""]
     lines += ["| setting or extension | files |", "|---|---|"]
     for name, members in sorted(features.items(), key=lambda item: (-len(item[1]), item[0])):

@@ -7,8 +7,10 @@ mod basic_auth;
 mod csrf;
 mod fault;
 mod grpc_http1_bridge;
+mod grpc_http1_reverse_bridge;
 mod header_to_metadata;
 mod health_check;
+mod json_to_metadata;
 mod local_ratelimit;
 mod match_delegate;
 pub mod registration;
@@ -23,8 +25,10 @@ pub const FACTORIES: &[HttpFilterFactory] = &[
     csrf::FACTORY,
     fault::FACTORY,
     grpc_http1_bridge::FACTORY,
+    grpc_http1_reverse_bridge::FACTORY,
     header_to_metadata::FACTORY,
     health_check::FACTORY,
+    json_to_metadata::FACTORY,
     local_ratelimit::FACTORY,
     match_delegate::COMPOSITE,
     match_delegate::FACTORY,
@@ -38,6 +42,9 @@ pub const SETTINGS: &[FilterSettingsFactory] = &[
     basic_auth::SETTINGS,
     csrf::SETTINGS,
     fault::SETTINGS,
+    grpc_http1_reverse_bridge::SETTINGS,
     header_to_metadata::SETTINGS,
+    json_to_metadata::SETTINGS,
     local_ratelimit::SETTINGS,
+    set_metadata::SETTINGS,
 ];

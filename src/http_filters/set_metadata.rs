@@ -14,18 +14,28 @@ use crate::{
         set_metadata::{Config, Metadata},
         value::Kind,
     },
+    route::FilterSettingsFactory,
 };
 
 /// The row of this filter.
 pub const FACTORY: HttpFilterFactory = HttpFilterFactory {
     name: "envoy.filters.http.set_metadata",
     type_name: "envoy.extensions.filters.http.set_metadata.v3.Config",
-    from_proto: |any, field, _| Some(Arc::new(SetMetadata::from_proto(&field.unpack(any)?, field)?)),
+    from_proto: |any, field, _| Some(Arc::new(SetMetadata(Arc::new(Entries::from_proto(&field.unpack(any)?, field))))),
 };
+
+/// What routes can say of it.
+pub const SETTINGS: FilterSettingsFactory = FilterSettingsFactory {
+    type_name: FACTORY.type_name,
+    from_proto: |any, field, _| Some(Arc::new(Entries::from_proto(&field.unpack(any)?, field))),
+};
+
+#[derive(Debug)]
+struct SetMetadata(Arc<Entries>);
 
 /// A checked `Config`.
 #[derive(Debug)]
-struct SetMetadata(Arc<[Entry]>);
+struct Entries(Vec<Entry>);
 
 #[derive(Debug)]
 struct Entry {
@@ -35,8 +45,8 @@ struct Entry {
     overwrites: bool,
 }
 
-impl SetMetadata {
-    fn from_proto(proto: &Config, field: Field<'_>) -> Option<SetMetadata> {
+impl Entries {
+    fn from_proto(proto: &Config, field: Field<'_>) -> Entries {
         let Config { metadata_namespace, value, metadata } = proto;
         let older = value.as_ref().filter(|_| !metadata_namespace.is_empty());
         let older =
@@ -47,22 +57,22 @@ impl SetMetadata {
             list.index(index).ignored("typed_value", typed_value, "nothing reads typed metadata");
             Some(Entry { namespace: metadata_namespace.clone(), value: value.clone()?, overwrites: *allow_overwrite })
         });
-        Some(SetMetadata(older.into_iter().chain(entries).collect()))
+        Entries(older.into_iter().chain(entries).collect())
     }
 }
 
 impl HttpFilterConfig for SetMetadata {
-    fn new_stream(self: Arc<Self>, _place: Place<'_>) -> Box<dyn HttpFilter> {
-        Box::new(Writer(Arc::clone(&self.0)))
+    fn new_stream(self: Arc<Self>, place: Place<'_>) -> Box<dyn HttpFilter> {
+        Box::new(Writer(place.settings().unwrap_or_else(|| Arc::clone(&self.0))))
     }
 }
 
 /// The filter on one stream.
-struct Writer(Arc<[Entry]>);
+struct Writer(Arc<Entries>);
 
 impl HttpFilter for Writer {
     fn decode_headers<'a>(&'a mut self, _request: &'a mut Request, stream: &'a mut Stream) -> LocalFuture<'a, Decoded> {
-        for Entry { namespace, value, overwrites } in &*self.0 {
+        for Entry { namespace, value, overwrites } in &self.0.0 {
             match stream.info.dynamic_metadata.get_mut(namespace) {
                 None => _ = stream.info.dynamic_metadata.insert(namespace.clone(), value.clone()),
                 Some(there) if *overwrites => update(there, value),

@@ -14,6 +14,7 @@ use crate::{
         core::{TransportSocket, transport_socket::ConfigType},
         listener,
         raw_buffer::RawBuffer,
+        tap_transport_socket::Tap,
         tls::DownstreamTlsContext,
         xds_core::TypedExtensionConfig,
         xds_matcher,
@@ -286,6 +287,13 @@ impl Transport {
         }
         if type_name == RawBuffer::full_name() {
             return Some(Transport::Raw);
+        }
+        if type_name == Tap::full_name() {
+            let Tap { common_config: _common_config, transport_socket, socket_tap_config: _socket_tap_config } =
+                field_of_config.unpack(any)?;
+            field_of_config.warning("tap is not implemented by Portreeve yet: traffic is not tapped");
+            let inner = field_of_config.required("transport_socket", &transport_socket)?;
+            return Transport::from_proto(inner, field_of_config.key("transport_socket"), cx, scope);
         }
         if type_name.ends_with(".UpstreamTlsContext") {
             field_of_config.error("an UpstreamTlsContext is for clusters: a listener has a DownstreamTlsContext");

@@ -38,9 +38,11 @@ pub use envoy_types::pb::envoy::extensions::filters::http::cors::v3 as cors_filt
 pub use envoy_types::pb::envoy::extensions::filters::http::csrf::v3 as csrf;
 pub use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as fault;
 pub use envoy_types::pb::envoy::extensions::filters::http::grpc_http1_bridge::v3 as grpc_http1_bridge;
+pub use envoy_types::pb::envoy::extensions::filters::http::grpc_http1_reverse_bridge::v3 as grpc_http1_reverse_bridge;
 pub use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3 as grpc_web_filter;
 pub use envoy_types::pb::envoy::extensions::filters::http::header_to_metadata::v3 as header_to_metadata;
 pub use envoy_types::pb::envoy::extensions::filters::http::health_check::v3 as health_check_filter;
+pub use envoy_types::pb::envoy::extensions::filters::http::json_to_metadata::v3 as json_to_metadata;
 pub use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3 as http_local_ratelimit;
 pub use envoy_types::pb::envoy::extensions::filters::http::router::v3 as router_filter;
 pub use envoy_types::pb::envoy::extensions::filters::http::set_metadata::v3 as set_metadata;

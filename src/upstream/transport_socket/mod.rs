@@ -26,6 +26,7 @@ use crate::{
         http_11_proxy::Http11ProxyUpstreamTransport,
         internal_upstream::InternalUpstreamTransport,
         raw_buffer::RawBuffer,
+        tap_transport_socket::Tap,
         tls::UpstreamTlsContext,
         upstream_proxy_protocol::ProxyProtocolUpstreamTransport,
     },
@@ -38,6 +39,9 @@ use proxy_protocol::ProxyProtocolHeader;
 
 /// The metadata of hosts that the matches look at.
 const METADATA: &str = "envoy.transport_socket_match";
+
+/// The traffic flows as the socket inside has it.
+const TAP_LEFT_OUT: &str = "tap is not implemented by Portreeve yet: traffic is not tapped";
 
 /// How the bytes of a connection get to a host.
 #[derive(Debug, Clone)]
@@ -219,6 +223,12 @@ impl TransportSocket {
         if is_type::<ProxyProtocolUpstreamTransport>(any) {
             let proto = field.unpack::<ProxyProtocolUpstreamTransport>(any)?;
             return TransportSocket::with_proxy_protocol(&proto, field, cx);
+        }
+        if is_type::<Tap>(any) {
+            let Tap { common_config: _common_config, transport_socket, socket_tap_config: _socket_tap_config } =
+                field.unpack(any)?;
+            field.warning(TAP_LEFT_OUT);
+            return TransportSocket::from_proto(transport_socket.as_ref(), field.key("transport_socket"), cx);
         }
         if is_type::<Http11ProxyUpstreamTransport>(any) {
             let proto = field.unpack::<Http11ProxyUpstreamTransport>(any)?;
