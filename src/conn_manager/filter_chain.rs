@@ -39,11 +39,11 @@ impl FilterChain {
             match filter.decode_headers(request, stream).await {
                 Decoded::Continue => {}
                 Decoded::Respond(response) => {
-                    stream.capture_request(request);
+                    end_here(request, stream);
                     return Ok(response);
                 }
                 Decoded::Reply(reply) => {
-                    stream.capture_request(request);
+                    end_here(request, stream);
                     return Err(reply);
                 }
             }
@@ -56,5 +56,13 @@ impl FilterChain {
         for filter in self.0.iter_mut().rev() {
             filter.encode_headers(response, stream).await;
         }
+    }
+}
+
+/// A filter has answered: logs tell where the request would have gone.
+fn end_here(request: &Request, stream: &mut Stream) {
+    stream.capture_request(request);
+    if let Some(cluster) = stream.route.as_ref().and_then(|route| route.cluster(request)) {
+        stream.info.upstream_cluster = Some(cluster.into());
     }
 }

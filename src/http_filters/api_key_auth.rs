@@ -1,7 +1,7 @@
 //! `envoy.filters.http.api_key_auth`: lets in who shows a key of a list, and tells the upstream whose key it is.
 //!
-//! What a route says of keys, sources and forwarding goes over the filter's, each by itself; a route may also name the clients that it is
-//! for.
+//! What a route says of keys and of sources goes over the filter's, each by itself; its forwarding does also where it has none. A route may
+//! name the clients that it is for.
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
@@ -217,12 +217,12 @@ impl Gate {
             return Err(unauthorized("missing_credentials"));
         }
         let key = sources.iter().find_map(|source| source.key(request)).ok_or(unauthorized("missing_api_key"))?;
-        let client = credentials.0.get(&*key).ok_or(unauthorized("unkonwn_api_key"))?;
+        let client = credentials.0.get(&*key).ok_or(unauthorized("unknown_api_key"))?;
         let allowed = self.route.as_ref().map(|route| &route.allowed_clients).filter(|clients| !clients.is_empty());
         if allowed.is_some_and(|clients| !clients.contains(client)) {
             return Err((StatusCode::FORBIDDEN, "Client is forbidden.", "client_not_allowed"));
         }
-        let Some(forwarding) = route.and_then(|route| route.forwarding.as_ref()).or(own.forwarding.as_ref()) else {
+        let Some(forwarding) = &route.unwrap_or(own).forwarding else {
             return Ok(());
         };
         if let Some(header) = &forwarding.header

@@ -152,7 +152,7 @@ impl Users {
     /// The messages are Envoy's.
     fn parse(text: &str) -> Result<Users, &'static str> {
         let mut users = HashMap::new();
-        for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        for line in text.split('\n').filter(|line| !line.is_empty() && !line.starts_with('#')) {
             let (name, hash) =
                 line.split_once(':').ok_or("basic auth: invalid htpasswd format, username:password is expected")?;
             if name.is_empty() || hash.is_empty() {
@@ -264,7 +264,7 @@ mod tests {
     fn lists_are_read_as_envoy_reads_them() {
         let hash = "{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=";
         let users = |text: &str| Users::parse(text).map(|users| users.0.len());
-        assert_eq!(users(&format!("# comment\r\n\nuser:{hash}\r\nadmin:{hash}")), Ok(2));
+        assert_eq!(users(&format!("# comment\n\nuser:{hash}\nadmin:{hash}\n")), Ok(2));
         assert_eq!(users("user"), Err("basic auth: invalid htpasswd format, username:password is expected"));
         assert_eq!(users(&format!(":{hash}")), Err("basic auth: empty user name or password"));
         assert_eq!(users("user:$2y$05$x"), Err("basic auth: unsupported htpasswd format: please use {SHA}"));

@@ -12,6 +12,7 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue, StatusCode};
+use http_body_util::BodyExt;
 
 use crate::{
     config::Field,
@@ -22,6 +23,7 @@ use crate::{
     http::{Request, Response, local_reply::LocalReply},
     matcher::HeaderMatcher,
     proto::health_check_filter::HealthCheck as Proto,
+    stats::{self, Counter},
     stream_info::ResponseFlags,
 };
 
@@ -53,6 +55,31 @@ struct HealthCheck {
     service_cluster: HeaderValue,
     /// Set by `/healthcheck/fail`.
     fails: Arc<AtomicBool>,
+    stats: HealthCheckStats,
+    /// `http.<stat_prefix>.tracing.health_check`: requests that no tracer samples because they are health checks.
+    untraced: Counter,
+}
+
+stats::declare! {
+    /// Of the filters of a connection manager, under `http.<stat_prefix>.health_check.`
+    struct HealthCheckStats {
+        /// Health checks.
+        request_total: Counter,
+        /// Health checks that were answered here, well.
+        ok: Counter,
+        /// Health checks that were answered here, otherwise.
+        failed: Counter,
+        /// Health checks that were answered by what the upstream said before.
+        cached_response: Counter,
+        /// Health checks that failed for want of a cluster.
+        failed_cluster_not_found: Counter,
+        /// Health checks that failed because a cluster has no hosts.
+        failed_cluster_empty: Counter,
+        /// Health checks that failed because a cluster has too few healthy hosts.
+        failed_cluster_unhealthy: Counter,
+        /// Health checks that told of a degraded upstream.
+        degraded: Counter,
+    }
 }
 
 impl HealthCheck {
@@ -76,6 +103,8 @@ impl HealthCheck {
             cache: cache_time.map(Cache::new),
             service_cluster: HeaderValue::from_str(cx.service_cluster).ok()?,
             fails: Arc::clone(&cx.services.fails_health_checks),
+            stats: HealthCheckStats::new(&cx.filter_stats("health_check")),
+            untraced: cx.filter_stats("tracing").counter("health_check"),
         })
     }
 
@@ -86,40 +115,55 @@ impl HealthCheck {
             (unavailable, "health_check_failed")
         } else if let Some(cache) = &self.cache {
             let (status, degraded) = cache.last();
+            self.stats.cached_response.inc();
             let mut reply = LocalReply::new(status, "health_check_cached");
             if degraded {
+                self.stats.degraded.inc();
                 reply.headers.insert(DEGRADED, HeaderValue::from_static(""));
             }
-            return flagged(reply);
+            return self.counted(reply);
         } else if let Some(failure) = self.min_healthy.iter().find_map(|(name, min)| unhealthy(worker, name, *min)) {
+            match failure {
+                NOT_FOUND => self.stats.failed_cluster_not_found.inc(),
+                EMPTY => self.stats.failed_cluster_empty.inc(),
+                _ => self.stats.failed_cluster_unhealthy.inc(),
+            }
             (unavailable, failure)
         } else if self.min_healthy.is_empty() {
             (StatusCode::OK, "health_check_ok")
         } else {
             (StatusCode::OK, "health_check_ok_cluster_healthy")
         };
-        flagged(LocalReply::new(status, details))
+        self.counted(LocalReply::new(status, details))
+    }
+
+    fn counted(&self, mut reply: LocalReply) -> LocalReply {
+        if reply.status.is_success() {
+            self.stats.ok.inc();
+        } else {
+            self.stats.failed.inc();
+            reply.flags = ResponseFlags::FAILED_LOCAL_HEALTH_CHECK;
+        }
+        reply
     }
 }
 
-fn flagged(mut reply: LocalReply) -> LocalReply {
-    if !reply.status.is_success() {
-        reply.flags = ResponseFlags::FAILED_LOCAL_HEALTH_CHECK;
-    }
-    reply
-}
+/// Details of failures by clusters.
+const NOT_FOUND: &str = "health_check_failed_no_cluster_found";
+const EMPTY: &str = "health_check_failed_cluster_empty";
+const UNHEALTHY: &str = "health_check_failed_cluster_unhealthy";
 
 /// Why a cluster does not have that many healthy hosts, if so.
 fn unhealthy(worker: &WorkerContext, cluster: &str, min_percent: f64) -> Option<&'static str> {
-    let Some(cluster) = worker.clusters.get(cluster) else { return Some("health_check_failed_no_cluster_found") };
+    let Some(cluster) = worker.clusters.get(cluster) else { return Some(NOT_FOUND) };
     let stats = &cluster.cluster().stats;
     let (healthy, total) = (stats.membership_healthy.value(), stats.membership_total.value());
     if total == 0 {
-        return (min_percent > 0.0).then_some("health_check_failed_cluster_empty");
+        return (min_percent > 0.0).then_some(EMPTY);
     }
     #[allow(clippy::cast_precision_loss, reason = "nobody has that many hosts")]
     let too_few = (healthy as f64) < total as f64 * min_percent / 100.0;
-    too_few.then_some("health_check_failed_cluster_unhealthy")
+    too_few.then_some(UNHEALTHY)
 }
 
 /// What the upstream last said. It counts to the end of the period in which it was said, as in Envoy, where a timer clears it.
@@ -180,11 +224,17 @@ impl HttpFilter for Check {
             return ready(Decoded::Continue);
         }
         stream.info.is_health_check = true;
+        config.stats.request_total.inc();
+        config.untraced.inc();
         let cached = config.cache.as_ref().is_some_and(Cache::counts);
         if config.passes_through && !cached && !config.fails.load(Relaxed) {
             return ready(Decoded::Continue);
         }
-        ready(Decoded::Reply(config.answer(&stream.worker)))
+        Box::pin(async move {
+            // The answer is for the whole request.
+            while let Some(Ok(_)) = request.body_mut().frame().await {}
+            Decoded::Reply(self.config.answer(&stream.worker))
+        })
     }
 
     fn encode_headers<'a>(&'a mut self, response: &'a mut Response, _stream: &'a mut Stream) -> LocalFuture<'a, ()> {

@@ -25,6 +25,7 @@ use crate::{
         xds_core::TypedExtensionConfig as XdsExtension,
     },
     runtime::{Runtime, RuntimeFraction},
+    stats,
 };
 
 /// The row of a filter with a matcher.
@@ -54,6 +55,15 @@ pub const COMPOSITE: HttpFilterFactory = HttpFilterFactory {
 struct Delegate {
     filter: Arc<dyn HttpFilterConfig>,
     tree: MatchTree<MessageInput, Action>,
+    stats: CompositeStats,
+}
+
+stats::declare! {
+    /// Of the composites of a connection manager, under `http.<stat_prefix>.composite.`
+    struct CompositeStats {
+        /// Requests for which other filters ran in place of the composite.
+        filter_delegation_success: Counter,
+    }
 }
 
 /// What a tree says.
@@ -81,7 +91,8 @@ impl Delegate {
         let filter = nested(any, field.key("extension_config"), cx);
         let mut convert = |action: &XdsExtension, field: Field<'_>| Action::from_proto(action, field, cx, is_composite);
         let tree = MatchTree::from_proto(tree, field.key("xds_matcher"), KeepMatching::Refused, &mut convert);
-        Some(Delegate { filter: filter?, tree: tree? })
+        let stats = CompositeStats::new(&cx.filter_stats("composite"));
+        Some(Delegate { filter: filter?, tree: tree?, stats })
     }
 }
 
@@ -253,6 +264,7 @@ impl Delegated {
                 if execution.share.as_ref().is_none_or(|share| share.holds(&runtime, random)) {
                     let place = Place { name: &self.name, route: stream.route.as_ref(), worker: &stream.worker };
                     let filters = execution.filters.iter().filter(|filter| filter.applies_to(request));
+                    delegate.stats.filter_delegation_success.inc();
                     self.filters = filters.map(|filter| Arc::clone(filter).new_stream(place)).collect();
                 }
             }

@@ -15,13 +15,17 @@ use crate::{
         value::Kind,
     },
     route::FilterSettingsFactory,
+    stats,
 };
 
 /// The row of this filter.
 pub const FACTORY: HttpFilterFactory = HttpFilterFactory {
     name: "envoy.filters.http.set_metadata",
     type_name: "envoy.extensions.filters.http.set_metadata.v3.Config",
-    from_proto: |any, field, _| Some(Arc::new(SetMetadata(Arc::new(Entries::from_proto(&field.unpack(any)?, field))))),
+    from_proto: |any, field, cx| {
+        let entries = Arc::new(Entries::from_proto(&field.unpack(any)?, field));
+        Some(Arc::new(SetMetadata { entries, stats: SetMetadataStats::new(&cx.filter_stats("set_metadata")) }))
+    },
 };
 
 /// What routes can say of it.
@@ -31,7 +35,18 @@ pub const SETTINGS: FilterSettingsFactory = FilterSettingsFactory {
 };
 
 #[derive(Debug)]
-struct SetMetadata(Arc<Entries>);
+struct SetMetadata {
+    entries: Arc<Entries>,
+    stats: SetMetadataStats,
+}
+
+stats::declare! {
+    /// Of the filters of a connection manager, under `http.<stat_prefix>.set_metadata.`
+    struct SetMetadataStats {
+        /// Values that were not written, because there was one already.
+        overwrite_denied: Counter,
+    }
+}
 
 /// A checked `Config`.
 #[derive(Debug)]
@@ -63,20 +78,24 @@ impl Entries {
 
 impl HttpFilterConfig for SetMetadata {
     fn new_stream(self: Arc<Self>, place: Place<'_>) -> Box<dyn HttpFilter> {
-        Box::new(Writer(place.settings().unwrap_or_else(|| Arc::clone(&self.0))))
+        let entries = place.settings().unwrap_or_else(|| Arc::clone(&self.entries));
+        Box::new(Writer { entries, filter: self })
     }
 }
 
 /// The filter on one stream.
-struct Writer(Arc<Entries>);
+struct Writer {
+    filter: Arc<SetMetadata>,
+    entries: Arc<Entries>,
+}
 
 impl HttpFilter for Writer {
     fn decode_headers<'a>(&'a mut self, _request: &'a mut Request, stream: &'a mut Stream) -> LocalFuture<'a, Decoded> {
-        for Entry { namespace, value, overwrites } in &self.0.0 {
+        for Entry { namespace, value, overwrites } in &self.entries.0 {
             match stream.info.dynamic_metadata.get_mut(namespace) {
                 None => _ = stream.info.dynamic_metadata.insert(namespace.clone(), value.clone()),
                 Some(there) if *overwrites => update(there, value),
-                Some(_) => {}
+                Some(_) => self.filter.stats.overwrite_denied.inc(),
             }
         }
         ready(Decoded::Continue)

@@ -201,7 +201,10 @@ impl Router {
             {
                 return answer;
             }
-            upstream.count(response);
+            // As in Envoy, a health check is none of the cluster's answers.
+            if !stream.info.is_health_check {
+                upstream.count(response);
+            }
             if let Some(kept) = upstream.kept.filter(|_| !mirrored) {
                 kept.forget();
             }
