@@ -13,6 +13,7 @@ mod health_check;
 mod json_to_metadata;
 mod local_ratelimit;
 mod match_delegate;
+mod rbac;
 pub mod registration;
 mod set_metadata;
 
@@ -32,6 +33,7 @@ pub const FACTORIES: &[HttpFilterFactory] = &[
     local_ratelimit::FACTORY,
     match_delegate::COMPOSITE,
     match_delegate::FACTORY,
+    rbac::FACTORY,
     registration::FACTORY,
     set_metadata::FACTORY,
 ];
@@ -46,5 +48,6 @@ pub const SETTINGS: &[FilterSettingsFactory] = &[
     header_to_metadata::SETTINGS,
     json_to_metadata::SETTINGS,
     local_ratelimit::SETTINGS,
+    rbac::SETTINGS,
     set_metadata::SETTINGS,
 ];

@@ -44,6 +44,7 @@ pub use envoy_types::pb::envoy::extensions::filters::http::header_to_metadata::v
 pub use envoy_types::pb::envoy::extensions::filters::http::health_check::v3 as health_check_filter;
 pub use envoy_types::pb::envoy::extensions::filters::http::json_to_metadata::v3 as json_to_metadata;
 pub use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3 as http_local_ratelimit;
+pub use envoy_types::pb::envoy::extensions::filters::http::rbac::v3 as http_rbac;
 pub use envoy_types::pb::envoy::extensions::filters::http::router::v3 as router_filter;
 pub use envoy_types::pb::envoy::extensions::filters::http::set_metadata::v3 as set_metadata;
 pub use envoy_types::pb::envoy::extensions::filters::http::upstream_codec::v3 as upstream_codec_filter;
