@@ -71,6 +71,5 @@ fn endpoint(host: &Host) -> LbEndpoint {
         metadata: shown.metadata.clone(),
         load_balancing_weight: Some(UInt32Value { value: shown.weight }),
         host_identifier: Some(HostIdentifier::Endpoint(endpoint)),
-        ..LbEndpoint::default()
     }
 }

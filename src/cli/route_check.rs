@@ -31,6 +31,7 @@ use table::Table;
       input: {authority: example.com, path: /api/users, method: GET}\n    \
       validate: {cluster_name: api, path_rewrite: /users}\n\n\
     Exit status:\n  0  all tests passed\n  1  a test failed, coverage is too low, or a file is wrong")]
+#[allow(clippy::struct_excessive_bools, reason = "they are switches")]
 pub struct Args {
     /// A configuration, or a `RouteConfiguration` alone, in YAML or JSON
     #[arg(value_name = "CONFIG", required_unless_present = "config_path")]

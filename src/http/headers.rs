@@ -281,7 +281,7 @@ pub fn admit_request(
     if rules.generate_request_id && (replace || !headers.contains_key(X_REQUEST_ID)) {
         headers.insert(X_REQUEST_ID, request_id(random));
     }
-    client_cert::forward(headers, &rules.client_cert, downstream);
+    client_cert::forward(headers, rules.client_cert, downstream);
     Ok(Origin { client, internal })
 }
 

@@ -128,6 +128,7 @@ pub fn to_absolute_form<B>(request: &mut http::Request<B>, scheme: Scheme) {
 }
 
 /// Puts another path and query in place of the request's; leaves it alone if the new one is no path.
+#[allow(clippy::missing_panics_doc, reason = "a target that had a path keeps one")]
 pub fn set_path<B>(request: &mut http::Request<B>, path_and_query: String) {
     let Ok(path_and_query) = PathAndQuery::from_maybe_shared(bytes::Bytes::from(path_and_query)) else { return };
     let mut parts = std::mem::take(request.uri_mut()).into_parts();

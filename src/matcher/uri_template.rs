@@ -97,10 +97,10 @@ impl<'t> Parser<'t> {
         }
         if let Some(rest) = template.strip_prefix("**") {
             self.has_text_glob = true;
-            expression.push_str(&format!("[{CHARACTERS}/]*"));
+            expression.extend(["[", CHARACTERS, "/]*"]);
             return Ok(rest);
         }
-        expression.push_str(&format!("[{CHARACTERS}]+"));
+        expression.extend(["[", CHARACTERS, "]+"]);
         Ok(&template[1..])
     }
 
@@ -131,7 +131,7 @@ impl<'t> Parser<'t> {
             return Err(format!("has more than {MAX_VARIABLES} variables"));
         }
         self.variables.push(name);
-        expression.push_str(&format!("(?P<{name}>"));
+        expression.extend(["(?P<", name, ">"]);
         self.pattern(pattern, expression)?;
         expression.push(')');
         Ok(rest)

@@ -64,7 +64,7 @@ impl Route {
         Some(Route {
             name: name.clone(),
             action: action?,
-            buffer_limit: buffer_limit(per_request_buffer_limit_bytes, request_body_buffer_limit),
+            buffer_limit: buffer_limit(*per_request_buffer_limit_bytes, *request_body_buffer_limit),
             stats: (!stat_prefix.is_empty()).then(|| NamedStats::new(stat_prefix, &context.scope.scope("route"))),
             mutations,
             filters: FilterConfigs::from_proto(

@@ -64,8 +64,8 @@ pub struct AttemptHeaders {
 /// How much of a request's body is kept for further attempts, in bytes: the newer of both settings, or else the older one, which
 /// cannot raise the limit.
 pub(super) fn buffer_limit(
-    per_request_buffer_limit_bytes: &Option<proto::UInt32Value>,
-    request_body_buffer_limit: &Option<proto::UInt64Value>,
+    per_request_buffer_limit_bytes: Option<proto::UInt32Value>,
+    request_body_buffer_limit: Option<proto::UInt64Value>,
 ) -> Option<usize> {
     match (request_body_buffer_limit, per_request_buffer_limit_bytes) {
         (Some(limit), _) => Some(usize::try_from(limit.value).unwrap_or(usize::MAX)),
@@ -162,7 +162,7 @@ impl VirtualHost {
             retry_policy: retry_policy
                 .as_ref()
                 .map(|policy| RetryPolicy::from_proto(policy, field.key("retry_policy"))),
-            buffer_limit: buffer_limit(per_request_buffer_limit_bytes, request_body_buffer_limit),
+            buffer_limit: buffer_limit(*per_request_buffer_limit_bytes, *request_body_buffer_limit),
             attempt_headers: AttemptHeaders {
                 count_in_request: *include_request_attempt_count,
                 count_in_response: *include_attempt_count_in_response,

@@ -164,7 +164,6 @@ fn steps(path: &Path) -> Vec<(PathBuf, OsString)> {
             Ok(target) if steps.len() < MAX_LINKS => {
                 steps.push((directory.clone(), name));
                 ahead = names(&target).chain(ahead).collect();
-                continue;
             }
             Ok(_) => return steps,
             Err(_) if ahead.is_empty() || !here.exists() => {

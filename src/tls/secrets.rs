@@ -59,7 +59,7 @@ impl Secrets {
         let mut by_name = HashMap::with_capacity(secrets.len());
         for (index, proto) in secrets.iter().enumerate() {
             let field = field.index(index);
-            let secret = LoadedSecret::from_proto(proto, field, FileReader::default());
+            let secret = LoadedSecret::from_proto(proto, field, &FileReader::default());
             if by_name.insert(proto.name.clone(), Arc::new(secret)).is_some() {
                 field.key("name").error(format!("another secret is named {:?}, too", proto.name));
             }
@@ -189,19 +189,20 @@ impl Secrets {
 }
 
 impl LoadedSecret {
-    fn from_proto(proto: &Secret, field: Field<'_>, files: FileReader) -> LoadedSecret {
+    fn from_proto(proto: &Secret, field: Field<'_>, files: &FileReader) -> LoadedSecret {
         let Secret { name, r#type } = proto;
-        let value = SecretValue::from_proto(r#type.as_ref(), field, &files).unwrap_or(SecretValue::Broken);
+        let value = SecretValue::from_proto(r#type.as_ref(), field, files).unwrap_or(SecretValue::Broken);
         LoadedSecret { name: name.clone(), value, files: files.files() }
     }
 
     /// Reads a file that holds one secret, as the answer of a secret discovery service.
     fn read(path: &Path, field: Field<'_>, files: FileReader) -> LoadedSecret {
-        let bytes = fs::read(path).inspect_err(|error| field.error(format!("cannot read {path:?}: {error}"))).ok();
+        let bytes =
+            fs::read(path).inspect_err(|error| field.error(format!("cannot read {}: {error}", path.display()))).ok();
         files.remember(path, bytes.as_deref());
         let report = Report::new();
         let loaded = match bytes.and_then(|bytes| sole_secret(path, &bytes, &report)) {
-            Some(secret) => LoadedSecret::from_proto(&secret, Field::root(&report).key("resources").index(0), files),
+            Some(secret) => LoadedSecret::from_proto(&secret, Field::root(&report).key("resources").index(0), &files),
             None => LoadedSecret { name: String::new(), value: SecretValue::Broken, files: files.files() },
         };
         for problem in report.into_problems() {

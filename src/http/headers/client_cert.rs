@@ -75,7 +75,7 @@ pub struct ClientCert {
 
 impl ClientCertRules {
     /// `None` if nothing is to be told, or the client has no certificate that was verified.
-    pub(super) fn describe(&self, tls: &TlsInfo) -> Option<ClientCert> {
+    pub(super) fn describe(self, tls: &TlsInfo) -> Option<ClientCert> {
         let peer = tls.peer.as_deref()?;
         let (text, json) = match self.forwarding {
             Forwarding::AppendForward | Forwarding::SanitizeSet => {
@@ -90,7 +90,7 @@ impl ClientCertRules {
 }
 
 impl CertDetails {
-    fn text(&self, tls: &TlsInfo, peer: &PeerCertificate) -> String {
+    fn text(self, tls: &TlsInfo, peer: &PeerCertificate) -> String {
         let mut parts: Vec<String> = tls.local_uri_sans.iter().map(|uri| format!("By={uri}")).collect();
         parts.push(format!("Hash={}", peer.fingerprint_256));
         if self.cert {
@@ -116,7 +116,7 @@ impl CertDetails {
         parts.join(";")
     }
 
-    fn json(&self, tls: &TlsInfo, peer: &PeerCertificate) -> String {
+    fn json(self, tls: &TlsInfo, peer: &PeerCertificate) -> String {
         let mut object = serde_json::Map::new();
         if !tls.local_uri_sans.is_empty() {
             object.insert("by".to_owned(), tls.local_uri_sans.clone().into());
@@ -173,7 +173,7 @@ fn url_encoded(text: &str) -> String {
 }
 
 /// Does with a request's header what the rules say.
-pub(super) fn forward(headers: &mut HeaderMap, rules: &ClientCertRules, downstream: &Downstream) {
+pub(super) fn forward(headers: &mut HeaderMap, rules: ClientCertRules, downstream: &Downstream) {
     let current = match (rules.forwarding, &downstream.client_cert) {
         (Forwarding::AlwaysForwardOnly, _) | (Forwarding::ForwardOnly, Some(_)) => return,
         (Forwarding::Sanitize | Forwarding::ForwardOnly, _) | (_, None) => {

@@ -336,6 +336,7 @@ fn authority(text: Bytes) -> Result<Authority, Refusal> {
 
 /// What the fields of a head say that concerns the codec.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a field that was there")]
 struct Fields {
     content_length: Option<u64>,
     transfer_coding: Option<TransferCoding>,

@@ -210,7 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'_, S> {
         poll_fn(|cx| match self.encoder.poll_send(&mut Socket(&self.wire), &mut body, cx) {
             Poll::Pending if asked.tunnel => Poll::Pending,
             Poll::Pending => self.wire.borrow_mut().poll_gone(cx).map(|()| Err(Broken::Disconnect)),
-            sent => sent,
+            sent @ Poll::Ready(_) => sent,
         })
         .await?;
         Ok(last)

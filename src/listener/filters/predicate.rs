@@ -61,6 +61,8 @@ mod tests {
     use super::*;
     use crate::config::{self, Report, Source};
 
+    const PORTS: &str = "destination_port_range: { start: 80, end: 90 }";
+
     #[test]
     fn rules_combine() {
         let holds = |yaml: &str, port: u16| {
@@ -70,7 +72,6 @@ mod tests {
             assert_eq!(report.into_problems(), [], "{yaml}");
             predicate.holds(&Address::Ip(([127, 0, 0, 1], port).into()))
         };
-        const PORTS: &str = "destination_port_range: { start: 80, end: 90 }";
         assert!(holds("any_match: true", 1));
         assert_eq!([79, 80, 89, 90].map(|port| holds(PORTS, port)), [false, true, true, false]);
         assert!(holds(&format!("not_match: {{ {PORTS} }}"), 1));

@@ -104,15 +104,15 @@ async fn connect_unbounded(
 ) -> Result<(Io, Option<Alpn>), ConnectError> {
     let (cluster, endpoint, socket) = (host.cluster(), &host.endpoint, host.transport_socket());
     let mut io = open_socket(&socket.address(endpoint), host).await?;
-    let sent = socket.begin(&mut io, endpoint, options).await.map_err(failed)?;
+    let sent = socket.begin(&mut io, endpoint, options).await.map_err(|error| failed(&error))?;
     cluster.stats.upstream_cx_tx_bytes_total.add(sent as u64);
     let Some(tls) = socket.tls() else { return Ok((io, None)) };
     let name = options.server_name.as_deref().unwrap_or(&endpoint.hostname);
     tls.connect(io, name, alpn).await.map_err(|error| ConnectError::new(FailureKind::Tls, &error))
 }
 
-fn failed(error: io::Error) -> ConnectError {
-    ConnectError::new(FailureKind::Connect, &system_error(&error))
+fn failed(error: &io::Error) -> ConnectError {
+    ConnectError::new(FailureKind::Connect, &system_error(error))
 }
 
 /// The system's words for an error, as Envoy says them of a connection.
@@ -125,7 +125,7 @@ fn system_error(error: &io::Error) -> String {
 async fn open_socket(address: &Address, host: &HostRef) -> Result<Io, ConnectError> {
     let cluster = host.cluster();
     match address {
-        Address::Internal { .. } => host.switchboard().connect(address).map_err(failed),
+        Address::Internal { .. } => host.switchboard().connect(address).map_err(|error| failed(&error)),
         Address::Ip(address) => {
             let bound = cluster.bind_config.as_ref().map(|bind_config| bind_config.socket_for(*address)).transpose();
             let bound = bound.map_err(|error| {
@@ -136,14 +136,14 @@ async fn open_socket(address: &Address, host: &HostRef) -> Result<Io, ConnectErr
                 Some(socket) => socket.connect(*address).await,
                 None => TcpStream::connect(address).await,
             };
-            stream.and_then(|stream| open_tcp(stream, cluster)).map_err(failed)
+            stream.and_then(|stream| open_tcp(stream, cluster)).map_err(|error| failed(&error))
         }
         Address::Pipe(path) => {
             let path = match path.to_str().and_then(|path| path.strip_prefix('@')) {
                 Some(name) => format!("\0{name}").into(),
                 None => path.clone(),
             };
-            UnixStream::connect(path).await.and_then(Io::unix).map_err(failed)
+            UnixStream::connect(path).await.and_then(Io::unix).map_err(|error| failed(&error))
         }
     }
 }
