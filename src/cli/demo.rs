@@ -98,7 +98,7 @@ fn check_free(port: u16, option: &str) -> anyhow::Result<()> {
 
 fn options(config: String, program: Program) -> Options {
     Options {
-        config: ConfigSource { path: None, yaml: Some(config) },
+        config: ConfigSource { yaml: Some(config), ..ConfigSource::default() },
         node: NodeOverrides::default(),
         concurrency: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
         drain_time: Some(Duration::from_secs(2)),

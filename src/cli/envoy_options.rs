@@ -23,7 +23,7 @@ pub struct EnvoyOptions {
     disable_extensions: Option<String>,
     #[arg(long, hide = true)]
     disable_hot_restart: bool,
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, value_parser = ["gradual", "immediate"])]
     drain_strategy: Option<String>,
     #[arg(long, hide = true)]
     enable_core_dump: bool,
@@ -35,7 +35,7 @@ pub struct EnvoyOptions {
     file_flush_min_size_kb: Option<String>,
     #[arg(long, hide = true)]
     ignore_unknown_dynamic_fields: bool,
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, value_parser = ["v4", "v6"])]
     local_address_ip_version: Option<String>,
     #[arg(long, hide = true)]
     log_format_escaped: bool,
@@ -56,13 +56,12 @@ pub struct EnvoyOptions {
     #[arg(long, hide = true)]
     socket_path: Option<String>,
     #[arg(long, hide = true)]
-    stats_tag: Vec<String>,
-    #[arg(long, hide = true)]
     use_dynamic_base_id: bool,
 }
 
 const HOT_RESTART: &str = "there is no shared memory and no hot restart in Envoy's way";
 const ALWAYS: &str = "it is always so";
+const DYNAMIC: &str = "all configuration is static";
 const NOT_YET: &str = "not implemented by Portreeve yet";
 
 impl EnvoyOptions {
@@ -91,18 +90,21 @@ impl EnvoyOptions {
             (self.enable_fine_grain_logging, "enable-fine-grain-logging", NOT_YET),
             (self.enable_mutex_tracing, "enable-mutex-tracing", "there is nothing to trace"),
             (self.file_flush_min_size_kb.is_some(), "file-flush-min-size-kb", "it is 64"),
-            (self.ignore_unknown_dynamic_fields, "ignore-unknown-dynamic-fields", NOT_YET),
-            (self.local_address_ip_version.is_some(), "local-address-ip-version", NOT_YET),
+            (self.ignore_unknown_dynamic_fields, "ignore-unknown-dynamic-fields", DYNAMIC),
+            (
+                self.local_address_ip_version.is_some(),
+                "local-address-ip-version",
+                "no address of ours is written anywhere",
+            ),
             (self.log_format_escaped, "log-format-escaped", ALWAYS),
             (self.parent_shutdown_time_s.is_some(), "parent-shutdown-time-s", HOT_RESTART),
-            (self.reject_unknown_dynamic_fields, "reject-unknown-dynamic-fields", NOT_YET),
+            (self.reject_unknown_dynamic_fields, "reject-unknown-dynamic-fields", DYNAMIC),
             (self.restart_epoch.is_some(), "restart-epoch", HOT_RESTART),
-            (self.skip_deprecated_logs, "skip-deprecated-logs", NOT_YET),
+            (self.skip_deprecated_logs, "skip-deprecated-logs", "what is deprecated is not warned of"),
             (self.skip_hot_restart_on_no_parent, "skip-hot-restart-on-no-parent", HOT_RESTART),
             (self.skip_hot_restart_parent_stats, "skip-hot-restart-parent-stats", HOT_RESTART),
             (self.socket_mode.is_some(), "socket-mode", HOT_RESTART),
             (self.socket_path.is_some(), "socket-path", HOT_RESTART),
-            (!self.stats_tag.is_empty(), "stats-tag", NOT_YET),
             (self.use_dynamic_base_id, "use-dynamic-base-id", HOT_RESTART),
         ];
         let notes = given.into_iter().filter(|(is_given, ..)| *is_given);

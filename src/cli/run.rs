@@ -1,5 +1,6 @@
 //! `portreeve run`: serve a configuration. The options are Envoy's.
 
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,8 +44,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Mode::Serve, help_heading = "Configuration")]
     mode: Mode,
 
-    /// Threads that serve connections; the default is one for each processor that the process may use
-    #[arg(long, value_name = "N", help_heading = "Process")]
+    /// Threads that serve connections, at least 1; the default is one for each processor that the process may use
+    #[arg(long, value_name = "N", value_parser = concurrency, help_heading = "Process")]
     concurrency: Option<NonZeroUsize>,
     /// How long connections may go on after a reload, in the process before; `unlimited`: until the last one ends
     #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = drain_time, help_heading = "Process")]
@@ -71,6 +72,9 @@ pub struct Args {
     /// `node.locality.zone`, in place of the configured one
     #[arg(long, value_name = "ZONE", help_heading = "Process")]
     service_zone: Option<String>,
+    /// A label of all statistics in Prometheus's format
+    #[arg(long, value_name = "NAME:VALUE", value_parser = stats_tag, help_heading = "Process")]
+    stats_tag: Vec<(String, String)>,
 
     /// What to log: trace, debug, info, warning, error, critical or off
     #[arg(short, long, value_name = "LEVEL", default_value = "info", value_parser = log_level, help_heading = "Logs")]
@@ -121,7 +125,10 @@ impl Args {
         let supervise = supervisor::is_needed() || self.supervise && !supervisor::is_there();
         let options = self.options()?;
         match mode {
-            Mode::Validate => server::validate(&options)?,
+            Mode::Validate => {
+                server::validate(&options)?;
+                writeln!(io::stdout(), "configuration '{}' OK", options.command_line.config_path)?;
+            }
             Mode::Serve if supervise => return Ok(supervisor::run()?),
             Mode::Serve => {
                 abort_on_panic();
@@ -142,7 +149,7 @@ impl Args {
         };
         let command_line = self.command_line(concurrency);
         Ok(Options {
-            config: ConfigSource { path: self.config_path, yaml: self.config_yaml },
+            config: ConfigSource { path: self.config_path, yaml: self.config_yaml, stats_tags: self.stats_tag },
             node: NodeOverrides { id: self.service_node, cluster: self.service_cluster, zone: self.service_zone },
             concurrency,
             drain_time: self.drain_time_s.0,
@@ -173,6 +180,7 @@ impl Args {
             log_level: self.log_level.name().to_owned(),
             component_log_level: loggers.join(","),
             log_path: path(&self.log_path),
+            stats_tag: self.stats_tag.iter().map(|(name, value)| format!("{name}:{value}")).collect(),
             mode: match self.mode {
                 Mode::Serve => command_line_options::Mode::Serve,
                 Mode::Validate => command_line_options::Mode::Validate,
@@ -194,6 +202,24 @@ fn drain_time(text: &str) -> Result<DrainTime, String> {
     }
     let seconds = text.parse().map_err(|_| "expected seconds, or unlimited")?;
     Ok(DrainTime(Some(Duration::from_secs(seconds))))
+}
+
+/// As in Envoy, 0 is 1.
+fn concurrency(text: &str) -> Result<NonZeroUsize, String> {
+    let threads: usize = text.parse().map_err(|_| "expected a number")?;
+    Ok(NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN))
+}
+
+/// `NAME:VALUE`. Envoy takes letters and digits for names, and values without dots.
+fn stats_tag(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("expected NAME:VALUE")?;
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Err("the name must be of letters and digits".to_owned());
+    }
+    if value.is_empty() || value.contains('.') {
+        return Err("the value must not be empty, nor contain a dot".to_owned());
+    }
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// In the directory that systemd gives the service for such things (`RuntimeDirectory=`).
@@ -276,11 +302,29 @@ mod tests {
     }
 
     #[test]
+    fn no_thread_at_all_is_one_as_in_envoy() {
+        let args = parse(&["-c", "a.yaml", "--concurrency", "0"]).unwrap();
+        assert_eq!(args.options().unwrap().concurrency, NonZeroUsize::MIN);
+    }
+
+    /// The verdicts were taken from Envoy 1.40.
+    #[test]
+    fn tags_of_all_statistics() {
+        let args = parse(&["-c", "a.yaml", "--stats-tag", "zone:a:b", "--stats-tag", "Pod1:x-y_z/ 1"]).unwrap();
+        let options = args.options().unwrap();
+        assert_eq!(options.command_line.stats_tag, ["zone:a:b", "Pod1:x-y_z/ 1"]);
+        assert_eq!(options.config.stats_tags[0], ("zone".to_owned(), "a:b".to_owned()));
+        for wrong in ["zone", "a_b:c", "a.b:c", "a:b.c", "a:"] {
+            assert!(parse(&["-c", "a.yaml", "--stats-tag", wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn wrong_usage_is_refused() {
         assert!(parse(&[]).is_err(), "a configuration is needed");
         assert!(parse(&["--config-yaml", "{}"]).is_ok());
         for wrong in
-            [&["-c", "a", "-l", "loud"][..], &["-c", "a", "--concurrency", "0"], &["-c", "a", "--log-format", "%v"]]
+            [&["-c", "a", "-l", "loud"][..], &["-c", "a", "--concurrency", "-1"], &["-c", "a", "--log-format", "%v"]]
         {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }

@@ -10,6 +10,7 @@ use crate::access_log::Mode;
 use crate::config::{self, Colours, Diagnostics, Report, Source};
 use crate::filter::Services;
 use crate::proto::bootstrap::Bootstrap;
+use crate::proto::metrics::{TagSpecifier, tag_specifier::TagValue};
 use crate::snapshot::{Change, ConfigManager};
 use crate::stats::Registry;
 
@@ -22,6 +23,8 @@ pub struct ConfigSource {
     pub path: Option<PathBuf>,
     /// A document that is merged over the file, or stands for it.
     pub yaml: Option<String>,
+    /// Names and values of tags that all statistics have, beside those of `stats_config`.
+    pub stats_tags: Vec<(String, String)>,
 }
 
 /// What the command line says in place of the configuration's `node`.
@@ -89,7 +92,7 @@ impl Document {
     /// # Errors
     /// It cannot be read, or makes no sense at all.
     pub fn load(options: &Options) -> Result<Document, DocumentError> {
-        let ConfigSource { path, yaml } = &options.config;
+        let ConfigSource { path, yaml, stats_tags } = &options.config;
         let file = path.as_ref().map(|path| {
             Source::read(path)
                 .map_err(|source| DocumentError::Read { path: path.clone(), source })
@@ -102,6 +105,7 @@ impl Document {
             (None, None) => return Err(DocumentError::Missing),
         };
         document.name_node(&options.node);
+        document.tag_stats(stats_tags);
         Ok(document)
     }
 
@@ -140,6 +144,17 @@ impl Document {
         if let Some(zone) = zone {
             configured.locality.get_or_insert_default().zone.clone_from(zone);
         }
+    }
+
+    fn tag_stats(&mut self, tags: &[(String, String)]) {
+        if tags.is_empty() {
+            return;
+        }
+        let configured = &mut self.bootstrap.stats_config.get_or_insert_default().stats_tags;
+        configured.extend(tags.iter().map(|(name, value)| TagSpecifier {
+            tag_name: name.clone(),
+            tag_value: Some(TagValue::FixedValue(value.clone())),
+        }));
     }
 
     /// What the document is called.

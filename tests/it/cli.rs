@@ -51,6 +51,18 @@ fn check_tells_right_from_wrong_by_its_status() {
 }
 
 #[test]
+fn validation_says_so_as_envoy_does() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("good.yaml"), "{}\n").unwrap();
+    let validate = |more: &[&str]| portreeve(directory.path(), &[&["run", "--mode", "validate"], more].concat());
+    let good = validate(&["-c", "good.yaml"]);
+    assert_eq!((good.status.code(), text(&good.stdout)), (Some(0), "configuration 'good.yaml' OK\n"));
+    let bad = validate(&["-c", "good.yaml", "--config-yaml", "listeners: []"]);
+    assert_eq!((bad.status.code(), text(&bad.stdout)), (Some(1), ""));
+    assert!(text(&bad.stderr).contains("--config-yaml:1:1: error: "), "{}", text(&bad.stderr));
+}
+
+#[test]
 fn help_and_version_say_what_there_is() {
     let directory = tempfile::tempdir().unwrap();
     let version = portreeve(directory.path(), &["version"]);
