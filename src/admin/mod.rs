@@ -228,6 +228,11 @@ impl Admin {
     }
 
     fn dispatch(&self, parts: &Parts, query: &Query) -> Response {
+        let asked = parts.uri.path_and_query().map_or("", |asked| asked.as_str());
+        if !self.allows(asked) {
+            let body = format!("request to path {asked} not allowed");
+            return Answer::text(body).with_status(StatusCode::FORBIDDEN).into_response();
+        }
         let Some(endpoint) = ENDPOINTS.iter().find(|endpoint| endpoint.path == parts.uri.path()) else {
             let body = format!("invalid path. {}", home::help());
             return Answer::text(body).with_status(StatusCode::NOT_FOUND).into_response();
@@ -245,6 +250,13 @@ impl Admin {
             return response;
         }
         (endpoint.respond)(self, query).into_response()
+    }
+
+    /// Whether the configuration has this path, which comes with its query string as in Envoy.
+    fn allows(&self, asked: &str) -> bool {
+        let snapshot = self.process.snapshot();
+        let paths = &snapshot.bootstrap.admin_paths;
+        paths.is_empty() || paths.iter().any(|path| path.matches(asked.as_bytes()))
     }
 }
 

@@ -246,6 +246,19 @@ async fn a_foreign_page_is_refused_before_anything_else() {
     assert!(process.told.borrow().is_empty());
 }
 
+/// The answers were taken from Envoy 1.40.
+#[tokio::test]
+async fn paths_that_are_not_allowed_are_not_there() {
+    let process = Fake::running(r#"{"admin": {"allow_paths": [{"exact": "/ready"}, {"prefix": "/stats"}]}}"#);
+    assert_eq!(get(&process, "/ready").await.0, 200);
+    assert_eq!(get(&process, "/stats?filter=x").await.0, 200);
+    for target in ["/ready?x", "/clusters", "/nowhere", "/"] {
+        assert_eq!(get(&process, target).await, (403, format!("request to path {target} not allowed")));
+    }
+    assert_eq!(post(&process, "/quitquitquit").await.0, 403);
+    assert!(process.told.borrow().is_empty());
+}
+
 #[tokio::test]
 async fn an_unknown_path_is_404_and_lists_the_known_ones() {
     let (status, body) = get(&Fake::new(), "/nope").await;

@@ -8,6 +8,7 @@ use prost::Name;
 
 use crate::config::Field;
 use crate::listener::ListenAddress;
+use crate::matcher::StringMatcher;
 use crate::net::{ConnectionLimit, ConnectionLimits};
 use crate::proto;
 use crate::proto::core::TypedExtensionConfig;
@@ -28,6 +29,8 @@ pub struct Bootstrap {
     pub node: proto::core::Node,
     /// Where the admin interface listens; `None`: there is none.
     pub admin: Option<ListenAddress>,
+    /// The paths that the admin interface has, with their query strings (`admin.allow_paths`); empty: all.
+    pub admin_paths: Vec<StringMatcher>,
     /// How many connections there may be.
     pub connection_limits: ConnectionLimits,
     /// Where connections to hosts come from, of clusters that do not say.
@@ -136,6 +139,7 @@ impl Bootstrap {
             stats_flush_interval: field.duration("stats_flush_interval", stats_flush_interval),
             node: node.clone().unwrap_or_default(),
             admin: admin.as_ref().and_then(|admin| admin_address(admin, field.key("admin"))),
+            admin_paths: admin.as_ref().map(|admin| admin_paths(admin, field.key("admin"))).unwrap_or_default(),
             connection_limits,
             upstream_bind_config: cluster_manager
                 .and_then(|manager| convert_cluster_manager(manager, field.key("cluster_manager"))),
@@ -221,15 +225,20 @@ fn admin_address(admin: &proto::bootstrap::Admin, field: Field<'_>) -> Option<Li
         address,
         socket_options,
         ignore_global_conn_limit,
-        allow_paths,
+        allow_paths: _allow_paths,
     } = admin;
     field.ignored("access_log", access_log, "requests to the admin interface are not logged yet");
     field.ignored("access_log_path", access_log_path, "requests to the admin interface are not logged yet");
     field.ignored("profile_path", profile_path, NOT_YET);
     field.ignored("socket_options", socket_options, NOT_YET);
     field.ignored("ignore_global_conn_limit", ignore_global_conn_limit, "the admin interface counts for no limit");
-    field.unsupported("allow_paths", allow_paths);
     ListenAddress::from_proto(address.as_ref()?, field.key("address"))
+}
+
+fn admin_paths(admin: &proto::bootstrap::Admin, field: Field<'_>) -> Vec<StringMatcher> {
+    let list = field.key("allow_paths");
+    let paths = admin.allow_paths.iter().enumerate();
+    paths.filter_map(|(i, path)| StringMatcher::from_proto(path, list.index(i))).collect()
 }
 
 #[cfg(test)]
