@@ -12,7 +12,7 @@ use crate::{
     filter::{
         FactoryContext, LocalFuture,
         http::{Decoded, HttpFilter, HttpFilterConfig, HttpFilterFactory, Place, Stream, ready},
-        rbac::{Decision, Facts, Rbac},
+        rbac::{Decision, Facts, Rbac, Subject},
     },
     http::{Request, local_reply::LocalReply},
     matcher::{Input, KeepMatching, MatchTree, RequestHead, RequestHeader},
@@ -137,7 +137,9 @@ impl Engine {
             return Some(Some(Engine::Tree(tree)));
         }
         match rules {
-            Some(rules) => Rbac::from_proto(rules, field.key(rules_key)).map(Engine::Policies).map(Some),
+            Some(rules) => {
+                Rbac::from_proto(rules, field.key(rules_key), Subject::Requests).map(Engine::Policies).map(Some)
+            }
             None => Some(None),
         }
     }

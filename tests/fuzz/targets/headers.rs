@@ -176,7 +176,7 @@ fn table() -> RouteConfiguration {
     let report = Report::new();
     let proto = config::load(&Source::new("routes.yaml", include_str!("routes.yaml")), &report).unwrap_or_default();
     let cluster_names: HashSet<Arc<str>> = [Arc::from("up")].into();
-    let surroundings = Surroundings { cluster_names: &cluster_names, stats: &Registry::new(1) };
+    let surroundings = Surroundings { cluster_names: &cluster_names, stats: &Registry::new(1), filter_settings: &[] };
     let table = RouteConfiguration::from_proto(&proto, Field::root(&report), surroundings);
     assert!(!report.has_errors(), "{:?}", report.into_problems());
     table
