@@ -7,7 +7,9 @@
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -35,7 +37,28 @@ enum Stream {
     Unix(UnixStream),
     TlsServer(Box<server::TlsStream<Io>>),
     TlsClient(Box<client::TlsStream<Io>>),
-    Internal(DuplexStream),
+    Internal(Internal),
+}
+
+/// One end of a connection within this process.
+#[derive(Debug)]
+struct Internal {
+    stream: DuplexStream,
+    /// Whether this end, or the other one, is ended by a reset.
+    reset: Arc<AtomicBool>,
+    reset_by_peer: Arc<AtomicBool>,
+}
+
+impl Internal {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let ended = buf.filled().len() == before && buf.remaining() > 0;
+        if ended && self.reset_by_peer.load(Relaxed) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl Io {
@@ -69,8 +92,14 @@ impl Io {
     pub fn internal(destination: Address) -> (Io, Io) {
         let (near, far) = tokio::io::duplex(INTERNAL_BUFFER);
         let client = Address::Internal { listener: "internal_client_address".into(), endpoint_id: "".into() };
-        let end = |stream, local, peer| Io { stream: Stream::Internal(stream), prefix: BytesMut::new(), local, peer };
-        (end(near, client.clone(), destination.clone()), end(far, destination, client))
+        let resets = [Arc::<AtomicBool>::default(), Arc::default()];
+        let end = |stream, [reset, reset_by_peer]: [&Arc<AtomicBool>; 2], local, peer| {
+            let (reset, reset_by_peer) = (Arc::clone(reset), Arc::clone(reset_by_peer));
+            let stream = Stream::Internal(Internal { stream, reset, reset_by_peer });
+            Io { stream, prefix: BytesMut::new(), local, peer }
+        };
+        let near = end(near, [&resets[0], &resets[1]], client.clone(), destination.clone());
+        (near, end(far, [&resets[1], &resets[0]], destination, client))
     }
 
     /// The plaintext side of a TLS connection that we accepted.
@@ -116,7 +145,8 @@ impl Io {
     pub fn reset_on_close(&self) {
         let set = match &self.stream {
             Stream::Tcp(stream) => SockRef::from(stream).set_linger(Some(Duration::ZERO)),
-            Stream::Unix(_) | Stream::Internal(_) => Ok(()),
+            Stream::Unix(_) => Ok(()),
+            Stream::Internal(internal) => return internal.reset.store(true, Relaxed),
             Stream::TlsServer(stream) => return stream.get_ref().0.reset_on_close(),
             Stream::TlsClient(stream) => return stream.get_ref().0.reset_on_close(),
         };
@@ -198,7 +228,7 @@ impl AsyncRead for Io {
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::TlsServer(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::TlsClient(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Internal(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Internal(internal) => internal.poll_read(cx, buf),
         }
     }
 }
@@ -210,7 +240,7 @@ impl AsyncWrite for Io {
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::TlsServer(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::TlsClient(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Internal(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Internal(Internal { stream, .. }) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -228,7 +258,7 @@ impl AsyncWrite for Io {
             Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Stream::TlsServer(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Stream::TlsClient(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Stream::Internal(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Internal(Internal { stream, .. }) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -242,7 +272,7 @@ impl AsyncWrite for Io {
             Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Stream::TlsServer(stream) => Pin::new(stream).poll_flush(cx),
             Stream::TlsClient(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Internal(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Internal(Internal { stream, .. }) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -252,7 +282,7 @@ impl AsyncWrite for Io {
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::TlsServer(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::TlsClient(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Internal(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Internal(Internal { stream, .. }) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -110,6 +110,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_reset_is_told_to_the_other_end() {
+        let (mut near, mut far) = Io::internal(internal("inner", ""));
+        far.write_all(b"last").await.unwrap();
+        far.reset_on_close();
+        drop(far);
+        let mut text = Vec::new();
+        assert_eq!(near.read_to_end(&mut text).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(text, b"last");
+    }
+
+    #[tokio::test]
     async fn a_destination_is_preferred_to_its_port() {
         let switchboard = Switchboard::default();
         let mut any = switchboard.register(vec![address("0.0.0.0:80")]);
