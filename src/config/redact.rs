@@ -30,11 +30,10 @@ pub(super) fn line(text: &str, start: usize, line: &str) -> String {
     let mut visible = line.len();
     for (colon, _) in line.match_indices(':') {
         let name = line[..colon].trim_end_matches(['"', '\'', ' ']);
-        let name_start =
-            name.rfind(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-')).map_or(0, |at| at + 1);
+        let name = name.rsplit(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-')).next();
         let has_value =
             !line[colon + 1..].trim_start().starts_with(['|', '>', '{', '#']) && !line[colon + 1..].trim().is_empty();
-        if has_value && is_secret(&name[name_start..]) {
+        if has_value && is_secret(name.unwrap_or_default()) {
             visible = colon + 1;
             break;
         }
@@ -98,6 +97,12 @@ mod tests {
         assert_eq!(redacted("  private_key: {filename: a}", 0), "  private_key: {filename: a}");
         assert_eq!(redacted("  private_key:", 0), "  private_key:");
         assert_eq!(redacted("  private_key:\n    filename: a.pem", 1), "    filename: a.pem");
+    }
+
+    #[test]
+    fn names_may_follow_any_character() {
+        assert_eq!(redacted("  caf\u{e9}: abc", 0), "  caf\u{e9}: abc");
+        assert_eq!(redacted("  \u{e9}token: abc", 0), "  \u{e9}token: <hidden>");
     }
 
     #[test]
