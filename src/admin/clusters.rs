@@ -14,11 +14,13 @@ use super::{
 };
 use crate::{
     proto::{
+        UInt32Value,
         admin::{ClusterStatus, Clusters, HostHealthStatus, HostStatus, SimpleMetric, simple_metric::Type},
-        core::HealthStatus,
+        cluster::{CircuitBreakers, circuit_breakers},
+        core::{HealthStatus, RoutingPriority},
     },
     snapshot::Snapshot,
-    upstream::{ClusterEntry, Health, Host},
+    upstream::{Cluster, ClusterEntry, Health, Host, Thresholds},
 };
 
 /// What `/clusters` understands.
@@ -29,7 +31,7 @@ pub(super) const PARAMETERS: &[Parameter] =
 pub(super) fn respond(snapshot: &Snapshot, query: &Query) -> Answer {
     let filter = match query.get("filter").map(Regex::new).transpose() {
         Ok(filter) => filter,
-        Err(error) => return Answer::bad_request(format!("invalid regular expression: {error}\n")),
+        Err(error) => return Answer::bad_request(format!("Invalid re2 regex: {error}\n")),
     };
     let wanted = |name: &str| filter.as_ref().is_none_or(|filter| filter.is_match(name));
     let clusters: BTreeMap<&str, &ClusterEntry> =
@@ -37,10 +39,9 @@ pub(super) fn respond(snapshot: &Snapshot, query: &Query) -> Answer {
     let configured = snapshot.proto.static_resources.iter().flat_map(|resources| &resources.clusters);
     let configured: HashSet<&str> = configured.map(|cluster| &*cluster.name).collect();
     let by_api = |name: &str| !configured.contains(name);
-    match query.get("format").unwrap_or("text") {
-        "text" => Answer::text(text(&clusters, by_api)),
-        "json" => json::answer(&statuses(&clusters, by_api), Defaults::Skip),
-        _ => Answer::bad_request("usage: /clusters?format=(text|json)\n"),
+    match query.get("format") {
+        Some("json") => json::answer(&statuses(&clusters, by_api), Defaults::Skip),
+        _ => Answer::text(text(&clusters, by_api)),
     }
 }
 
@@ -49,6 +50,11 @@ fn text(clusters: &BTreeMap<&str, &ClusterEntry>, by_api: impl Fn(&str) -> bool)
     let mut text = String::new();
     for (name, ClusterEntry { cluster, hosts, .. }) in clusters {
         let _ = writeln!(text, "{name}::observability_name::{}", cluster.observability_name);
+        for (priority, key) in [(RoutingPriority::Default, "default_priority"), (RoutingPriority::High, "high_priority")] {
+            for (limit, max) in limits(cluster.circuit_breakers.of(priority)) {
+                let _ = writeln!(text, "{name}::{key}::{limit}::{max}");
+            }
+        }
         let _ = writeln!(text, "{name}::added_via_api::{}", by_api(name));
         for host in hosts.hosts() {
             let endpoint = &host.endpoint;
@@ -76,6 +82,15 @@ fn text(clusters: &BTreeMap<&str, &ClusterEntry>, by_api: impl Fn(&str) -> bool)
     text
 }
 
+fn limits(thresholds: &Thresholds) -> [(&'static str, u64); 4] {
+    [
+        ("max_connections", thresholds.connections.max()),
+        ("max_pending_requests", thresholds.pending_requests.max()),
+        ("max_requests", thresholds.requests.max()),
+        ("max_retries", thresholds.retries.max()),
+    ]
+}
+
 fn counters(host: &Host) -> [(&'static str, u64); 6] {
     let stats = &host.stats;
     [
@@ -88,8 +103,12 @@ fn counters(host: &Host) -> [(&'static str, u64); 6] {
     ]
 }
 
-fn gauges(host: &Host) -> [(&'static str, u64); 2] {
-    [("cx_active", host.stats.cx_active.value()), ("rq_active", host.stats.rq_active.value())]
+fn gauges(host: &Host) -> [(&'static str, u64); 3] {
+    [
+        ("cx_active", host.stats.cx_active.value()),
+        ("rq_active", host.stats.rq_active.value()),
+        ("rq_pending_active", host.stats.rq_pending_active.value()),
+    ]
 }
 
 fn health_flags(health: Health) -> &'static str {
@@ -107,9 +126,27 @@ fn statuses(clusters: &BTreeMap<&str, &ClusterEntry>, by_api: impl Fn(&str) -> b
         observability_name: entry.cluster.observability_name.to_string(),
         added_via_api: by_api(name),
         host_statuses: entry.hosts.hosts().iter().map(|host| host_status(host)).collect(),
+        circuit_breakers: Some(circuit_breakers(&entry.cluster)),
         ..ClusterStatus::default()
     };
     Clusters { cluster_statuses: clusters.iter().map(status).collect() }
+}
+
+fn circuit_breakers(cluster: &Cluster) -> CircuitBreakers {
+    let thresholds = [RoutingPriority::Default, RoutingPriority::High].map(|priority| {
+        let max = limits(cluster.circuit_breakers.of(priority))
+            .map(|(_, max)| Some(UInt32Value { value: u32::try_from(max).unwrap_or(u32::MAX) }));
+        let [max_connections, max_pending_requests, max_requests, max_retries] = max;
+        circuit_breakers::Thresholds {
+            priority: priority.into(),
+            max_connections,
+            max_pending_requests,
+            max_requests,
+            max_retries,
+            ..circuit_breakers::Thresholds::default()
+        }
+    });
+    CircuitBreakers { thresholds: thresholds.into(), ..CircuitBreakers::default() }
 }
 
 fn host_status(host: &Host) -> HostStatus {

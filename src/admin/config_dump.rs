@@ -14,6 +14,7 @@ use super::{
     mask,
     query::Query,
     redact::Redactor,
+    server_info,
 };
 use crate::{
     proto::{
@@ -45,12 +46,15 @@ pub(super) const PARAMETERS: &[Parameter] = &[
 
 /// Answers `/config_dump`.
 pub(super) fn respond(snapshot: &Snapshot, query: &Query) -> Answer {
-    let name = match query.get("name_regex").map(Regex::new).transpose() {
+    // An empty pattern is as good as none; another must match the whole name.
+    let name = query.get("name_regex").filter(|name| !name.is_empty());
+    let name = match name.map(|name| Regex::new(&format!("^(?:{name})$"))).transpose() {
         Ok(name) => name,
-        Err(error) => return Answer::bad_request(format!("Error while parsing name_regex: {error}\n")),
+        Err(error) => return Answer::bad_request(format!("Error while parsing name_regex: {error}\n")).plain(),
     };
     let wanted = |found: &str| name.as_ref().is_none_or(|name| name.is_match(found));
-    let mut dump = dump(&snapshot.proto, snapshot.loaded, wanted);
+    let bootstrap = Bootstrap { node: Some(server_info::node(snapshot)), ..(*snapshot.proto).clone() };
+    let mut dump = dump(bootstrap, snapshot.loaded, wanted);
     if query.has("include_eds") {
         // Behind the clusters, as the kinds of configuration are sorted.
         dump.configs.insert(2, any(&endpoints::dump(snapshot, wanted)));
@@ -64,8 +68,9 @@ pub(super) fn respond(snapshot: &Snapshot, query: &Query) -> Answer {
     if let Some(mask) = query.get("mask") {
         let masked = dump.configs.iter().filter_map(|config| mask::apply(mask, json::unpack(config)?));
         let masked: Vec<Any> = masked.map(|message| json::pack(&message)).collect();
-        if masked.is_empty() && query.has("resource") && !dump.configs.is_empty() {
-            return Answer::bad_request(format!("FieldMask {mask} could not be successfully used.\n"));
+        if masked.is_empty() && !dump.configs.is_empty() {
+            let used = if query.has("resource") { "used" } else { "applied to any configs" };
+            return Answer::bad_request(format!("FieldMask {mask} could not be successfully {used}.")).plain();
         }
         dump.configs = masked;
     }
@@ -74,7 +79,7 @@ pub(super) fn respond(snapshot: &Snapshot, query: &Query) -> Answer {
     json::print(&dump, Defaults::Skip)
 }
 
-fn dump(bootstrap: &Bootstrap, loaded: SystemTime, wanted: impl Fn(&str) -> bool) -> ConfigDump {
+fn dump(bootstrap: Bootstrap, loaded: SystemTime, wanted: impl Fn(&str) -> bool) -> ConfigDump {
     let Timestamp { seconds, nanos } = proto::timestamp(loaded);
     let last_updated = Some(Timestamp { seconds, nanos: nanos - nanos % 1_000_000 });
     let resources = bootstrap.static_resources.clone().unwrap_or_default();
@@ -86,8 +91,10 @@ fn dump(bootstrap: &Bootstrap, loaded: SystemTime, wanted: impl Fn(&str) -> bool
             .collect(),
         ..RoutesConfigDump::default()
     };
+    let mut clusters: Vec<_> = resources.clusters.iter().filter(|cluster| wanted(&cluster.name)).collect();
+    clusters.sort_by_key(|cluster| &cluster.name);
     let clusters = ClustersConfigDump {
-        static_clusters: (resources.clusters.iter().filter(|cluster| wanted(&cluster.name)))
+        static_clusters: (clusters.into_iter())
             .map(|cluster| StaticCluster { cluster: Some(any(cluster)), last_updated })
             .collect(),
         ..ClustersConfigDump::default()
@@ -105,7 +112,7 @@ fn dump(bootstrap: &Bootstrap, loaded: SystemTime, wanted: impl Fn(&str) -> bool
         ..SecretsConfigDump::default()
     };
     let scoped_routes = ScopedRoutesConfigDump::default();
-    let bootstrap = BootstrapConfigDump { bootstrap: Some(bootstrap.clone()), last_updated };
+    let bootstrap = BootstrapConfigDump { bootstrap: Some(bootstrap), last_updated };
     let configs = [any(&bootstrap), any(&clusters), any(&listeners), any(&scoped_routes), any(&routes), any(&secrets)];
     ConfigDump { configs: configs.into() }
 }
@@ -142,8 +149,11 @@ fn select(dump: &ConfigDump, resource: &str) -> Result<ConfigDump, Answer> {
             Some(elements) => {
                 Ok(ConfigDump { configs: elements.iter().filter_map(Value::as_message).map(json::pack).collect() })
             }
-            None => Err(Answer::bad_request(format!("{resource} is not a list of resources\n"))),
+            None => {
+                let why = format!("{resource} is not a repeated field. Use ?mask={resource} to get only this field");
+                Err(Answer::bad_request(why).plain())
+            }
         };
     }
-    Err(Answer::text(format!("{resource} not found in config dump\n")).with_status(StatusCode::NOT_FOUND))
+    Err(Answer::text(format!("{resource} not found in config dump")).with_status(StatusCode::NOT_FOUND).plain())
 }

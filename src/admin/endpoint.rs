@@ -109,6 +109,11 @@ impl Answer {
         Self::bad_request(format!("{parameter} is valid in Envoy, not implemented by Portreeve yet\n"))
     }
 
+    /// The same as mere text, without a charset: so Envoy refuses parameters of `/config_dump`.
+    pub(super) fn plain(self) -> Self {
+        Self { content_type: "text/plain", ..self }
+    }
+
     pub(super) fn with_status(self, status: StatusCode) -> Self {
         Self { status, ..self }
     }

@@ -9,6 +9,7 @@ use crate::{
         admin::{EndpointsConfigDump, endpoints_config_dump::StaticEndpointConfig},
         core::HealthStatus,
         endpoint::{
+            endpoint::HealthCheckConfig,
             ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, cluster_load_assignment::Policy,
             lb_endpoint::HostIdentifier,
         },
@@ -32,13 +33,14 @@ pub(super) fn dump(snapshot: &Snapshot, wanted: impl Fn(&str) -> bool) -> Endpoi
 fn assignment(name: &str, entry: &ClusterEntry) -> ClusterLoadAssignment {
     let mut localities: Vec<LocalityLbEndpoints> = Vec::new();
     for host in entry.hosts.hosts() {
-        let (locality, priority) = (host.endpoint.locality.clone(), host.endpoint.priority);
-        let same = |group: &&mut LocalityLbEndpoints| group.locality == locality && group.priority == priority;
+        let (locality, priority) = (host.endpoint.locality.clone().unwrap_or_default(), host.endpoint.priority);
+        let same = |group: &&mut LocalityLbEndpoints| group.locality == Some(locality.clone()) && group.priority == priority;
         match localities.iter_mut().find(same) {
             Some(group) => group.lb_endpoints.push(endpoint(host)),
             None => localities.push(LocalityLbEndpoints {
-                locality,
+                locality: Some(locality),
                 priority,
+                load_balancing_weight: Some(UInt32Value { value: 0 }),
                 lb_endpoints: vec![endpoint(host)],
                 ..LocalityLbEndpoints::default()
             }),
@@ -64,6 +66,7 @@ fn endpoint(host: &Host) -> LbEndpoint {
     let endpoint = Endpoint {
         address: Some(json::address(&shown.address)),
         hostname: shown.hostname.clone(),
+        health_check_config: Some(HealthCheckConfig::default()),
         ..Endpoint::default()
     };
     LbEndpoint {

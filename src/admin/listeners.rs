@@ -14,15 +14,8 @@ use crate::{
 
 /// Answers `/listeners`.
 pub(super) fn respond(listening: &[(String, Address)], query: &Query) -> Answer {
-    match query.get("format").unwrap_or("text") {
-        "text" => {
-            let mut text = String::new();
-            for (name, address) in listening {
-                let _ = writeln!(text, "{name}::{address}");
-            }
-            Answer::text(text)
-        }
-        "json" => {
+    match query.get("format") {
+        Some("json") => {
             let status = |(name, address): &(String, Address)| ListenerStatus {
                 name: name.clone(),
                 local_address: Some(json::address(address)),
@@ -30,6 +23,12 @@ pub(super) fn respond(listening: &[(String, Address)], query: &Query) -> Answer 
             };
             json::answer(&Listeners { listener_statuses: listening.iter().map(status).collect() }, Defaults::Skip)
         }
-        _ => Answer::bad_request("usage: /listeners?format=(text|json)\n"),
+        _ => {
+            let mut text = String::new();
+            for (name, address) in listening {
+                let _ = writeln!(text, "{name}::{address}");
+            }
+            Answer::text(text)
+        }
     }
 }

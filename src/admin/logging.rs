@@ -64,6 +64,8 @@ enum ChangeError {
     TooMany,
     #[error("empty logger name or empty logger level")]
     Empty,
+    #[error("group parameter requires fine-grain logging to be enabled")]
+    NoGroups,
     #[error("unknown logger level")]
     UnknownLevel,
     #[error(transparent)]
@@ -82,6 +84,7 @@ pub(super) fn respond(process: &dyn Process, query: &Query) -> Answer {
              usage: /logging?<name>=<level> (change single level)\n\
              usage: /logging?paths=name1:level1,name2:level2,... (change multiple levels)\n\
              usage: /logging?level=<level> (change all levels)\n\
+             usage: /logging?group=<group_name>:<level> (change group of loggers)\n\
              levels: {}\n{}",
             LogLevel::NAMES.join(" "),
             levels(process)
@@ -106,10 +109,12 @@ fn change(process: &dyn Process, query: &Query) -> Result<(), ChangeError> {
     };
     match name {
         "level" => Ok(process.set_log_level(None, level(value)?)?),
+        "group" => Err(ChangeError::NoGroups),
         "paths" => {
             let known = process.loggers();
             let changes: Vec<(&str, LogLevel)> = value
                 .split(',')
+                .filter(|path| !path.is_empty())
                 .map(|path| {
                     let (name, value) = path.split_once(':').ok_or(ChangeError::Empty)?;
                     if name.is_empty() || value.is_empty() {

@@ -119,8 +119,8 @@ const ENDPOINTS: &[Endpoint] = &[
         Answer::ok()
     }),
     Endpoint::shows("/heap_dump", "dump current heap (if supported)", |_, _| profiling::unsupported("heap dump")),
-    Endpoint::changes("/heapprofiler", "enable/disable the heap profiler", |_, query| {
-        profiling::switch(query, "heap profiler")
+    Endpoint::changes("/heapprofiler", "enable/disable the heap profiler", |_, _| {
+        profiling::unsupported("heap profiler")
     })
     .with(profiling::ENABLE),
     Endpoint::shows("/help", "print out list of admin commands", |_, _| Answer::text(home::help())),
@@ -143,6 +143,9 @@ const ENDPOINTS: &[Endpoint] = &[
     ]),
     Endpoint::shows("/memory", "print current memory usage", |_, _| server_info::memory()),
     Endpoint::shows("/memory/tcmalloc", "print TCMalloc stats", |_, _| profiling::unsupported("TCMalloc")),
+    Endpoint::shows("/peak_heap_dump", "dump the heap as it was when largest (if supported)", |_, _| {
+        profiling::unsupported("peak heap dump")
+    }),
     Endpoint::changes("/quitquitquit", "exit the server", |admin, _| {
         admin.process.quit();
         Answer::ok()
@@ -237,16 +240,10 @@ impl Admin {
             let body = format!("invalid path. {}", home::help());
             return Answer::text(body).with_status(StatusCode::NOT_FOUND).into_response();
         };
-        let change = endpoint.is_change(query);
-        let (allowed, allow) = match parts.method {
-            Method::POST => (true, ""),
-            Method::GET | Method::HEAD => (!change, "POST"),
-            _ => (false, if change { "POST" } else { "GET, HEAD, POST" }),
-        };
-        if !allowed {
-            let body = format!("Method {} not allowed, {} required.", parts.method, allow.replace(", ", " or "));
+        if endpoint.is_change(query) && parts.method != Method::POST {
+            let body = format!("Method {} not allowed, POST required.", parts.method);
             let mut response = Answer::text(body).with_status(StatusCode::METHOD_NOT_ALLOWED).into_response();
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
             return response;
         }
         (endpoint.respond)(self, query).into_response()

@@ -27,7 +27,7 @@ pub(super) fn unsupported(what: &str) -> Answer {
 
 /// Answers `/contention`.
 pub(super) fn contention() -> Answer {
-    Answer::text("Mutex contention tracing is not enabled.\n")
+    Answer::text("Mutex contention tracing is not enabled. There is no lock that requests could wait for.\n")
 }
 
 /// Answers `/stats/recentlookups`. Stats are found by name when the configuration is loaded, never while requests are served, so there

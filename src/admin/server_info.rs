@@ -54,7 +54,7 @@ fn version() -> String {
 }
 
 /// The node as the configuration names it, with what the program says of itself.
-fn node(snapshot: &Snapshot) -> Node {
+pub(super) fn node(snapshot: &Snapshot) -> Node {
     let number = |text: &str| text.parse().unwrap_or_default();
     let version = SemanticVersion {
         major_number: number(env!("CARGO_PKG_VERSION_MAJOR")),

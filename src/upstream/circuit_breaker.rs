@@ -154,6 +154,12 @@ impl Resource {
         Resource { max, used: AtomicU64::new(0), open, remaining }
     }
 
+    /// How many there may be.
+    #[must_use]
+    pub fn max(&self) -> u64 {
+        self.max
+    }
+
     /// Whether there may be one more.
     #[must_use]
     pub fn has_room(&self) -> bool {

@@ -97,6 +97,8 @@ stats::declare! {
         rq_total: Counter,
         /// Requests running now.
         rq_active: Gauge,
+        /// Requests that wait for a connection.
+        rq_pending_active: Gauge,
         /// Responses other than 5xx.
         rq_success: Counter,
         /// 5xx responses, and attempts without a response.

@@ -34,7 +34,7 @@ class Mask:
 def flat(observed, mask, ordered=False):
     """{"client.0.status": "200", "upstream.0.headers.host": "a", "log.0": "...", "stats.http.http.rq_total": "1"}"""
     facts = {}
-    for side in ("client", "upstream"):
+    for side in ("client", "admin", "upstream"):
         for index, item in enumerate(observed[side]):
             flatten(f"{side}.{index}", item, mask, ordered, facts, index)
         facts[f"{side}.count"] = str(len(observed[side]))

@@ -5,6 +5,7 @@ README.md beside this file says how a case is written.
 
 import concurrent.futures
 import contextlib
+import json
 import pathlib
 import re
 import socket
@@ -121,7 +122,8 @@ def expected(facts, name):
         fields = facts.get("log.0", "").split()
         return fields[1 if name == "flags" else 2] if len(fields) > 2 else None
     if name in ("status", "body"):
-        return next((facts[f"client.{index}.{name}"] for index in range(9) if f"client.{index}.{name}" in facts), None)
+        seen = (f"{side}.{index}.{name}" for side in ("client", "admin") for index in range(9))
+        return next((facts[name] for name in seen if name in facts), None)
     return facts.get(name)
 
 
@@ -193,16 +195,18 @@ class Proxy:
         answers = case.get("answer", {})
         self.answers.script(answers if isinstance(answers, list) else [answers], tcp=case.get("protocol", "").endswith("tcp") and case.get("upstream") != "http")
         counters, lines, first = self.counters(), len(self.lines()), len(self.records)
+        client, admin = [], []
         if "admin" in case:
-            client = [self.ask_admin(case["admin"])]
+            admin += self.ask_admin(case["admin"])
         else:
             port = self.names[f"@{case.get('port', 'PORT')}@"]
             client = exchange(port, config.filled(case, self.names), self.directory)
         after = self.settled(case)
         if "then" in case:
-            client.append(self.ask_admin(case["then"]))
+            admin += self.ask_admin(case["then"])
         observed = {
             "client": client,
+            "admin": admin,
             # Requests to several clusters at once come in any order.
             "upstream": sorted(self.records[first:], key=lambda record: record["cluster"]),
             "log": self.lines()[lines:],
@@ -211,16 +215,17 @@ class Proxy:
         ordered = case.get("ordered", file.get("ordered", False))
         return flat(observed, self.mask, ordered)
 
-    def ask_admin(self, line):
-        """An admin request such as `GET /ready`, with its answer."""
-        method, _, path = line.partition(" ")
-        request = urllib.request.Request(f"http://127.0.0.1:{self.names['@ADMIN@']}{path}", method=method)
-        try:
-            answer = urllib.request.urlopen(request, timeout=10)
-        except urllib.error.HTTPError as error:
-            answer = error
-        with answer:
-            return {"status": answer.status, "type": answer.headers.get("content-type"), "body": answer.read()}
+    def ask_admin(self, asked):
+        """Admin requests such as `GET /ready`, or such as `requests` has, with their answers: line by line, or as what JSON says."""
+        asked = config.filled(asked if isinstance(asked, list) else [asked], self.names)
+        requests = [{"request": request} if isinstance(request, str) else request for request in asked]
+        requests = [{**request, "headers": {"host": "localhost", **request.get("headers", {})}} for request in requests]
+        seen = exchange(self.names["@ADMIN@"], {"requests": requests}, self.directory)
+        for answer in seen:
+            text = answer.get("body", b"").decode("latin-1")
+            is_json = any(name.lower() == "content-type" and value == "application/json" for name, value in answer.get("headers", []))
+            answer["body"] = leaves(json.loads(text)) if is_json and text else text.splitlines()
+        return seen
 
     def settled(self, case):
         """The counters, once no connection and no request is open any more and every line is written."""
@@ -244,6 +249,15 @@ class Proxy:
 
     def lines(self):
         return self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+
+
+def leaves(value):
+    """What JSON says, its leaves as text: nothing that is there looks as if it were not."""
+    if value and isinstance(value, dict):
+        return {name: leaves(inner) for name, inner in value.items()}
+    if value and isinstance(value, list):
+        return [leaves(inner) for inner in value]
+    return json.dumps(value)
 
 
 def parse_counters(text):

@@ -29,6 +29,7 @@ impl Pending<'_> {
         limits.pending_requests.take();
         stats.upstream_rq_pending_total.inc();
         stats.upstream_rq_pending_active.inc();
+        host.stats.rq_pending_active.inc();
         Ok(Pending { host, priority, ended: Cell::new(false) })
     }
 
@@ -42,6 +43,7 @@ impl Drop for Pending<'_> {
     fn drop(&mut self) {
         let cluster = self.host.cluster();
         cluster.stats.upstream_rq_pending_active.dec();
+        self.host.stats.rq_pending_active.dec();
         cluster.circuit_breakers.of(self.priority).pending_requests.give_back();
         if !self.ended.get() {
             cluster.stats.upstream_rq_cancelled.inc();

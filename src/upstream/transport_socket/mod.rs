@@ -125,8 +125,7 @@ impl TransportSockets {
         scope: &Scope,
     ) -> Option<(TransportSocketMatcher, TransportSockets)> {
         let Settings { socket, matches, protocol } = settings;
-        let counts = scope.scope("transport_socket_match");
-        let count = |name: &str| counts.scope(name).counter("total_match_count");
+        let count = |name: &str| scope.scope(name).counter("total_match_count");
         let cx = Surroundings { protocol, secrets, scope };
         let convert = |proto: &Option<core::TransportSocket>, field: Field<'_>| {
             TransportSocket::from_proto(proto.as_ref(), field.key("transport_socket"), cx)
