@@ -9,7 +9,10 @@ use super::{
 use crate::{
     proto::{
         self,
-        admin::{Certificate, CertificateDetails, Certificates, SubjectAlternateName, subject_alternate_name::Name},
+        admin::{
+            Certificate, CertificateDetails, Certificates, SubjectAlternateName, certificate_details::OcspDetails,
+            subject_alternate_name::Name,
+        },
     },
     snapshot::Snapshot,
     tls::{DownstreamTls, LoadedCertificate, UpstreamTls},
@@ -54,7 +57,7 @@ fn certificate<'a>(
     }
 }
 
-fn details(LoadedCertificate { path, facts }: &LoadedCertificate, now: SystemTime) -> CertificateDetails {
+fn details(LoadedCertificate { path, facts, ocsp }: &LoadedCertificate, now: SystemTime) -> CertificateDetails {
     let dns = facts.dns_sans.iter().cloned().map(Name::Dns);
     let uris = facts.uri_sans.iter().cloned().map(Name::Uri);
     let addresses = facts.ip_sans.iter().map(|address| Name::IpAddress(address.to_string()));
@@ -67,7 +70,10 @@ fn details(LoadedCertificate { path, facts }: &LoadedCertificate, now: SystemTim
         days_until_expiration: left.as_secs() / DAY.as_secs(),
         valid_from: facts.not_before.map(proto::timestamp),
         expiration_time: facts.not_after.map(proto::timestamp),
-        ..CertificateDetails::default()
+        ocsp_details: ocsp.map(|(valid_from, expiration)| OcspDetails {
+            valid_from: Some(proto::timestamp(valid_from)),
+            expiration: expiration.map(proto::timestamp),
+        }),
     }
 }
 

@@ -50,7 +50,9 @@ fn text(clusters: &BTreeMap<&str, &ClusterEntry>, by_api: impl Fn(&str) -> bool)
     let mut text = String::new();
     for (name, ClusterEntry { cluster, hosts, .. }) in clusters {
         let _ = writeln!(text, "{name}::observability_name::{}", cluster.observability_name);
-        for (priority, key) in [(RoutingPriority::Default, "default_priority"), (RoutingPriority::High, "high_priority")] {
+        for (priority, key) in
+            [(RoutingPriority::Default, "default_priority"), (RoutingPriority::High, "high_priority")]
+        {
             for (limit, max) in limits(cluster.circuit_breakers.of(priority)) {
                 let _ = writeln!(text, "{name}::{key}::{limit}::{max}");
             }

@@ -9,9 +9,8 @@ use crate::{
         admin::{EndpointsConfigDump, endpoints_config_dump::StaticEndpointConfig},
         core::HealthStatus,
         endpoint::{
-            endpoint::HealthCheckConfig,
             ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, cluster_load_assignment::Policy,
-            lb_endpoint::HostIdentifier,
+            endpoint::HealthCheckConfig, lb_endpoint::HostIdentifier,
         },
     },
     snapshot::Snapshot,
@@ -34,7 +33,8 @@ fn assignment(name: &str, entry: &ClusterEntry) -> ClusterLoadAssignment {
     let mut localities: Vec<LocalityLbEndpoints> = Vec::new();
     for host in entry.hosts.hosts() {
         let (locality, priority) = (host.endpoint.locality.clone().unwrap_or_default(), host.endpoint.priority);
-        let same = |group: &&mut LocalityLbEndpoints| group.locality == Some(locality.clone()) && group.priority == priority;
+        let same =
+            |group: &&mut LocalityLbEndpoints| group.locality == Some(locality.clone()) && group.priority == priority;
         match localities.iter_mut().find(same) {
             Some(group) => group.lb_endpoints.push(endpoint(host)),
             None => localities.push(LocalityLbEndpoints {

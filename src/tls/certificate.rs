@@ -46,6 +46,15 @@ pub struct LoadedCertificate {
     pub path: String,
     /// What the certificate says.
     pub facts: PeerCertificate,
+    /// From when to when the OCSP response that is stapled to it holds.
+    pub ocsp: Option<(SystemTime, Option<SystemTime>)>,
+}
+
+impl LoadedCertificate {
+    /// That of an authority.
+    pub(super) fn authority(origin: &Origin, facts: PeerCertificate) -> LoadedCertificate {
+        LoadedCertificate { path: origin.to_string(), facts, ocsp: None }
+    }
 }
 
 impl Certificate {
@@ -108,7 +117,11 @@ impl Certificate {
             stat_name: pem::stat_name("unnamed_cert", chain_source),
             names: names(&key.cert[0], &facts),
             must_staple: x509::must_staple(&key.cert[0]),
-            loaded: LoadedCertificate { path: chain.origin.to_string(), facts },
+            loaded: LoadedCertificate {
+                path: chain.origin.to_string(),
+                facts,
+                ocsp: ocsp.as_ref().map(OcspResponse::validity),
+            },
             stapled: with_response(&key, ocsp.as_ref()),
             key: Arc::new(key),
             ocsp,

@@ -2,8 +2,6 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use rustls::KeyLog;
-
 use crate::{
     config::field::Field,
     proto::tls::{
@@ -13,7 +11,8 @@ use crate::{
 };
 
 use super::{
-    Secrets, certificate::Certificate, files::FileReader, key_log, parameters::Parameters, validation::Validation,
+    Secrets, certificate::Certificate, files::FileReader, key_log::ConnectionKeyLog, parameters::Parameters,
+    validation::Validation,
 };
 
 /// Loaded and checked.
@@ -22,7 +21,7 @@ pub(super) struct CommonContext {
     pub(super) certificates: Vec<Arc<Certificate>>,
     pub(super) validation: Option<Arc<Validation>>,
     pub(super) alpn_protocols: Vec<Vec<u8>>,
-    pub(super) key_log: Option<Arc<dyn KeyLog>>,
+    pub(super) key_log: Option<ConnectionKeyLog>,
     /// What statistics call the certificates and authorities, and when each ends.
     pub(super) expirations: Vec<(String, Option<SystemTime>)>,
 }
@@ -58,7 +57,7 @@ impl CommonContext {
         );
         field.unsupported("custom_handshaker", custom_handshaker);
         let key_log = match key_log {
-            Some(proto) => Some(key_log::from_proto(proto, field.key("key_log"))?),
+            Some(proto) => Some(ConnectionKeyLog::from_proto(proto, field.key("key_log"))?),
             None => None,
         };
 

@@ -28,6 +28,7 @@ use super::{
     client_hello,
     common_context::CommonContext,
     files::FileReader,
+    key_log::ConnectionKeyLog,
     resolver::{CertificateResolver, ResolverOptions, StaplingResolver},
     secrets,
     stats::{self, TlsStats},
@@ -52,6 +53,7 @@ pub struct DownstreamTls {
     stapling: Option<Configs>,
     certificates: Vec<Arc<Certificate>>,
     validation: Arc<Validation>,
+    key_log: Option<ConnectionKeyLog>,
     stats: TlsStats,
     /// What it was made of, to make the next of the same.
     proto: Box<DownstreamTlsContext>,
@@ -130,9 +132,6 @@ impl DownstreamTls {
         };
         let resolver = Arc::new(CertificateResolver::new(common.certificates.clone(), options));
         let mut config = builder.with_cert_resolver(Arc::clone(&resolver) as Arc<dyn ResolvesServerCert>);
-        if let Some(key_log) = common.key_log {
-            config.key_log = key_log;
-        }
         config.ignore_client_order = !prefer_client_ciphers;
         config.alpn_protocols = common.alpn_protocols;
         let fingerprint = fingerprint(mandatory, &common.certificates, &validation);
@@ -148,6 +147,7 @@ impl DownstreamTls {
         Some(DownstreamTls {
             configs: Configs::new(config),
             stapling,
+            key_log: common.key_log,
             certificates: common.certificates,
             validation,
             stats,
@@ -182,8 +182,12 @@ impl DownstreamTls {
             Some(stapling) if client_hello::ClientHello::asks_for_ocsp(&mut io).await? => stapling,
             _ => &self.configs,
         };
+        let key_log = self.key_log.as_ref().and_then(|log| log.of(&io));
         let start = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
-        let config = Arc::clone(configs.of(&start.client_hello()));
+        let mut config = Arc::clone(configs.of(&start.client_hello()));
+        if let Some(key_log) = key_log {
+            Arc::make_mut(&mut config).key_log = key_log;
+        }
         start.into_stream(config).await
     }
 

@@ -9,22 +9,56 @@ use std::{
 
 use rustls::KeyLog;
 
-use crate::{config::field::Field, proto::tls::TlsKeyLog};
+use crate::{
+    config::field::Field,
+    matcher::CidrRange,
+    net::{Address, Io},
+    proto::{self, tls::TlsKeyLog},
+};
 
 /// A file in the format of NSS. Lines of several threads do not mix, because each is written at once.
 #[derive(Debug)]
 struct KeyLogFile(File);
 
-/// The file that the message names; there is a warning, as whoever reads it reads the connections.
-pub(super) fn from_proto(proto: &TlsKeyLog, field: Field<'_>) -> Option<Arc<dyn KeyLog>> {
-    let TlsKeyLog { path, local_address_range, remote_address_range } = proto;
-    field.unsupported("local_address_range", local_address_range);
-    field.unsupported("remote_address_range", remote_address_range);
-    let field = field.key("path");
-    let file = OpenOptions::new().append(true).create(true).open(path);
-    let file = file.inspect_err(|error| field.error(format!("cannot write {path:?}: {error}"))).ok()?;
-    field.warning("whoever can read this file can read all connections");
-    Some(Arc::new(KeyLogFile(file)))
+/// Which connections are logged where.
+#[derive(Clone, Debug)]
+pub(super) struct ConnectionKeyLog {
+    file: Arc<KeyLogFile>,
+    /// The addresses of our end; all, if there are none.
+    local: Vec<CidrRange>,
+    /// Those of the peer's.
+    remote: Vec<CidrRange>,
+}
+
+impl ConnectionKeyLog {
+    /// Opens the file that the message names; there is a warning, as whoever reads it reads the connections.
+    pub(super) fn from_proto(proto: &TlsKeyLog, field: Field<'_>) -> Option<ConnectionKeyLog> {
+        let TlsKeyLog { path, local_address_range, remote_address_range } = proto;
+        let ranges = |name, protos: &[proto::core::CidrRange]| {
+            let list = field.key(name);
+            let ranges =
+                protos.iter().enumerate().map(|(index, proto)| CidrRange::from_proto(proto, list.index(index)));
+            ranges.collect::<Option<Vec<_>>>()
+        };
+        let local = ranges("local_address_range", local_address_range)?;
+        let remote = ranges("remote_address_range", remote_address_range)?;
+        let field = field.key("path");
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        let file = file.inspect_err(|error| field.error(format!("cannot write {path:?}: {error}"))).ok()?;
+        field.warning("whoever can read this file can read the connections");
+        Some(ConnectionKeyLog { file: Arc::new(KeyLogFile(file)), local, remote })
+    }
+
+    /// The log for a connection, if it is to be logged.
+    pub(super) fn of(&self, connection: &Io) -> Option<Arc<dyn KeyLog>> {
+        let within = |ranges: &[CidrRange], address: &Address| match address {
+            _ if ranges.is_empty() => true,
+            Address::Ip(address) => ranges.iter().any(|range| range.contains(address.ip())),
+            Address::Pipe(_) => false,
+        };
+        let logged = within(&self.local, connection.local_address()) && within(&self.remote, connection.peer_address());
+        logged.then(|| Arc::clone(&self.file) as Arc<dyn KeyLog>)
+    }
 }
 
 impl KeyLog for KeyLogFile {

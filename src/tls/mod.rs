@@ -18,6 +18,7 @@ mod pem;
 mod renewal;
 mod resolver;
 mod secrets;
+mod spiffe;
 mod stats;
 #[cfg(test)]
 pub(crate) mod test_pki;

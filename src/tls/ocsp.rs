@@ -19,6 +19,7 @@ use super::{files::FileReader, pem, x509};
 pub(super) struct OcspResponse {
     pub(super) der: Vec<u8>,
     serial: Vec<u8>,
+    this_update: SystemTime,
     /// `None`: newer information is available all the time, so it is never fresh.
     next_update: Option<SystemTime>,
 }
@@ -67,8 +68,13 @@ impl OcspResponse {
         let data = basic.as_sequence().ok().and_then(|parts| parts.first()).and_then(|data| data.as_sequence().ok());
         let responses = data.into_iter().flatten().find_map(|part| part.as_sequence().ok()).ok_or(DAMAGED)?;
         let [single] = responses.as_slice() else { return Err("OCSP Response must be for one certificate only") };
-        let (serial, next_update) = single_response(single).ok_or(DAMAGED)?;
-        Ok(OcspResponse { der, serial, next_update })
+        let (serial, this_update, next_update) = single_response(single).ok_or(DAMAGED)?;
+        Ok(OcspResponse { der, serial, this_update, next_update })
+    }
+
+    /// From when to when it holds.
+    pub(super) fn validity(&self) -> (SystemTime, Option<SystemTime>) {
+        (self.this_update, self.next_update)
     }
 
     fn is_fresh(&self) -> bool {
@@ -96,21 +102,25 @@ fn basic_response(bytes: &BerObject<'_>) -> Option<Vec<u8>> {
     Some(bytes.as_sequence().ok()?.get(1)?.as_slice().ok()?.to_vec())
 }
 
-/// The serial number and the end of a `SingleResponse`.
-fn single_response(single: &BerObject<'_>) -> Option<(Vec<u8>, Option<SystemTime>)> {
+/// The serial number, the begin and the end of a `SingleResponse`.
+fn single_response(single: &BerObject<'_>) -> Option<(Vec<u8>, SystemTime, Option<SystemTime>)> {
     let parts = single.as_sequence().ok()?;
     let serial = parts.first()?.as_sequence().ok()?.get(3)?.as_slice().ok()?.to_vec();
     // Of what may follow the time of the response, the end has the lowest tag.
     let is_next = |part: &&BerObject<'_>| part.class() == Class::ContextSpecific && part.tag() == Tag(0);
     let next = parts.get(3).filter(is_next);
     let next = next.and_then(|part| {
-        let (_, time) = parse_der(part.as_slice().ok()?).ok()?;
-        match time.content {
-            BerObjectContent::GeneralizedTime(time) => Some(SystemTime::from(time.to_datetime().ok()?)),
-            _ => None,
-        }
+        let (_, next) = parse_der(part.as_slice().ok()?).ok()?;
+        time(&next)
     });
-    Some((serial, next))
+    Some((serial, time(parts.get(2)?)?, next))
+}
+
+fn time(object: &BerObject<'_>) -> Option<SystemTime> {
+    match &object.content {
+        BerObjectContent::GeneralizedTime(time) => Some(SystemTime::from(time.to_datetime().ok()?)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

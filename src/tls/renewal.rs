@@ -143,7 +143,7 @@ fn no_expired<'c>(certificates: impl IntoIterator<Item = &'c LoadedCertificate>,
     let now = SystemTime::now();
     let expired = |loaded: &&LoadedCertificate| loaded.facts.not_after.is_some_and(|end| end < now);
     let expired: Vec<_> = certificates.into_iter().filter(expired).collect();
-    for LoadedCertificate { path, facts } in &expired {
+    for LoadedCertificate { path, facts, ocsp: _ } in &expired {
         field.error(format!("the certificate {:?} in {path} has expired", facts.subject));
     }
     expired.is_empty()

@@ -19,7 +19,7 @@ use crate::{
 
 use super::{
     LoadedCertificate, Secrets, TlsError, WatchedFiles, certificate::Certificate, common_context::CommonContext,
-    files::FileReader, stats::TlsStats, validation::Validation, verifier::ServerVerifier,
+    files::FileReader, key_log::ConnectionKeyLog, stats::TlsStats, validation::Validation, verifier::ServerVerifier,
 };
 
 /// Servers whose sessions are kept unless `max_session_keys` says otherwise.
@@ -34,6 +34,7 @@ pub struct UpstreamTls {
     auto_host_sni: bool,
     certificate: Option<Arc<Certificate>>,
     validation: Arc<Validation>,
+    key_log: Option<ConnectionKeyLog>,
     stats: TlsStats,
     /// What it was made of, to make the next of the same.
     proto: Box<UpstreamTlsContext>,
@@ -87,7 +88,7 @@ impl UpstreamTls {
             None
         })?;
         let validation = common.validation.unwrap_or_default();
-        if *auto_sni_san_validation && validation.trust.is_none() {
+        if *auto_sni_san_validation && !validation.has_authorities() {
             field.key("auto_sni_san_validation").error("proves nothing without a validation context with trusted_ca");
             return None;
         }
@@ -118,9 +119,6 @@ impl UpstreamTls {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = common.alpn_protocols;
-        if let Some(key_log) = common.key_log {
-            config.key_log = key_log;
-        }
         config.resumption = match max_session_keys {
             Some(limit) if limit.value == 0 => Resumption::disabled(),
             Some(limit) => Resumption::in_memory_sessions(usize::try_from(limit.value).unwrap_or(usize::MAX)),
@@ -132,6 +130,7 @@ impl UpstreamTls {
             auto_host_sni: *auto_host_sni,
             certificate,
             validation,
+            key_log: common.key_log,
             stats,
             proto: Box::new(proto.clone()),
             scope: scope.clone(),
@@ -149,8 +148,13 @@ impl UpstreamTls {
             Some(name) if self.auto_host_sni && !host_name.is_empty() => name,
             _ => self.server_name.clone(),
         };
-        let protocols = self.protocols(alpn);
-        let connected = self.connector.with_alpn(protocols).connect(server_name, io).await;
+        let mut connector = self.connector.clone();
+        if let Some(key_log) = self.key_log.as_ref().and_then(|log| log.of(&io)) {
+            let mut config = ClientConfig::clone(connector.config());
+            config.key_log = key_log;
+            connector = TlsConnector::from(Arc::new(config));
+        }
+        let connected = connector.with_alpn(self.protocols(alpn)).connect(server_name, io).await;
         match connected {
             Ok(stream) => {
                 let session = stream.get_ref().1;

@@ -26,7 +26,9 @@ use crate::{
 use super::{
     certificate::{LoadedCertificate, warn_of_validity},
     files::FileReader,
-    pem, x509,
+    pem,
+    spiffe::TrustDomains,
+    x509,
 };
 
 /// What is asked of a peer's certificate. The default asks nothing.
@@ -34,6 +36,8 @@ use super::{
 pub(super) struct Validation {
     /// Who may sign; `None`: the chain is not checked.
     pub(super) trust: Option<Trust>,
+    /// Who may sign by trust domain, in place of `trust`.
+    pub(super) trust_domains: Option<TrustDomains>,
     /// One of these must match an alternative name, if there are any.
     pub(super) san_matchers: Vec<SanMatcher>,
     /// SHA-256 of the certificates that are acceptable; together with `public_keys`, if there are any.
@@ -91,12 +95,12 @@ impl Validation {
         } = proto;
         field.unsupported("ca_certificate_provider_instance", ca_certificate_provider_instance);
         field.unsupported("require_signed_certificate_timestamp", require_signed_certificate_timestamp);
-        if custom_validator_config.is_some() {
-            field.key("custom_validator_config").error(
-                "not implemented by Portreeve: a SPIFFE trust domain is as well said by trusted_ca with match_typed_subject_alt_names for URIs",
-            );
-        }
         files.watch(watched_directory.as_ref());
+        if let Some(validator) = custom_validator_config {
+            let trust_domains = TrustDomains::from_proto(proto, validator, field, files);
+            let san_matchers = san_matchers(match_typed_subject_alt_names, match_subject_alt_names, field)?;
+            return Some(Arc::new(Validation::of_workloads(proto, trust_domains?, san_matchers)));
+        }
 
         let trust = match (trusted_ca, system_root_certs) {
             (Some(source), None) => Some(Trust::from_source(source, field.key("trusted_ca"), files)),
@@ -108,15 +112,7 @@ impl Validation {
             (None, None) => None,
         };
         let crls = crl.as_ref().map(|source| revocation_lists(source, field.key("crl"), files));
-        let typed = match_typed_subject_alt_names.iter().enumerate().map(|(index, proto)| {
-            SanMatcher::from_proto(proto, field.key("match_typed_subject_alt_names").index(index))
-        });
-        let untyped = match_subject_alt_names.iter().enumerate().map(|(index, proto)| {
-            let field = field.key("match_subject_alt_names");
-            let matcher = StringMatcher::from_proto(proto, field.index(index))?;
-            Some(SanMatcher::Any { host: exact(proto).map(ToOwned::to_owned), matcher })
-        });
-        let san_matchers: Option<Vec<_>> = typed.chain(untyped).collect();
+        let san_matchers = san_matchers(match_typed_subject_alt_names, match_subject_alt_names, field);
         let certificates = digests(verify_certificate_hash, hex_digest, field.key("verify_certificate_hash"));
         let public_keys = digests(verify_certificate_spki, base64_digest, field.key("verify_certificate_spki"));
 
@@ -144,10 +140,11 @@ impl Validation {
                 trust.crls.extend(crls?);
             }
         }
-        let fingerprint = fingerprint(proto, trust.as_ref());
+        let fingerprint = fingerprint(proto, trust.iter());
         Some(Arc::new(Validation {
             fingerprint,
             trust,
+            trust_domains: None,
             san_matchers: san_matchers?,
             certificates: certificates?,
             public_keys: public_keys?,
@@ -157,14 +154,39 @@ impl Validation {
         }))
     }
 
+    /// What the SPIFFE validator asks.
+    fn of_workloads(
+        proto: &CertificateValidationContext,
+        trust_domains: TrustDomains,
+        san_matchers: Vec<SanMatcher>,
+    ) -> Validation {
+        Validation {
+            fingerprint: fingerprint(proto, trust_domains.iter().map(|(_, trust)| trust)),
+            trust_domains: Some(trust_domains),
+            san_matchers,
+            allow_expired: proto.allow_expired_certificate,
+            suppress_client_ca_list: proto.suppress_client_ca_list,
+            ..Validation::default()
+        }
+    }
+
     /// The authorities, for `/certs`.
     pub(super) fn authorities(&self) -> &[LoadedCertificate] {
-        self.trust.as_ref().map_or(&[], |trust| &trust.loaded)
+        match (&self.trust, &self.trust_domains) {
+            (Some(trust), _) => &trust.loaded,
+            (None, Some(domains)) => &domains.loaded,
+            (None, None) => &[],
+        }
+    }
+
+    /// Whether somebody must have signed a peer's certificate.
+    pub(super) fn has_authorities(&self) -> bool {
+        self.trust.is_some() || self.trust_domains.is_some()
     }
 
     /// Whether anything at all is asked of a certificate.
     pub(super) fn asks_anything(&self) -> bool {
-        self.trust.is_some() || !self.certificates.is_empty() || !self.public_keys.is_empty()
+        self.has_authorities() || !self.certificates.is_empty() || !self.public_keys.is_empty()
     }
 
     /// Whether a client without a certificate cannot have what is asked: a name, or one of the pins.
@@ -178,8 +200,13 @@ impl Validation {
         self.asks_anything() && !self.accept_untrusted
     }
 
-    /// Whether an alternative name is acceptable.
+    /// Whether an alternative name is acceptable; of a workload it is its URI.
     pub(super) fn accepts_names(&self, facts: &PeerCertificate, der: &[u8]) -> bool {
+        if self.trust_domains.is_some() {
+            let workload = PeerCertificate { uri_sans: facts.uri_sans.clone(), ..PeerCertificate::default() };
+            return self.san_matchers.is_empty()
+                || self.san_matchers.iter().any(|matcher| matcher.matches(&workload, &[]));
+        }
         self.san_matchers.is_empty() || self.san_matchers.iter().any(|matcher| matcher.matches(facts, der))
     }
 
@@ -193,8 +220,26 @@ impl Validation {
     }
 }
 
+fn san_matchers(
+    typed: &[SubjectAltNameMatcher],
+    untyped: &[matcher::StringMatcher],
+    field: Field<'_>,
+) -> Option<Vec<SanMatcher>> {
+    let typed = typed
+        .iter()
+        .enumerate()
+        .map(|(index, proto)| SanMatcher::from_proto(proto, field.key("match_typed_subject_alt_names").index(index)));
+    let untyped = untyped.iter().enumerate().map(|(index, proto)| {
+        let field = field.key("match_subject_alt_names");
+        let matcher = StringMatcher::from_proto(proto, field.index(index))?;
+        Some(SanMatcher::Any { host: exact(proto).map(ToOwned::to_owned), matcher })
+    });
+    let matchers: Vec<_> = typed.chain(untyped).collect();
+    matchers.into_iter().collect()
+}
+
 impl Trust {
-    fn from_source(source: &DataSource, field: Field<'_>, files: &FileReader) -> Option<Trust> {
+    pub(super) fn from_source(source: &DataSource, field: Field<'_>, files: &FileReader) -> Option<Trust> {
         let pem = pem::load(source, field, files)?;
         let field = pem::value(source, &field);
         if pem.certificates.is_empty() {
@@ -209,7 +254,7 @@ impl Trust {
                 field.error(format!("certificate {} of {} is damaged", index + 1, pem.origin));
                 return None;
             };
-            loaded.push(LoadedCertificate { path: pem.origin.to_string(), facts });
+            loaded.push(LoadedCertificate::authority(&pem.origin, facts));
         }
         if let [only] = loaded.as_slice() {
             warn_of_validity(&only.facts, &pem.origin, field); // in bundles, some always have expired
@@ -230,7 +275,11 @@ impl Trust {
         Some(Trust::new(roots, found.certs, Vec::new()))
     }
 
-    fn new(roots: RootCertStore, certificates: Vec<CertificateDer<'static>>, loaded: Vec<LoadedCertificate>) -> Trust {
+    pub(super) fn new(
+        roots: RootCertStore,
+        certificates: Vec<CertificateDer<'static>>,
+        loaded: Vec<LoadedCertificate>,
+    ) -> Trust {
         Trust {
             roots: Arc::new(roots),
             certificates,
@@ -243,11 +292,12 @@ impl Trust {
     }
 }
 
-fn fingerprint(settings: &CertificateValidationContext, trust: Option<&Trust>) -> [u8; 32] {
-    let authorities = trust.iter().flat_map(|trust| &trust.certificates).map(|der| x509::sha256(der));
-    let crls = trust.iter().flat_map(|trust| &trust.crls).map(|der| x509::sha256(der));
+fn fingerprint<'a>(settings: &CertificateValidationContext, trust: impl Iterator<Item = &'a Trust>) -> [u8; 32] {
     let mut bytes = settings.encode_to_vec();
-    bytes.extend(authorities.chain(crls).flatten());
+    for trust in trust {
+        bytes.extend(trust.certificates.iter().flat_map(|der| x509::sha256(der)));
+        bytes.extend(trust.crls.iter().flat_map(|der| x509::sha256(der)));
+    }
     x509::sha256(&bytes)
 }
 

@@ -1,6 +1,6 @@
 //! Applies a [`Validation`] to the peers of a handshake, and counts whom it turns away.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved, SignatureScheme,
@@ -30,6 +30,8 @@ use super::{
 enum Refused {
     #[error("no subject alternative name matches")]
     Name,
+    #[error("the certificate is not that of a workload in a known trust domain")]
+    TrustDomain,
     #[error("neither the certificate nor its key is one of those pinned")]
     Pin,
     #[error("there are more intermediates than max_verify_depth allows")]
@@ -100,7 +102,10 @@ impl Verifier {
         now: UnixTime,
         check_chain: impl Fn(UnixTime) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let Some(trust) = &self.validation.trust else { return Ok(()) };
+        let trust = match (&self.validation.trust, &self.validation.trust_domains) {
+            (None, None) => return Ok(()),
+            (trust, _) => trust.as_ref(),
+        };
         let mut checked = check_chain(now);
         if self.validation.allow_expired {
             // Whatever the time: then it is one at which the certificate was, or will be, good.
@@ -112,7 +117,7 @@ impl Verifier {
                 checked => checked,
             };
         }
-        if checked.is_err() && self.is_itself_trusted(trust, leaf, now) {
+        if checked.is_err() && trust.is_some_and(|trust| self.is_itself_trusted(trust, leaf, now)) {
             return Ok(());
         }
         checked.inspect_err(|_| self.stats.fail_verify_error.inc())
@@ -170,10 +175,55 @@ impl Verifier {
     }
 }
 
+/// The library's verifiers of chains, one for each set of authorities.
+enum Chains<V> {
+    /// Anybody may sign.
+    None,
+    One(V),
+    ByTrustDomain(HashMap<String, V>),
+}
+
+impl<V> Chains<V> {
+    fn new<E>(validation: &Validation, build: impl Fn(&Trust) -> Result<V, E>) -> Result<Chains<V>, E> {
+        Ok(match (&validation.trust, &validation.trust_domains) {
+            (Some(trust), _) => Chains::One(build(trust)?),
+            (None, Some(domains)) => {
+                let built = domains.iter().map(|(name, trust)| Ok((name.clone(), build(trust)?)));
+                Chains::ByTrustDomain(built.collect::<Result<_, E>>()?)
+            }
+            (None, None) => Chains::None,
+        })
+    }
+
+    /// The one for a certificate, if its chain is to be verified.
+    fn of(&self, validation: &Validation, leaf: &[u8]) -> Result<Option<&V>, Error> {
+        match self {
+            Chains::None => Ok(None),
+            Chains::One(chain) => Ok(Some(chain)),
+            Chains::ByTrustDomain(by_name) => {
+                let domain = validation.trust_domains.as_ref().and_then(|domains| domains.of(leaf));
+                let chain = domain.and_then(|(name, _)| by_name.get(name));
+                chain.map(Some).ok_or(Refused::TrustDomain.into())
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &V> {
+        let (one, many) = match self {
+            Chains::None => (None, None),
+            Chains::One(chain) => (Some(chain), None),
+            Chains::ByTrustDomain(by_name) => (None, Some(by_name.values())),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+}
+
 /// Verifies the certificates of clients.
 pub(super) struct ClientVerifier {
     verifier: Verifier,
-    chain: Option<Arc<dyn ClientCertVerifier>>,
+    chains: Chains<Arc<dyn ClientCertVerifier>>,
+    /// The names of the authorities, as clients are told them.
+    hints: Vec<DistinguishedName>,
     mandatory: bool,
 }
 
@@ -184,20 +234,17 @@ impl ClientVerifier {
         parameters: &Parameters,
         stats: &TlsStats,
     ) -> Result<ClientVerifier, VerifierBuilderError> {
-        let chain = match &validation.trust {
-            None => None,
-            Some(trust) => {
-                let builder = WebPkiClientVerifier::builder_with_provider(
-                    Arc::clone(&trust.roots),
-                    Arc::clone(&parameters.provider),
-                )
+        let chains = Chains::new(&validation, |trust| {
+            let provider = Arc::clone(&parameters.provider);
+            let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&trust.roots), provider)
                 .with_crls(trust.crls.iter().cloned());
-                let builder =
-                    if trust.only_leaf_revocation { builder.only_check_end_entity_revocation() } else { builder };
-                Some(builder.build()?)
-            }
+            if trust.only_leaf_revocation { builder.only_check_end_entity_revocation() } else { builder }.build()
+        })?;
+        let hints = match validation.suppress_client_ca_list {
+            true => Vec::new(),
+            false => chains.iter().flat_map(|chain| chain.root_hint_subjects()).cloned().collect(),
         };
-        Ok(ClientVerifier { verifier: Verifier::new(validation, parameters, stats), chain, mandatory })
+        Ok(ClientVerifier { verifier: Verifier::new(validation, parameters, stats), chains, hints, mandatory })
     }
 }
 
@@ -207,10 +254,7 @@ impl ClientCertVerifier for ClientVerifier {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        match &self.chain {
-            Some(chain) if !self.verifier.validation.suppress_client_ca_list => chain.root_hint_subjects(),
-            _ => &[],
-        }
+        &self.hints
     }
 
     fn verify_client_cert(
@@ -220,7 +264,7 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let check_chain = |time| {
-            let Some(chain) = &self.chain else { return Ok(()) };
+            let Some(chain) = self.chains.of(&self.verifier.validation, end_entity)? else { return Ok(()) };
             chain.verify_client_cert(end_entity, intermediates, time)?;
             self.verifier.verify_depth(end_entity, intermediates, time, KeyUsage::client_auth())
         };
@@ -260,7 +304,7 @@ impl ClientCertVerifier for ClientVerifier {
 /// Verifies the certificates of upstream hosts.
 pub(super) struct ServerVerifier {
     verifier: Verifier,
-    chain: Option<Arc<WebPkiServerVerifier>>,
+    chains: Chains<Arc<WebPkiServerVerifier>>,
     /// The certificate must have the name that was asked for.
     match_server_name: bool,
 }
@@ -272,20 +316,13 @@ impl ServerVerifier {
         parameters: &Parameters,
         stats: &TlsStats,
     ) -> Result<ServerVerifier, VerifierBuilderError> {
-        let chain = match &validation.trust {
-            None => None,
-            Some(trust) => {
-                let builder = WebPkiServerVerifier::builder_with_provider(
-                    Arc::clone(&trust.roots),
-                    Arc::clone(&parameters.provider),
-                )
+        let chains = Chains::new(&validation, |trust| {
+            let provider = Arc::clone(&parameters.provider);
+            let builder = WebPkiServerVerifier::builder_with_provider(Arc::clone(&trust.roots), provider)
                 .with_crls(trust.crls.iter().cloned());
-                let builder =
-                    if trust.only_leaf_revocation { builder.only_check_end_entity_revocation() } else { builder };
-                Some(builder.build()?)
-            }
-        };
-        Ok(ServerVerifier { verifier: Verifier::new(validation, parameters, stats), chain, match_server_name })
+            if trust.only_leaf_revocation { builder.only_check_end_entity_revocation() } else { builder }.build()
+        })?;
+        Ok(ServerVerifier { verifier: Verifier::new(validation, parameters, stats), chains, match_server_name })
     }
 }
 
@@ -299,7 +336,7 @@ impl ServerCertVerifier for ServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let check_chain = |time| {
-            let Some(chain) = &self.chain else { return Ok(()) };
+            let Some(chain) = self.chains.of(&self.verifier.validation, end_entity)? else { return Ok(()) };
             match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, time) {
                 // The name is looked at last, so all else is well; which names are acceptable is not for the library to say.
                 Err(Error::InvalidCertificate(

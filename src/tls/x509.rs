@@ -43,6 +43,23 @@ pub(super) fn facts(der: &[u8]) -> Option<PeerCertificate> {
     Some(facts)
 }
 
+/// The first URI of a certificate that may be a workload's (X.509-SVID): not an authority's, and not for signing certificates or
+/// revocation lists.
+pub(super) fn workload_uri(der: &[u8]) -> Option<String> {
+    let (_, certificate) = parse_x509_certificate(der).ok()?;
+    let signs = match certificate.key_usage() {
+        Ok(usage) => usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()),
+        Err(_) => true,
+    };
+    if signs || certificate.is_ca() {
+        return None;
+    }
+    alternative_names(&certificate).iter().find_map(|name| match name {
+        GeneralName::URI(uri) => Some((*uri).to_owned()),
+        _ => None,
+    })
+}
+
 /// The serial number, as the certificate has it.
 pub(super) fn serial(der: &[u8]) -> Option<&[u8]> {
     let (_, certificate) = parse_x509_certificate(der).ok()?;

@@ -136,8 +136,6 @@ class Proxy:
         directory.mkdir()
         for pem in certificates.iterdir():
             (directory / pem.name).symlink_to(pem)
-        for name, content in file.get("files", {}).items():
-            (directory / name).write_text(content)
         document = config.bootstrap(file)
         self.answers, self.records = Answers(), []
         context = server_context(certificates, file.get("upstream_tls", {}))
@@ -148,6 +146,8 @@ class Proxy:
         self.names |= {"@PORT@": free_port(), "@ADMIN@": free_port(), "@CLOSED@": closed, "@DIR@": str(directory)}
         self.names |= pins(certificates)
         self.names |= {f"@PORT{number}@": free_port() for number in range(2, 1 + file.get("ports", 1))}
+        for name, content in file.get("files", {}).items():
+            (directory / name).write_text(config.filled(content, self.names))
         path = directory / "envoy3.yaml"
         path.write_text(yaml.safe_dump(config.filled(document, self.names), sort_keys=False, width=10000))
         self.mask = Mask(self.names, file.get("mask", []))

@@ -103,11 +103,11 @@ async fn one_kind_of_resource_can_be_dumped() {
 }
 "#;
     assert_eq!((status, &*body), (200, expected));
-    assert_eq!(get(&process, "/config_dump?resource=foo").await, (404, "foo not found in config dump\n".to_owned()));
+    assert_eq!(get(&process, "/config_dump?resource=foo").await, (404, "foo not found in config dump".to_owned()));
     assert_eq!(get(&process, "/config_dump?resource=bootstrap").await.0, 400);
     let (_, masked) = get(&process, "/config_dump?resource=static_clusters&mask=cluster.name").await;
     assert!(masked.contains("\"name\": \"two\"") && !masked.contains("last_updated"), "{masked}");
-    let (_, named) = get(&process, "/config_dump?resource=static_clusters&name_regex=^t").await;
+    let (_, named) = get(&process, "/config_dump?resource=static_clusters&name_regex=t.*").await;
     assert!(named.contains("\"two\"") && !named.contains("\"one\""), "{named}");
     assert_eq!(get(&process, "/config_dump?resource=static_clusters&mask=nope").await.0, 400);
     assert_eq!(get(&process, "/config_dump?name_regex=(").await.0, 400);
@@ -211,12 +211,21 @@ async fn clusters_are_shown_with_their_hosts_as_text() {
     host.stats.rq_active.inc();
     let expected = "\
 local::observability_name::local
+local::default_priority::max_connections::1024
+local::default_priority::max_pending_requests::1024
+local::default_priority::max_requests::1024
+local::default_priority::max_retries::3
+local::high_priority::max_connections::1024
+local::high_priority::max_pending_requests::1024
+local::high_priority::max_requests::1024
+local::high_priority::max_retries::3
 local::added_via_api::false
 local::/run/x.sock::cx_active::0
 local::/run/x.sock::cx_connect_fail::0
 local::/run/x.sock::cx_total::0
 local::/run/x.sock::rq_active::0
 local::/run/x.sock::rq_error::0
+local::/run/x.sock::rq_pending_active::0
 local::/run/x.sock::rq_success::0
 local::/run/x.sock::rq_timeout::0
 local::/run/x.sock::rq_total::0
@@ -231,12 +240,21 @@ local::/run/x.sock::priority::0
 local::/run/x.sock::success_rate::-1
 local::/run/x.sock::local_origin_success_rate::-1
 web::observability_name::web_alt
+web::default_priority::max_connections::1024
+web::default_priority::max_pending_requests::1024
+web::default_priority::max_requests::1024
+web::default_priority::max_retries::3
+web::high_priority::max_connections::1024
+web::high_priority::max_pending_requests::1024
+web::high_priority::max_requests::1024
+web::high_priority::max_retries::3
 web::added_via_api::false
 web::127.0.0.1:8080::cx_active::0
 web::127.0.0.1:8080::cx_connect_fail::0
 web::127.0.0.1:8080::cx_total::0
 web::127.0.0.1:8080::rq_active::1
 web::127.0.0.1:8080::rq_error::0
+web::127.0.0.1:8080::rq_pending_active::0
 web::127.0.0.1:8080::rq_success::4
 web::127.0.0.1:8080::rq_timeout::0
 web::127.0.0.1:8080::rq_total::5
@@ -253,9 +271,9 @@ web::127.0.0.1:8080::local_origin_success_rate::-1
 ";
     assert_eq!(get(&process, "/clusters").await, (200, expected.to_owned()));
     let (_, filtered) = get(&process, "/clusters?filter=^l").await;
-    assert!(expected.starts_with(&filtered) && filtered.lines().count() == 20, "{filtered}");
+    assert!(expected.starts_with(&filtered) && filtered.lines().count() == 29, "{filtered}");
     assert_eq!(get(&process, "/clusters?filter=(").await.0, 400);
-    assert_eq!(get(&process, "/clusters?format=xml").await.0, 400);
+    assert_eq!(get(&process, "/clusters?format=xml").await, (200, expected.to_owned()));
 }
 
 #[tokio::test]
@@ -276,6 +294,7 @@ async fn clusters_are_shown_with_their_hosts_as_json() {
                 {"name": "rq_total", "value": "5"},
                 {"name": "cx_active", "type": "GAUGE"},
                 {"name": "rq_active", "type": "GAUGE"},
+                {"name": "rq_pending_active", "type": "GAUGE"},
             ],
             "health_status": {"eds_health_status": "HEALTHY"},
             "weight": 3,
@@ -283,6 +302,10 @@ async fn clusters_are_shown_with_their_hosts_as_json() {
             "locality": {"region": "r", "zone": "z", "sub_zone": "s"},
         }],
         "observability_name": "web_alt",
+        "circuit_breakers": {"thresholds": [
+            {"max_connections": 1024, "max_pending_requests": 1024, "max_requests": 1024, "max_retries": 3},
+            {"priority": "HIGH", "max_connections": 1024, "max_pending_requests": 1024, "max_requests": 1024, "max_retries": 3},
+        ]},
     }]});
     assert_eq!(serde_json::from_str::<serde_json::Value>(&body).expect("JSON"), expected);
 }
