@@ -51,13 +51,16 @@ impl ConnectionKeyLog {
 
     /// The log for a connection, if it is to be logged.
     pub(super) fn of(&self, connection: &Io) -> Option<Arc<dyn KeyLog>> {
-        let within = |ranges: &[CidrRange], address: &Address| match address {
-            _ if ranges.is_empty() => true,
-            Address::Ip(address) => ranges.iter().any(|range| range.contains(address.ip())),
-            Address::Pipe(_) => false,
-        };
         let logged = within(&self.local, connection.local_address()) && within(&self.remote, connection.peer_address());
         logged.then(|| Arc::clone(&self.file) as Arc<dyn KeyLog>)
+    }
+}
+
+fn within(ranges: &[CidrRange], address: &Address) -> bool {
+    match address {
+        _ if ranges.is_empty() => true,
+        Address::Ip(address) => ranges.iter().any(|range| range.contains(address.ip())),
+        Address::Pipe(_) => false,
     }
 }
 
@@ -74,5 +77,20 @@ impl KeyLog for KeyLogFile {
         line.push('\n');
         // A full disk costs the log, not the connection.
         let _ = (&self.0).write_all(line.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_choose_connections() {
+        let range = CidrRange::new([10, 1, 0, 0].into(), 16).unwrap();
+        let (inside, outside) = (Address::Ip(([10, 1, 2, 3], 443).into()), Address::Ip(([10, 2, 0, 1], 443).into()));
+        let pipe = Address::Pipe("/run/x.sock".into());
+        assert!(within(&[range], &inside));
+        assert!(!within(&[range], &outside) && !within(&[range], &pipe));
+        assert!(within(&[], &outside) && within(&[], &pipe), "without ranges every connection");
     }
 }

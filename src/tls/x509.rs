@@ -43,15 +43,12 @@ pub(super) fn facts(der: &[u8]) -> Option<PeerCertificate> {
     Some(facts)
 }
 
-/// The first URI of a certificate that may be a workload's (X.509-SVID): not an authority's, and not for signing certificates or
-/// revocation lists.
+/// The first URI of a certificate that may be a workload's (X.509-SVID): not an authority's, and with a key usage that does not
+/// allow to sign certificates or revocation lists.
 pub(super) fn workload_uri(der: &[u8]) -> Option<String> {
     let (_, certificate) = parse_x509_certificate(der).ok()?;
-    let signs = match certificate.key_usage() {
-        Ok(usage) => usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()),
-        Err(_) => true,
-    };
-    if signs || certificate.is_ca() {
+    let usage = certificate.key_usage().ok().flatten()?.value;
+    if usage.key_cert_sign() || usage.crl_sign() || certificate.is_ca() {
         return None;
     }
     alternative_names(&certificate).iter().find_map(|name| match name {

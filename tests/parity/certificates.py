@@ -25,6 +25,13 @@ def make_certificates(directory):
     issue(directory, "expired-client", "/CN=client.test", CLIENT, expired=True)
     issue(directory, "revoked-client", "/CN=revoked.test", "DNS:revoked.test")
     issue(directory, "ip-client", "/CN=address", "IP:10.1.2.3,otherName:1.3.6.1.4.1.311.20.2.3;UTF8:name@parity.test")
+    signing = "keyUsage=critical,digitalSignature\n"
+    for authority in ("", "other-"):
+        issue(directory, f"{authority}workload", "/CN=workload", CLIENT, authority, extensions=signing)
+    issue(directory, "expired-workload", "/CN=workload", CLIENT, expired=True, extensions=signing)
+    issue(directory, "stranger-workload", "/CN=stranger", "URI:spiffe://stranger.test/client,DNS:stranger.test", extensions=signing)
+    issue(directory, "nameless-workload", "/CN=nameless", "DNS:parity.test", extensions=signing)
+    issue(directory, "ca-workload", "/CN=workload", "URI:spiffe://parity.test/ca", extensions="basicConstraints=critical,CA:TRUE\n" + signing)
     issue(directory, "wild-client", "/CN=wild", "DNS:*.clients.test")
     issue(directory, "cn-server", "/CN=common.test", "")
     issue(directory, "no-signing-server", "/CN=server.test", SERVER, key=RSA, extensions="keyUsage=critical,keyEncipherment\n")
@@ -34,6 +41,8 @@ def make_certificates(directory):
     (directory / "deep-client.pem").write_text(leaf + (directory / "intermediate.crt").read_text())
     (directory / "both-ca.pem").write_text("".join((directory / f"{name}ca.pem").read_text() for name in ("", "other-")))
     revoke(directory, "revoked-client")
+    answer = ["-rsigner", directory / "ca.pem", "-rkey", directory / "ca.key", "-CA", directory / "ca.pem", "-issuer", directory / "ca.pem"]
+    openssl("ocsp", "-index", directory / "index.txt", *answer, "-cert", directory / "server.crt", "-ndays", 20, "-respout", directory / "server.ocsp")
 
 
 def issue(directory, name, subject, alternative_names, authority="", key=EC, expired=False, extensions=""):
@@ -74,8 +83,10 @@ def revoke(directory, name):
 
 
 def pins(directory):
-    """`@HASH:client@` and `@SPKI:client@`: what pins a certificate, and its key."""
+    """`@HASH:client@` and `@SPKI:client@`: what pins a certificate, and its key; `@X5C:ca@`: a certificate in JSON Web Keys."""
     names = {}
+    for name in ("ca", "other-ca"):
+        names[f"@X5C:{name}@"] = base64.b64encode(openssl("x509", "-in", directory / f"{name}.pem", "-outform", "DER")).decode()
     for name in ("client", "server", "other-client"):
         der = openssl("x509", "-in", directory / f"{name}.crt", "-outform", "DER")
         key = openssl("x509", "-in", directory / f"{name}.crt", "-noout", "-pubkey")

@@ -1,9 +1,11 @@
 """The client of the cases: one connection, over which a case's requests go one after the other; it reports what it saw."""
 
 import contextlib
+import re
 import select
 import socket
 import ssl
+import subprocess
 import time
 
 import h2.config
@@ -30,8 +32,12 @@ def exchange(port, case, directory):
                 send_pieces(connection, case["preamble"])
             if protocol.startswith("tls-"):
                 options = case.get("tls", {})
+                if options.get("status"):
+                    seen.append({"ocsp": ocsp_status(port, options, directory)})
                 connection = secure(connection, protocol, options, directory)
                 seen.append({"tls": describe_tls(connection)})
+                if "resume" in options:
+                    seen[-1]["resumed"] = connection.session_reused
             if protocol.endswith("tcp"):
                 seen.append(tcp(connection, case))
             elif protocol.endswith("http2") and "raw" not in case:
@@ -48,7 +54,8 @@ def exchange(port, case, directory):
 
 
 def secure(connection, protocol, options, directory):
-    """`tls:` of a case: sni, certificate (a file of the directory), min, max, ciphers, alpn, curve."""
+    """`tls:` of a case: sni, certificate (a file of the directory), min, max, ciphers, alpn, curve; `resume` goes on with the session of
+    a connection before, made to this port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.load_verify_locations(directory / options.get("ca", "ca.pem"))
@@ -66,7 +73,26 @@ def secure(connection, protocol, options, directory):
     alpn = options.get("alpn", {"tls-http1": ["http/1.1"], "tls-http2": ["h2"]}.get(protocol, []))
     if alpn:
         context.set_alpn_protocols(alpn)
-    return context.wrap_socket(connection, server_hostname=options.get("sni", "host.test") or None)
+    session = None
+    if "resume" in options:
+        first = socket.create_connection(("127.0.0.1", options["resume"]), timeout=PATIENCE)
+        with context.wrap_socket(first, server_hostname=options.get("sni", "host.test")) as first:
+            first.sendall(b"HEAD /first HTTP/1.1\r\nhost: host.test\r\n\r\n")
+            first.recv(65536)  # tickets come before the answer
+            session = first.session
+    return context.wrap_socket(connection, server_hostname=options.get("sni", "host.test") or None, session=session)
+
+
+def ocsp_status(port, options, directory):
+    """What a client that asks for the state of the certificate (`status: true`) gets stapled to it."""
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", options.get("sni", "host.test"), "-status"]
+    said = subprocess.run(
+        [*command, "-CAfile", directory / "ca.pem"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE
+    ).stdout
+    if "OCSP response: no response sent" in said:
+        return "none"
+    status = re.search(r"OCSP Response Status: (\w+)", said)
+    return status.group(1) if status else "refused"
 
 
 def requests_of(case):
