@@ -1,6 +1,7 @@
 //! The manager of the one door: applies changes to the snapshot.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,7 +14,7 @@ use crate::proto;
 use crate::proto::bootstrap::bootstrap::StaticResources;
 use crate::runtime::Runtime;
 use crate::stats::Registry;
-use crate::tls::{Renewal, RenewalStats, Secrets, TicketKeys, WatchedFiles};
+use crate::tls::{Renewal, RenewalStats, SecretCounts, Secrets, TicketKeys, WatchedFiles};
 use crate::upstream::{BindConfig, ClusterEntry};
 use crate::{http_filters, network_filters};
 
@@ -33,6 +34,7 @@ pub struct ConfigManager {
     /// What TLS is made of, as it was when it was last looked at.
     files: WatchedFiles,
     renewals: RenewalStats,
+    secret_counts: Rc<SecretCounts>,
     current: Arc<Snapshot>,
 }
 
@@ -42,6 +44,7 @@ impl ConfigManager {
     pub fn new(stats: Arc<Registry>, access_logs: Mode, services: Services) -> ConfigManager {
         let access_logs = Sinks::new(access_logs, &stats.scope(""));
         let renewals = RenewalStats::new(&stats.scope("certificates"));
+        let secret_counts = Rc::new(SecretCounts::new(&stats.scope("")));
         let current = Snapshot {
             version: 0,
             bootstrap: Arc::default(),
@@ -61,6 +64,7 @@ impl ConfigManager {
             configured: HashMap::new(),
             files: WatchedFiles::default(),
             renewals,
+            secret_counts,
             current: Arc::new(current),
         }
     }
@@ -154,7 +158,8 @@ impl ConfigManager {
         let mut bootstrap = Bootstrap::from_proto(&proto, root);
         let limits = &mut bootstrap.connection_limits;
         limits.global = limits.global.take().or_else(|| self.connection_limit.clone());
-        let secrets = Secrets::from_proto(&resources.secrets, field.key("secrets")).with_ticket_keys(&self.ticket_keys);
+        let secrets = Secrets::from_proto(&resources.secrets, field.key("secrets"));
+        let secrets = secrets.with_ticket_keys(&self.ticket_keys).with_counts(&self.secret_counts);
         let sources = bootstrap.upstream_bind_config.as_ref();
         let clusters = self.clusters(&resources, before, field.key("clusters"), &secrets, sources);
         let cx = FactoryContext {
@@ -197,7 +202,8 @@ impl ConfigManager {
             return;
         }
         let secrets = next.proto.static_resources.as_ref().map(|resources| resources.secrets.as_slice());
-        let renewal = Renewal::new(changed, secrets.unwrap_or_default(), &self.ticket_keys, &self.renewals);
+        let renewal =
+            Renewal::new(changed, secrets.unwrap_or_default(), &self.ticket_keys, &self.secret_counts, &self.renewals);
         for listener in next.listeners.values_mut() {
             if let Some(renewed) = listener.renewed(&renewal) {
                 *listener = Arc::new(renewed);

@@ -50,6 +50,11 @@ impl WatchedFiles {
         self.directories.iter().map(PathBuf::as_path)
     }
 
+    /// The digest of what stood in a file; `None` if it could not be read.
+    pub(super) fn digest(&self, path: &Path) -> Option<[u8; 32]> {
+        self.contents.get(path).copied().flatten()
+    }
+
     /// Adds the files of `other`.
     pub fn extend(&mut self, other: &WatchedFiles) {
         self.contents.extend(other.contents.iter().map(|(path, digest)| (path.clone(), *digest)));

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    rc::Rc,
     sync::Arc,
     time::SystemTime,
 };
@@ -16,7 +17,9 @@ use crate::{
     stats,
 };
 
-use super::{DownstreamTls, LoadedCertificate, Secrets, TicketKeys, UpstreamTls, WatchedFiles, files::FileReader};
+use super::{
+    DownstreamTls, LoadedCertificate, SecretCounts, Secrets, TicketKeys, UpstreamTls, WatchedFiles, files::FileReader,
+};
 
 stats::declare! {
     /// Of files with certificates, keys, authorities, revocation lists, OCSP responses and ticket keys, under `certificates.`
@@ -52,10 +55,12 @@ impl<'a> Renewal<'a> {
         changed: BTreeSet<PathBuf>,
         secrets: &[Secret],
         ticket_keys: &Arc<TicketKeys>,
+        counts: &Rc<SecretCounts>,
         stats: &'a RenewalStats,
     ) -> Renewal<'a> {
         let report = Report::new();
-        let secrets = Secrets::from_proto(secrets, Field::root(&report).key("secrets")).with_ticket_keys(ticket_keys);
+        let secrets = Secrets::from_proto(secrets, Field::root(&report).key("secrets"));
+        let secrets = secrets.with_ticket_keys(ticket_keys).with_counts(counts);
         for reason in errors(report) {
             tracing::error!(name: "certificates_refused", reason, "a secret cannot be read");
         }

@@ -1,7 +1,7 @@
 //! Secrets by name: `static_resources.secrets`, those in files of their own (SDS by `path_config_source`), and the process's own
 //! session ticket keys.
 
-use std::{cell::RefCell, collections::HashMap, fs, path::Path, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, fs, path::Path, rc::Rc, sync::Arc};
 
 use prost::Message;
 
@@ -17,6 +17,7 @@ use crate::{
 use super::{
     certificate::Certificate,
     files::{FileReader, WatchedFiles},
+    secret_counts::{SecretCounts, Update},
     ticket::TicketKey,
     ticket_keys::TicketKeys,
     validation::Validation,
@@ -29,6 +30,7 @@ pub struct Secrets {
     /// Those in files of their own, each read once.
     by_path: RefCell<HashMap<String, Arc<LoadedSecret>>>,
     own_ticket_keys: Arc<TicketKeys>,
+    counts: Option<Rc<SecretCounts>>,
 }
 
 /// A secret, and what it was read from.
@@ -71,6 +73,12 @@ impl Secrets {
     #[must_use]
     pub fn with_ticket_keys(self, keys: &Arc<TicketKeys>) -> Secrets {
         Secrets { own_ticket_keys: Arc::clone(keys), ..self }
+    }
+
+    /// Those in files of their own are counted here.
+    #[must_use]
+    pub fn with_counts(self, counts: &Rc<SecretCounts>) -> Secrets {
+        Secrets { counts: Some(Rc::clone(counts)), ..self }
     }
 
     pub(super) fn own_ticket_keys(&self) -> Arc<TicketKeys> {
@@ -136,7 +144,7 @@ impl Secrets {
     fn find(&self, reference: &SdsSecretConfig, field: Field<'_>, files: &FileReader) -> Option<Arc<LoadedSecret>> {
         let SdsSecretConfig { name, sds_config } = reference;
         let found = if let Some(source) = sds_config {
-            self.in_file(source, field.key("sds_config"))?
+            self.in_file(name, source, field.key("sds_config"))?
         } else {
             let found = self.by_name.get(name);
             if found.is_none() {
@@ -153,7 +161,7 @@ impl Secrets {
     }
 
     /// The secret in a file of its own.
-    fn in_file(&self, proto: &ConfigSource, field: Field<'_>) -> Option<Arc<LoadedSecret>> {
+    fn in_file(&self, name: &str, proto: &ConfigSource, field: Field<'_>) -> Option<Arc<LoadedSecret>> {
         let ConfigSource { authorities, initial_fetch_timeout, resource_api_version, config_source_specifier } = proto;
         field.unsupported("authorities", authorities);
         field.ignored("initial_fetch_timeout", initial_fetch_timeout, "files are read at once");
@@ -183,6 +191,9 @@ impl Secrets {
             return Some(Arc::clone(known));
         }
         let secret = Arc::new(LoadedSecret::read(Path::new(path), place, files));
+        if let Some(counts) = &self.counts {
+            counts.count(name, secret.files.digest(Path::new(path)), secret.update());
+        }
         self.by_path.borrow_mut().insert(path.clone(), Arc::clone(&secret));
         Some(secret)
     }
@@ -193,6 +204,14 @@ impl LoadedSecret {
         let Secret { name, r#type } = proto;
         let value = SecretValue::from_proto(r#type.as_ref(), field, files).unwrap_or(SecretValue::Broken);
         LoadedSecret { name: name.clone(), value, files: files.files() }
+    }
+
+    fn update(&self) -> Update {
+        match (&self.value, self.name.is_empty()) {
+            (SecretValue::Broken, true) => Update::Missing,
+            (SecretValue::Broken, false) => Update::Refused,
+            _ => Update::Accepted,
+        }
     }
 
     /// Reads a file that holds one secret, as the answer of a secret discovery service.

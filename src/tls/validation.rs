@@ -189,8 +189,11 @@ impl Validation {
         self.has_authorities() || !self.certificates.is_empty() || !self.public_keys.is_empty()
     }
 
-    /// Whether a client without a certificate cannot have what is asked: a name, or one of the pins.
+    /// Whether a client without a certificate cannot have what is asked: a trust domain, a name, or one of the pins.
     pub(super) fn needs_certificate(&self) -> bool {
+        if self.trust_domains.is_some() {
+            return true;
+        }
         let asks = !self.san_matchers.is_empty() || !self.certificates.is_empty() || !self.public_keys.is_empty();
         asks && !self.accept_untrusted
     }

@@ -86,8 +86,9 @@ def secure(connection, protocol, options, directory):
 def ocsp_status(port, options, directory):
     """What a client that asks for the state of the certificate (`status: true`) gets stapled to it."""
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", options.get("sni", "host.test"), "-status"]
+    request = "HEAD /status HTTP/1.1\r\nhost: host.test\r\nconnection: close\r\n\r\n"
     said = subprocess.run(
-        [*command, "-CAfile", directory / "ca.pem"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE
+        [*command, "-ign_eof", "-CAfile", directory / "ca.pem"], input=request, capture_output=True, text=True, timeout=PATIENCE
     ).stdout
     if "OCSP response: no response sent" in said:
         return "none"
