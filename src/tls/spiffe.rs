@@ -42,7 +42,6 @@ impl TrustDomains {
     ) -> Option<TrustDomains> {
         report_unused(context, field);
         let field = field.key("custom_validator_config");
-        // The type says which validator is meant; the name is a label, though Envoy looks at nothing else.
         let TypedExtensionConfig { name, typed_config } = proto;
         if name != "envoy.tls.cert_validator.spiffe" {
             field

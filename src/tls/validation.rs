@@ -117,16 +117,7 @@ impl Validation {
         let public_keys = digests(verify_certificate_spki, base64_digest, field.key("verify_certificate_spki"));
 
         if trust.is_none() {
-            for (name, is_set) in [
-                ("match_typed_subject_alt_names", match_typed_subject_alt_names.is_set()),
-                ("match_subject_alt_names", match_subject_alt_names.is_set()),
-                ("crl", crl.is_set()),
-            ] {
-                if is_set {
-                    field.key(name).error("proves nothing without trusted_ca, for anybody can sign any certificate");
-                    return None;
-                }
-            }
+            check_without_trust(proto, field)?;
         }
         let mut trust = match trust {
             Some(trust) => Some(trust?),
@@ -221,6 +212,21 @@ impl Validation {
         self.certificates.contains(&x509::sha256(der))
             || x509::public_key(der).is_some_and(|key| self.public_keys.contains(&x509::sha256(key)))
     }
+}
+
+/// Names and revocation lists say something only of certificates for which an authority vouches.
+fn check_without_trust(proto: &CertificateValidationContext, field: Field<'_>) -> Option<()> {
+    for (name, is_set) in [
+        ("match_typed_subject_alt_names", proto.match_typed_subject_alt_names.is_set()),
+        ("match_subject_alt_names", proto.match_subject_alt_names.is_set()),
+        ("crl", proto.crl.is_set()),
+    ] {
+        if is_set {
+            field.key(name).error("proves nothing without trusted_ca, for anybody can sign any certificate");
+            return None;
+        }
+    }
+    Some(())
 }
 
 fn san_matchers(

@@ -240,10 +240,9 @@ impl ClientVerifier {
                 .with_crls(trust.crls.iter().cloned());
             if trust.only_leaf_revocation { builder.only_check_end_entity_revocation() } else { builder }.build()
         })?;
-        let hints = match validation.suppress_client_ca_list {
-            true => Vec::new(),
-            false => chains.iter().flat_map(|chain| chain.root_hint_subjects()).cloned().collect(),
-        };
+        let told = if validation.suppress_client_ca_list { None } else { Some(&chains) };
+        let hints = told.into_iter().flat_map(Chains::iter).flat_map(|chain| chain.root_hint_subjects());
+        let hints = hints.cloned().collect();
         Ok(ClientVerifier { verifier: Verifier::new(validation, parameters, stats), chains, hints, mandatory })
     }
 }
