@@ -57,11 +57,7 @@ impl ConnectionKeyLog {
 }
 
 fn within(ranges: &[CidrRange], address: &Address) -> bool {
-    match address {
-        _ if ranges.is_empty() => true,
-        Address::Ip(address) => ranges.iter().any(|range| range.contains(address.ip())),
-        Address::Pipe(_) => false,
-    }
+    ranges.is_empty() || address.ip().is_some_and(|ip| ranges.iter().any(|range| range.contains(ip)))
 }
 
 impl KeyLog for KeyLogFile {

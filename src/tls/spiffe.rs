@@ -61,10 +61,10 @@ impl TrustDomains {
         Some(TrustDomains { by_name, loaded })
     }
 
-    /// The authorities that may have signed this certificate; `None` for one that cannot be that of a workload.
-    pub(super) fn of(&self, leaf: &[u8]) -> Option<(&str, &Trust)> {
-        let domain = trust_domain(&x509::workload_uri(leaf)?)?.to_owned();
-        self.by_name.get_key_value(&domain).map(|(name, trust)| (name.as_str(), trust))
+    /// The trust domain that has to vouch for this certificate; `None` for one that cannot be that of a workload.
+    pub(super) fn of(&self, leaf: &[u8]) -> Option<&str> {
+        let uri = x509::workload_uri(leaf)?;
+        self.by_name.get_key_value(trust_domain(&uri)?).map(|(name, _)| name.as_str())
     }
 
     /// All of them, with the names of their domains.

@@ -202,7 +202,7 @@ impl<V> Chains<V> {
             Chains::One(chain) => Ok(Some(chain)),
             Chains::ByTrustDomain(by_name) => {
                 let domain = validation.trust_domains.as_ref().and_then(|domains| domains.of(leaf));
-                let chain = domain.and_then(|(name, _)| by_name.get(name));
+                let chain = domain.and_then(|name| by_name.get(name));
                 chain.map(Some).ok_or(Refused::TrustDomain.into())
             }
         }
