@@ -371,17 +371,17 @@ mod tests {
     #[test]
     fn fields_are_found_and_converted() {
         let yaml = "{request_rules: {rules: [
-            {selectors: [{key: a}, {key: b}], on_present: {metadata_namespace: n, key: number, type: NUMBER}},
-            {selectors: [{key: c}], on_present: {metadata_namespace: n, key: text, type: STRING},
-             on_missing: {metadata_namespace: n, key: text, value: none}},
-            {selectors: [{key: d}], on_present: {metadata_namespace: n, key: flag}}]}}";
+            {selectors: [{key: a}, {key: b}], on_present: {metadata_namespace: lb, key: number, type: NUMBER}},
+            {selectors: [{key: c}], on_present: {metadata_namespace: lb, key: text, type: STRING},
+             on_missing: {metadata_namespace: lb, key: text, value: none}},
+            {selectors: [{key: d}], on_present: {metadata_namespace: lb, key: flag}}]}}";
         let report = Report::new();
         let proto: Proto = load(&Source::new("test.yaml", yaml), &report).unwrap();
         let rules = Rules::from_proto(&proto, Field::root(&report), &Registry::new(1).scope("json")).unwrap();
         let read = |body: &str| {
             let mut info = StreamInfo::sample();
             rules.request.as_ref().unwrap().read(body.as_bytes(), &mut info);
-            let mut found: Vec<_> = info.dynamic_metadata.remove("n").unwrap_or_default().fields.into_iter().collect();
+            let mut found: Vec<_> = info.dynamic_metadata.remove("lb").unwrap_or_default().fields.into_iter().collect();
             found.sort_by(|one, other| one.0.cmp(&other.0));
             found.into_iter().map(|(key, value)| (key, value.kind.unwrap())).collect::<Vec<_>>()
         };

@@ -137,7 +137,7 @@ impl Known<'_> {
         } else if HARMLESS.contains(&type_name) {
             field.warning("has no effect: Portreeve has no such filter yet");
         } else {
-            field.error(format!("{type_name}: valid in Envoy, not implemented by Portreeve yet"));
+            field.error("valid in Envoy, not implemented by Portreeve yet");
             return None;
         }
         Some(None)
