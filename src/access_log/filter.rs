@@ -19,6 +19,7 @@ use crate::proto::accesslog::{
 use crate::proto::core::RuntimeUInt32;
 use crate::proto::type_v3::FractionalPercent;
 use crate::proto::type_v3::fractional_percent::DenominatorType;
+use crate::runtime::{Runtime, RuntimeNumber};
 use crate::stream_info::{HeaderCapture, ResponseFlags, StreamInfo};
 
 use super::command;
@@ -41,7 +42,7 @@ pub enum Filter {
     /// `runtime_filter`: so many of so many streams, chosen by request id.
     Sample {
         /// How many are logged,
-        chosen: u64,
+        chosen: RuntimeNumber,
         /// of so many.
         of: u64,
     },
@@ -76,10 +77,10 @@ pub enum Filter {
 }
 
 /// A number compared with the configured one.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Comparison {
     op: Op,
-    value: u64,
+    value: RuntimeNumber,
 }
 
 impl Filter {
@@ -125,16 +126,16 @@ impl Filter {
 
     /// Whether the stream is logged.
     #[must_use]
-    pub fn passes(&self, info: &StreamInfo) -> bool {
+    pub fn passes(&self, info: &StreamInfo, runtime: &Runtime) -> bool {
         match self {
-            Filter::StatusCode(comparison) => comparison.holds(u64::from(info.response_code.unwrap_or(0))),
+            Filter::StatusCode(comparison) => comparison.holds(u64::from(info.response_code.unwrap_or(0)), runtime),
             Filter::Duration(comparison) => {
                 let milliseconds = info.timing.end.unwrap_or_default().as_millis();
-                comparison.holds(u64::try_from(milliseconds).unwrap_or(u64::MAX))
+                comparison.holds(u64::try_from(milliseconds).unwrap_or(u64::MAX), runtime)
             }
-            Filter::Sample { chosen, of } => stable_random(info) % of < *chosen,
-            Filter::All(filters) => filters.iter().all(|filter| filter.passes(info)),
-            Filter::Any(filters) => filters.iter().any(|filter| filter.passes(info)),
+            Filter::Sample { chosen, of } => stable_random(info) % of < chosen.value(runtime),
+            Filter::All(filters) => filters.iter().all(|filter| filter.passes(info, runtime)),
+            Filter::Any(filters) => filters.iter().any(|filter| filter.passes(info, runtime)),
             Filter::Header(name, matcher) => {
                 matcher.matches_values(operator::request_header(name, &Scope::finished(info)).into_iter())
             }
@@ -172,12 +173,10 @@ fn list(filters: &[AccessLogFilter], field: Field<'_>) -> Option<Vec<Filter>> {
 }
 
 fn sample(filter: &RuntimeFilter, field: Field<'_>) -> Option<Filter> {
-    let RuntimeFilter { runtime_key: _key, percent_sampled, use_independent_randomness } = filter;
+    let RuntimeFilter { runtime_key, percent_sampled, use_independent_randomness } = filter;
     field.ignored("use_independent_randomness", use_independent_randomness, "requests are chosen by their id");
-    let Some(FractionalPercent { numerator, denominator }) = percent_sampled else {
-        return Some(Filter::Constant(false));
-    };
-    let of = match DenominatorType::try_from(*denominator) {
+    let FractionalPercent { numerator, denominator } = percent_sampled.unwrap_or_default();
+    let of = match DenominatorType::try_from(denominator) {
         Ok(DenominatorType::Hundred) => 100,
         Ok(DenominatorType::TenThousand) => 10_000,
         Ok(DenominatorType::Million) => 1_000_000,
@@ -186,7 +185,8 @@ fn sample(filter: &RuntimeFilter, field: Field<'_>) -> Option<Filter> {
             return None;
         }
     };
-    Some(Filter::Sample { chosen: u64::from(*numerator), of })
+    let chosen = RuntimeUInt32 { default_value: numerator, runtime_key: runtime_key.clone() };
+    Some(Filter::Sample { chosen: RuntimeNumber::from_proto(&chosen), of })
 }
 
 /// A number that is the same for all logs of one request.
@@ -224,17 +224,18 @@ impl Comparison {
     fn from_proto(comparison: &ComparisonFilter, field: Field<'_>) -> Option<Comparison> {
         let field = field.key("comparison");
         let ComparisonFilter { op, value } = comparison;
-        let RuntimeUInt32 { default_value, runtime_key: _key } = field.required("value", value)?;
+        let value = RuntimeNumber::from_proto(field.required("value", value)?);
         let op = Op::try_from(*op).map_err(|error| field.key("op").error(error.to_string())).ok()?;
-        Some(Comparison { op, value: u64::from(*default_value) })
+        Some(Comparison { op, value })
     }
 
-    fn holds(self, actual: u64) -> bool {
+    fn holds(&self, actual: u64, runtime: &Runtime) -> bool {
+        let value = self.value.value(runtime);
         match self.op {
-            Op::Eq => actual == self.value,
-            Op::Ge => actual >= self.value,
-            Op::Le => actual <= self.value,
-            Op::Ne => actual != self.value,
+            Op::Eq => actual == value,
+            Op::Ge => actual >= value,
+            Op::Le => actual <= value,
+            Op::Ne => actual != value,
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::proto::file_access_log::file_access_log::AccessLogFormat as FileForma
 use crate::proto::stream_access_log::stderr_access_log::AccessLogFormat as StderrFormat;
 use crate::proto::stream_access_log::stdout_access_log::AccessLogFormat as StdoutFormat;
 use crate::proto::stream_access_log::{StderrAccessLog, StdoutAccessLog};
+use crate::runtime::Runtime;
 use crate::stream_info::{HeaderCapture, StreamInfo};
 
 pub use command::FormatError;
@@ -99,9 +100,9 @@ impl AccessLog {
         capture
     }
 
-    /// Logs a stream that has ended, if the filter lets it.
-    pub fn log(&self, info: &StreamInfo, buffers: &Buffers) {
-        if self.filter.as_ref().is_some_and(|filter| !filter.passes(info)) {
+    /// Logs a stream that has ended, if the filter lets it, by the `runtime` as it is then.
+    pub fn log(&self, info: &StreamInfo, runtime: &Runtime, buffers: &Buffers) {
+        if self.filter.as_ref().is_some_and(|filter| !filter.passes(info, runtime)) {
             return;
         }
         let scope = Scope::finished(info);

@@ -11,11 +11,11 @@ or send the parameters as form values\nuse an empty value to remove a previously
 
 /// Answers `/runtime`: each key with its value, and what each layer says of it.
 pub(super) fn show(runtime: &Runtime) -> Answer {
-    let layers = runtime.layers();
+    let layers: Vec<&Layer> = runtime.layers().collect();
     let entries: Map<String, Value> = runtime
         .merged()
         .map(|(key, value)| {
-            let of_layer = |layer: &Layer| layer.values.get(key).map_or("", |value| value.text()).to_owned();
+            let of_layer = |layer: &&Layer| layer.values.get(key).map_or("", |value| value.text()).to_owned();
             let layer_values: Vec<String> = layers.iter().map(of_layer).collect();
             (key.to_owned(), json!({ "final_value": value.text(), "layer_values": layer_values }))
         })

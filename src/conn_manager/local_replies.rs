@@ -8,6 +8,7 @@ use crate::{
     config::{data_source, field::Field},
     http::{header_mutations::HeaderMutations, local_reply::LocalReply},
     proto::{UInt32Value, hcm},
+    runtime::Runtime,
     stream_info::{HeaderCapture, StreamInfo},
 };
 
@@ -59,14 +60,14 @@ impl LocalReplies {
     }
 
     /// Changes a reply: the first mapper whose filter lets the stream pass, then the format.
-    pub(super) fn rewrite(&self, reply: &mut LocalReply, info: &mut StreamInfo) {
+    pub(super) fn rewrite(&self, reply: &mut LocalReply, info: &mut StreamInfo, runtime: &Runtime) {
         if self.mappers.is_empty() && self.format.is_none() {
             return;
         }
         // Filters and formats read it.
         info.response_code = Some(reply.status.as_u16());
         let came = reply.body.clone();
-        let mapper = self.mappers.iter().find(|mapper| mapper.filter.passes(info));
+        let mapper = self.mappers.iter().find(|mapper| mapper.filter.passes(info, runtime));
         if let Some(mapper) = mapper {
             if let Some(body) = &mapper.body {
                 reply.body = body.clone();

@@ -161,7 +161,7 @@ impl Exchange {
         // What a client says after a message that we did not understand may be the rest of that message.
         let misunderstood = reply.status == StatusCode::BAD_REQUEST && !manager.keeps_after_error;
         self.close = reply.close || misunderstood && info.protocol != Some(Version::HTTP_2);
-        manager.local_replies.rewrite(&mut reply, info);
+        manager.local_replies.rewrite(&mut reply, info, &self.connection.worker.runtime());
         reply.into_response(self.stream.is_grpc)
     }
 
@@ -190,8 +190,9 @@ impl Exchange {
     }
 
     fn log(&self) {
+        let worker = &self.connection.worker;
         for log in &self.connection.manager.access_logs {
-            log.log(&self.stream.info, &self.connection.worker.access_logs);
+            log.log(&self.stream.info, &worker.runtime(), &worker.access_logs);
         }
     }
 

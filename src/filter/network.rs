@@ -8,6 +8,7 @@ use crate::{
     drain::Watcher,
     net::Io,
     proto,
+    runtime::Runtime,
     stream_info::{ConnectionInfo, ResponseFlags},
 };
 
@@ -45,8 +46,9 @@ pub struct NetworkFilterFactory {
 
 /// The settings of a network filter that stands before the terminal one: it sees connections as they come in, and once their handshake is done.
 pub trait ReadFilter: Send + Sync + fmt::Debug {
-    /// Decides on a connection that has come in, and may write what it finds out into `connection`.
-    fn admit(&self, _connection: &mut ConnectionInfo) -> Admission {
+    /// Decides on a connection that has come in, and may write what it finds out into `connection`. The `runtime` may have switched the
+    /// filter off.
+    fn admit(&self, _connection: &mut ConnectionInfo, _runtime: &Runtime) -> Admission {
         Admission::Continue
     }
 

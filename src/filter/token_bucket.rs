@@ -78,12 +78,6 @@ impl TokenBucket {
     }
 }
 
-/// Whether a filter with this `runtime_enabled` works: by its default, whatever the runtime says of its key.
-#[must_use]
-pub fn is_enabled(flag: Option<&proto::core::RuntimeFeatureFlag>) -> bool {
-    flag.and_then(|flag| flag.default_value).is_none_or(|enabled| enabled.value)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

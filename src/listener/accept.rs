@@ -224,7 +224,7 @@ impl ActiveListener {
         connection.filter_chain = Arc::clone(&chain.name);
         let mut held = Vec::new();
         for filter in &chain.filters.read {
-            let admission = filter.admit(&mut connection);
+            let admission = filter.admit(&mut connection, &self.worker.runtime());
             if let Err(flags) = settle(admission, &mut held).await {
                 self.refuse(chain, connection, flags);
                 return None;
@@ -288,7 +288,7 @@ impl ActiveListener {
         }
         let stats = &self.listener.stats;
         let _held = stats.downstream_pre_cx_active.hold();
-        let inspected = within(filters.timeout, filters.inspect(io, accepted)).await;
+        let inspected = within(filters.timeout, filters.inspect(io, accepted, &self.worker.runtime())).await;
         match inspected {
             Ok(Ok(())) => {}
             Ok(Err(Rejection::RemoteClose)) => stats.downstream_listener_filter_remote_close.inc(),

@@ -1,8 +1,9 @@
-//! Compiled matchers: strings, regular expressions, request headers, address ranges, structured values, paths by template, and
-//! trees of all that (`xds.type.matcher.v3.Matcher`).
+//! Compiled matchers: strings, regular expressions, request headers, address ranges, structured values, labels of hosts, paths by
+//! template, and trees of all that (`xds.type.matcher.v3.Matcher`).
 
 mod cidr;
 mod header;
+mod labels;
 mod predicate;
 mod regex;
 mod string;
@@ -13,6 +14,7 @@ mod xxh64;
 
 pub use cidr::CidrRange;
 pub use header::{HeaderMatcher, RequestHead, RequestHeader};
+pub use labels::{LOAD_BALANCING, Labels, Lists, MetadataMatch};
 pub use regex::{Regex, RegexRewrite};
 pub use string::StringMatcher;
 pub use tree::{Input, KeepMatching, MatchTree};

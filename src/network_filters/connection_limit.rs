@@ -7,9 +7,10 @@ use crate::{
     filter::{
         FactoryContext,
         network::{Admission, ReadFilter, ReadFilterFactory},
-        token_bucket::is_enabled,
     },
-    net, proto, stats,
+    net, proto,
+    runtime::{Runtime, RuntimeFlag},
+    stats,
     stream_info::{ConnectionInfo, ResponseFlags},
 };
 
@@ -28,7 +29,7 @@ struct ConnectionLimit {
     limit: Arc<net::ConnectionLimit>,
     /// How long a refused connection is kept open, so that its client does not come back at once.
     delay: Duration,
-    enabled: bool,
+    enabled: RuntimeFlag,
     stats: ConnectionLimitStats,
 }
 
@@ -53,15 +54,15 @@ impl ConnectionLimit {
         Some(ConnectionLimit {
             limit: net::ConnectionLimit::new(max),
             delay: field.duration("delay", delay).unwrap_or_default(),
-            enabled: is_enabled(runtime_enabled.as_ref()),
+            enabled: RuntimeFlag::from_proto(runtime_enabled.as_ref()),
             stats: ConnectionLimitStats::new(&cx.stats.scope(&format!("connection_limit.{stat_prefix}"))),
         })
     }
 }
 
 impl ReadFilter for ConnectionLimit {
-    fn admit(&self, _connection: &mut ConnectionInfo) -> Admission {
-        if !self.enabled {
+    fn admit(&self, _connection: &mut ConnectionInfo, runtime: &Runtime) -> Admission {
+        if !self.enabled.is_on(runtime) {
             return Admission::Continue;
         }
         let Some(permit) = self.limit.acquire() else {

@@ -7,9 +7,11 @@ use crate::{
     filter::{
         FactoryContext,
         network::{Admission, ReadFilter, ReadFilterFactory},
-        token_bucket::{TokenBucket, is_enabled},
+        token_bucket::TokenBucket,
     },
-    proto, stats,
+    proto,
+    runtime::{Runtime, RuntimeFlag},
+    stats,
     stream_info::{ConnectionInfo, ResponseFlags},
 };
 
@@ -26,7 +28,7 @@ pub const FACTORY: ReadFilterFactory = ReadFilterFactory {
 #[derive(Debug)]
 struct LocalRateLimit {
     bucket: TokenBucket,
-    enabled: bool,
+    enabled: RuntimeFlag,
     stats: LocalRateLimitStats,
 }
 
@@ -50,15 +52,15 @@ impl LocalRateLimit {
         let bucket = TokenBucket::from_proto(field.required("token_bucket", token_bucket)?, field.key("token_bucket"));
         Some(LocalRateLimit {
             bucket: bucket?,
-            enabled: is_enabled(runtime_enabled.as_ref()),
+            enabled: RuntimeFlag::from_proto(runtime_enabled.as_ref()),
             stats: LocalRateLimitStats::new(&cx.stats.scope(&format!("local_rate_limit.{stat_prefix}"))),
         })
     }
 }
 
 impl ReadFilter for LocalRateLimit {
-    fn admit(&self, _connection: &mut ConnectionInfo) -> Admission {
-        if self.enabled && !self.bucket.take() {
+    fn admit(&self, _connection: &mut ConnectionInfo, runtime: &Runtime) -> Admission {
+        if self.enabled.is_on(runtime) && !self.bucket.take() {
             self.stats.rate_limited.inc();
             // The flag is Envoy's.
             return Admission::Close { delay: Duration::ZERO, flags: ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED };

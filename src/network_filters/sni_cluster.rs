@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     filter::network::{Admission, ReadFilter, ReadFilterFactory},
     proto,
+    runtime::Runtime,
     stream_info::ConnectionInfo,
 };
 
@@ -21,7 +22,7 @@ pub const FACTORY: ReadFilterFactory = ReadFilterFactory {
 struct SniCluster;
 
 impl ReadFilter for SniCluster {
-    fn admit(&self, connection: &mut ConnectionInfo) -> Admission {
+    fn admit(&self, connection: &mut ConnectionInfo, _runtime: &Runtime) -> Admission {
         connection.upstream_cluster.clone_from(&connection.server_name);
         Admission::Continue
     }

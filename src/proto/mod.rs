@@ -67,6 +67,7 @@ pub use envoy_types::pb::envoy::extensions::http::original_ip_detection::xff::v3
 pub use envoy_types::pb::envoy::extensions::internal_redirect::allow_listed_routes::v3 as redirect_allow_listed_routes;
 pub use envoy_types::pb::envoy::extensions::internal_redirect::previous_routes::v3 as redirect_previous_routes;
 pub use envoy_types::pb::envoy::extensions::internal_redirect::safe_cross_scheme::v3 as redirect_safe_cross_scheme;
+pub use envoy_types::pb::envoy::extensions::load_balancing_policies::subset::v3 as subset_policy;
 pub use envoy_types::pb::envoy::extensions::matching::common_inputs::environment_variable::v3 as environment_variable;
 pub use envoy_types::pb::envoy::extensions::matching::common_inputs::network::v3 as network_inputs;
 pub use envoy_types::pb::envoy::extensions::matching::input_matchers::consistent_hashing::v3 as consistent_hashing;
@@ -79,6 +80,7 @@ pub use envoy_types::pb::envoy::extensions::resource_monitors::downstream_connec
 pub use envoy_types::pb::envoy::extensions::retry::host::omit_canary_hosts::v3 as retry_omit_canary_hosts;
 pub use envoy_types::pb::envoy::extensions::retry::host::omit_host_metadata::v3 as retry_omit_host_metadata;
 pub use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3 as retry_previous_hosts;
+pub use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3 as retry_previous_priorities;
 pub use envoy_types::pb::envoy::extensions::router::cluster_specifiers::matcher::v3 as matcher_cluster_specifier;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::http_11_proxy::v3 as http_11_proxy;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::internal_upstream::v3 as internal_upstream;

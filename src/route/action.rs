@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     config::Field,
+    matcher::MetadataMatch,
     proto::{self, core::RoutingPriority, route::route_action::InternalRedirectAction},
 };
 
@@ -77,6 +78,7 @@ pub struct Forward {
     pub(super) retry_policy: Option<RetryPolicy>,
     pub(super) mirror_policies: Vec<MirrorPolicy>,
     pub(super) cluster: ClusterSpecifier,
+    pub(super) metadata_match: Option<MetadataMatch>,
     pub(super) path: Option<PathRewrite>,
     pub(super) host: Option<HostRewrite>,
     pub(super) append_x_forwarded_host: bool,
@@ -120,7 +122,6 @@ impl Forward {
             hedge_policy,
             max_stream_duration,
         } = proto;
-        field.unsupported("metadata_match", metadata_match);
         field.ignored("rate_limits", rate_limits, "there is no filter that limits rates");
         field.ignored("flush_timeout", flush_timeout, "idle_timeout also covers a client that does not read");
         field.ignored("early_data_policy", early_data_policy, "TLS early data is not accepted");
@@ -139,7 +140,9 @@ impl Forward {
         let rewrites = PathRewrites { prefix_rewrite, regex_rewrite, path_rewrite_policy, path_rewrite };
         let deprecated = (*internal_redirect_action, max_internal_redirects);
         let specifier = cluster_specifier.as_ref();
+        let metadata_match = MetadataMatch::from_proto(metadata_match.as_ref());
         let cluster = specifier.and_then(|proto| ClusterSpecifier::from_proto(proto, hash_policy, context, field));
+        let cluster = cluster.map(|cluster| cluster.inheriting(metadata_match.as_ref()));
         Some(Forward {
             timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
             grpc_timeout: field
@@ -165,6 +168,7 @@ impl Forward {
                 field.key("request_mirror_policies"),
             ),
             internal_redirect: internal_redirect_of(internal_redirect_policy, deprecated, field),
+            metadata_match,
             cluster: cluster?,
         })
     }

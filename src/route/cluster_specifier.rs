@@ -7,7 +7,7 @@ use prost::Name;
 use super::{Context, match_input::RequestInput, weighted_clusters::WeightedClusters};
 use crate::{
     config::{Field, Report},
-    matcher::{KeepMatching, MatchTree, RequestHead, RequestHeader},
+    matcher::{KeepMatching, MatchTree, MetadataMatch, RequestHead, RequestHeader},
     proto::{
         self,
         matcher_cluster_specifier::{ClusterAction, MatcherClusterSpecifier},
@@ -72,6 +72,14 @@ impl ClusterSpecifier {
     /// The clusters among which one is drawn.
     pub(super) fn weighted(&self) -> Option<&WeightedClusters> {
         if let ClusterSpecifier::Weighted(clusters) = self { Some(clusters) } else { None }
+    }
+
+    /// The same where what the route asks of hosts holds of weighted clusters, too, as far as they do not say otherwise.
+    pub(super) fn inheriting(mut self, metadata_match: Option<&MetadataMatch>) -> ClusterSpecifier {
+        if let (ClusterSpecifier::Weighted(clusters), Some(metadata_match)) = (&mut self, metadata_match) {
+            clusters.inherit(metadata_match);
+        }
+        self
     }
 
     /// Whether the route does not match where there is no cluster.

@@ -3,12 +3,16 @@
 //! A route's policy stands in place of its virtual host's. Requests can ask for more by `x-envoy-retry-on` and its kin; the router
 //! puts both together.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use http::HeaderName;
 use prost::Name;
 
-use crate::{config::Field, matcher::HeaderMatcher, proto};
+use crate::{
+    config::Field,
+    matcher::{HeaderMatcher, LOAD_BALANCING, Labels},
+    proto,
+};
 
 /// A compiled `RetryPolicy`.
 #[derive(Debug)]
@@ -35,6 +39,8 @@ pub struct RetryPolicy {
     pub max_reset_interval: Duration,
     /// Hosts that another attempt does not go to if that can be helped.
     pub omit: Vec<HostPredicate>,
+    /// After so many attempts, and as many again, priorities that were tried are left alone (`previous_priorities`).
+    pub priorities_tried_after: Option<NonZeroUsize>,
     /// How many further choices are made for want of a host that `omit` allows.
     pub host_selection_retries: u32,
 }
@@ -80,8 +86,8 @@ pub enum HostPredicate {
     PreviousHosts,
     /// Those whose metadata `envoy.lb` says `canary: true`.
     CanaryHosts,
-    /// Those whose metadata `envoy.lb` has all of this.
-    Metadata(proto::Struct),
+    /// Those that have all of these labels.
+    Metadata(Labels),
 }
 
 /// A set of the conditions of `retry_on`.
@@ -201,6 +207,7 @@ impl Default for RetryPolicy {
             reset_headers: Vec::new(),
             max_reset_interval: DEFAULT_MAX_RESET_INTERVAL,
             omit: Vec::new(),
+            priorities_tried_after: None,
             host_selection_retries: 1,
         }
     }
@@ -226,8 +233,6 @@ impl RetryPolicy {
             retriable_request_headers,
             refresh_cluster_on_retry,
         } = proto;
-        let why = "hosts of further priorities are used only when the first one has none left";
-        field.ignored("retry_priority", retry_priority, why);
         field.unsupported("retry_options_predicates", retry_options_predicates);
         field.ignored("refresh_cluster_on_retry", refresh_cluster_on_retry, "a request stays with its cluster");
         let (on, all_known) = RetryOn::parse(retry_on, &[HTTP_WORDS, GRPC_WORDS]);
@@ -257,6 +262,9 @@ impl RetryPolicy {
             reset_headers,
             max_reset_interval: max_reset_interval.unwrap_or(defaults.max_reset_interval),
             omit: host_predicates(retry_host_predicate, field.key("retry_host_predicate")),
+            priorities_tried_after: retry_priority
+                .as_ref()
+                .and_then(|proto| previous_priorities(proto, field.key("retry_priority"))),
             host_selection_retries: if attempts == 0 { defaults.host_selection_retries } else { attempts },
         }
     }
@@ -310,6 +318,20 @@ fn reset_header(proto: &proto::route::retry_policy::ResetHeader, field: Field<'_
     Some(ResetHeader { name: name?, format })
 }
 
+/// After how many attempts priorities that were tried are left alone.
+fn previous_priorities(proto: &proto::route::retry_policy::RetryPriority, field: Field<'_>) -> Option<NonZeroUsize> {
+    use proto::route::retry_policy::retry_priority::ConfigType;
+
+    let proto::route::retry_policy::RetryPriority { name: _name, config_type } = proto;
+    let field = field.key("typed_config");
+    let Some(ConfigType::TypedConfig(any)) = config_type else {
+        field.error("is required");
+        return None;
+    };
+    let proto::retry_previous_priorities::PreviousPrioritiesConfig { update_frequency } = field.unpack(any)?;
+    usize::try_from(update_frequency).ok().and_then(NonZeroUsize::new)
+}
+
 fn host_predicates(protos: &[proto::route::retry_policy::RetryHostPredicate], list: Field<'_>) -> Vec<HostPredicate> {
     protos.iter().enumerate().filter_map(|(i, proto)| HostPredicate::from_proto(proto, list.index(i))).collect()
 }
@@ -333,7 +355,8 @@ impl HostPredicate {
         }
         if type_name == proto::retry_omit_host_metadata::OmitHostMetadataConfig::full_name() {
             let proto::retry_omit_host_metadata::OmitHostMetadataConfig { metadata_match } = config.unpack(any)?;
-            let selected = metadata_match.unwrap_or_default().filter_metadata.remove("envoy.lb");
+            let metadata = metadata_match.unwrap_or_default();
+            let selected = metadata.filter_metadata.get(LOAD_BALANCING).map(Labels::from_struct);
             return Some(HostPredicate::Metadata(selected.unwrap_or_default()));
         }
         config.error(format!("{type_name}: valid in Envoy, not implemented by Portreeve yet"));

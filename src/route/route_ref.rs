@@ -1,6 +1,6 @@
 //! Finding the route of a request, and what the route then does to its messages.
 
-use std::{fmt, ops::Deref, rc::Rc, sync::Arc};
+use std::{borrow::Cow, fmt, ops::Deref, rc::Rc, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Request, uri::PathAndQuery};
 
@@ -21,7 +21,7 @@ use crate::{
         headers::{self, X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH, X_FORWARDED_HOST},
         set_authority, set_path,
     },
-    matcher::RequestHead,
+    matcher::{LOAD_BALANCING, MetadataMatch, RequestHead},
     runtime::Runtime,
     stream_info::StreamInfo,
 };
@@ -195,6 +195,15 @@ impl RouteRef {
             },
             (ClusterSpecifier::Weighted(_) | ClusterSpecifier::Registered | ClusterSpecifier::Missing, None) => None,
         }
+    }
+
+    /// What labels the host of the request must have: as the route or its weighted cluster says, and as filters have found out.
+    #[must_use]
+    pub fn metadata_match(&self, info: &StreamInfo) -> Option<Cow<'_, MetadataMatch>> {
+        let forward = self.forward()?;
+        let configured = self.weighted().map_or(&forward.metadata_match, |weighted| &weighted.metadata_match).as_ref();
+        let found = MetadataMatch::with_dynamic(configured, info.dynamic_metadata.get(LOAD_BALANCING));
+        found.map(Cow::Owned).or(configured.map(Cow::Borrowed))
     }
 
     /// Whether requests may be sent now. False for a registered route whose registrant drains or has expired; the router

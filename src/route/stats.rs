@@ -25,6 +25,8 @@ stats::declare! {
         upstream_rq_retry_limit_exceeded: Counter,
         /// Requests not sent again because a circuit breaker was open.
         upstream_rq_retry_overflow: Counter,
+        /// Time from the end of a request to the end of its response, in milliseconds.
+        upstream_rq_time: Histogram,
     }
 }
 

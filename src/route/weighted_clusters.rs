@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     config::Field,
+    matcher::MetadataMatch,
     proto::{self, BoolValue},
     runtime::{self, Runtime},
 };
@@ -42,6 +43,8 @@ pub(super) struct WeightedCluster {
     pub(super) mutations: Mutations,
     pub(super) filters: FilterConfigs,
     pub(super) host: Option<HeaderValue>,
+    /// With what the route asks for.
+    pub(super) metadata_match: Option<MetadataMatch>,
     weight: u32,
     /// The runtime key of the weight; empty if there is none.
     weight_key: String,
@@ -82,6 +85,14 @@ impl WeightedClusters {
         }
         let has_runtime_weights = !runtime_key_prefix.is_empty();
         (total > 0).then_some(WeightedClusters { clusters, total, number, has_runtime_weights })
+    }
+
+    /// What the route asks of hosts; what a cluster says itself goes before.
+    pub(super) fn inherit(&mut self, route: &MetadataMatch) {
+        for cluster in &mut self.clusters {
+            let own = cluster.metadata_match.take();
+            cluster.metadata_match = Some(own.map_or_else(|| route.clone(), |own| route.merged(&own)));
+        }
     }
 
     /// Whether every request gets a cluster: the runtime may set all weights to zero.
@@ -144,7 +155,6 @@ impl WeightedCluster {
             typed_per_filter_config,
             host_rewrite_specifier,
         } = proto;
-        field.unsupported("metadata_match", metadata_match);
         let target = match (name.is_empty(), cluster_header.is_empty()) {
             (false, true) => Target::named(name, context, field.key("name")),
             (true, false) => Target::header(cluster_header, field.key("cluster_header")),
@@ -171,6 +181,7 @@ impl WeightedCluster {
             host: host_rewrite_specifier.as_ref().and_then(|HostRewriteSpecifier::HostRewriteLiteral(host)| {
                 literal_host(host, field.key("host_rewrite_literal"))
             }),
+            metadata_match: MetadataMatch::from_proto(metadata_match.as_ref()),
             target: target?,
         })
     }

@@ -14,7 +14,7 @@ use crate::{
     filter::http::Stream,
     http::{Request, body::Body, copy_head, headers::X_ENVOY_INTERNAL, upgrade::Upgrade},
     route::RouteRef,
-    upstream::{ClusterState, Origin, UpstreamAttempt},
+    upstream::{ClusterState, LoadBalancerContext, Origin, UpstreamAttempt},
 };
 
 /// Sends the copies that the route asks for. `limit` is how long each may take; `None`: as long as it likes.
@@ -61,7 +61,7 @@ pub(super) fn mirror(
 }
 
 async fn send(cluster: &Rc<ClusterState>, copy: &mut Request) {
-    let Some(host) = cluster.choose_host() else { return };
+    let Some(host) = cluster.choose_host(&LoadBalancerContext::default()) else { return };
     let Ok(response) = cluster.send(&host, copy, &UpstreamAttempt::default()).await else { return };
     let status = response.status().as_u16();
     cluster.cluster().responses.count(status, Origin::Internal, response.headers());

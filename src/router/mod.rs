@@ -9,6 +9,7 @@ mod internal_redirect;
 mod kept_body;
 mod mirror;
 mod orders;
+mod response_time;
 mod retry;
 mod timeouts;
 mod upstream_request;
@@ -170,6 +171,7 @@ impl Router {
             request.headers_mut().insert(ATTEMPT_COUNT, HeaderValue::from(1));
         }
         let counted_by = route.counted_by(request);
+        let metadata_match = route.metadata_match(&stream.info);
         route.finalize_request(request, &mut stream.info, &cluster.cluster().name, self.originals());
         let timeout_status =
             if orders.timeout_by_no_content { StatusCode::NO_CONTENT } else { StatusCode::GATEWAY_TIMEOUT };
@@ -191,6 +193,7 @@ impl Router {
             timeouts,
             timeout_status,
             retry,
+            metadata_match,
             keeps_head: keeps_head || kept.is_some(),
             kept,
         };
@@ -209,6 +212,7 @@ impl Router {
                 kept.forget();
             }
         }
+        let answer = answer.map(|response| response_time::recorded(response, counted_by, stream.timer.request_end()));
         self.respond(route, answer, stream)
     }
 

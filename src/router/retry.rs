@@ -4,6 +4,7 @@
 //! cluster's circuit breaker's.
 
 use std::{
+    num::NonZeroUsize,
     rc::Rc,
     time::{Duration, SystemTime},
 };
@@ -14,9 +15,10 @@ use super::orders::Orders;
 use crate::{
     filter::Random,
     http::{Request, Response, grpc},
+    matcher::{LOAD_BALANCING, Lists},
     proto::{self, core::RoutingPriority},
     route::{BackOff, HostPredicate, ResetFormat, RetryOn, RetryPolicy},
-    upstream::{ClusterState, FailureKind, HostRef},
+    upstream::{ClusterState, FailureKind, HostRef, LoadBalancerContext},
 };
 
 const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
@@ -33,6 +35,36 @@ pub(super) struct RetryState<'a> {
     next_wait: Duration,
     permit: Option<Permit>,
     tried: Vec<HostRef>,
+    priorities: TriedPriorities,
+}
+
+/// The priorities of the hosts that were tried (`previous_priorities`).
+#[derive(Default)]
+struct TriedPriorities {
+    /// One for each attempt.
+    attempts: Vec<u32>,
+    /// Those to be left alone, in order.
+    excluded: Vec<u32>,
+}
+
+impl TriedPriorities {
+    /// What is to be left alone by the next attempt: from `after` attempts on, and anew after as many again, all of these.
+    fn excluded(&mut self, after: NonZeroUsize) -> &[u32] {
+        if !self.attempts.is_empty() && self.attempts.len().is_multiple_of(after.get()) {
+            self.excluded.clone_from(&self.attempts);
+            self.excluded.sort_unstable();
+            self.excluded.dedup();
+        }
+        &self.excluded
+    }
+
+    /// An attempt goes to a host of this priority. One that was to be left alone says that there is no other any more: all begins again.
+    fn add(&mut self, priority: u32) {
+        if self.excluded.contains(&priority) {
+            *self = TriedPriorities::default();
+        }
+        self.attempts.push(priority);
+    }
 }
 
 /// What becomes of the request after an attempt.
@@ -85,6 +117,7 @@ impl<'a> RetryState<'a> {
             next_wait: policy.map_or(BackOff::default(), |policy| policy.back_off).base,
             permit: None,
             tried: Vec::new(),
+            priorities: TriedPriorities::default(),
         })
     }
 
@@ -177,20 +210,26 @@ impl<'a> RetryState<'a> {
     }
 
     /// A host for the next attempt: after the first one, one that the policy does not avoid, if a few choices find it.
-    pub(super) fn choose_host(&mut self) -> Option<HostRef> {
+    pub(super) fn choose_host(&mut self, context: &LoadBalancerContext<'_>) -> Option<HostRef> {
+        let after = self.policy.and_then(|policy| policy.priorities_tried_after);
+        let tried_priorities = after.map_or(&[][..], |after| self.priorities.excluded(after));
+        let context = &LoadBalancerContext { tried_priorities, ..*context };
         let omit = self.policy.map_or(&[][..], |policy| &policy.omit);
         let choices = self.policy.map_or(0, |policy| policy.host_selection_retries);
-        let mut host = self.cluster.choose_host()?;
+        let mut host = self.cluster.choose_host(context)?;
         if self.permit.is_some() {
             for _ in 0..choices {
                 if !omit.iter().any(|predicate| is_omitted(predicate, &host, &self.tried)) {
                     break;
                 }
-                host = self.cluster.choose_host()?;
+                host = self.cluster.choose_host(context)?;
             }
         }
         if omit.iter().any(|predicate| matches!(predicate, HostPredicate::PreviousHosts)) {
             self.tried.push(host.clone());
+        }
+        if after.is_some() {
+            self.priorities.add(host.endpoint.priority);
         }
         Some(host)
     }
@@ -238,16 +277,14 @@ fn part_of(whole: Duration, random: &Random) -> Duration {
 }
 
 fn is_omitted(predicate: &HostPredicate, host: &HostRef, tried: &[HostRef]) -> bool {
-    let labels = host.endpoint.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get("envoy.lb"));
+    let labels = host.endpoint.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get(LOAD_BALANCING));
     match predicate {
         HostPredicate::PreviousHosts => tried.contains(host),
         HostPredicate::CanaryHosts => labels.is_some_and(|labels| {
             let canary = labels.fields.get("canary").and_then(|value| value.kind.as_ref());
             canary == Some(&proto::value::Kind::BoolValue(true))
         }),
-        HostPredicate::Metadata(wanted) => {
-            labels.is_some_and(|labels| wanted.fields.iter().all(|(key, value)| labels.fields.get(key) == Some(value)))
-        }
+        HostPredicate::Metadata(wanted) => wanted.are_of(labels, Lists::AsAny),
     }
 }
 

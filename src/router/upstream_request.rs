@@ -1,6 +1,6 @@
 //! A request on its way to the hosts of a cluster: attempt by attempt, until a response begins or nothing is left to try.
 
-use std::{future::poll_fn, pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{borrow::Cow, future::poll_fn, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::time::{Instant, sleep};
@@ -17,10 +17,11 @@ use crate::{
         timer::{Expired, StreamTimer, TryTimeouts},
     },
     http::{Request, Response, copy_head, local_reply::LocalReply},
+    matcher::MetadataMatch,
     proto::core::RoutingPriority,
     route::{CountedBy, Originals, RouteRef},
     stream_info::ResponseFlags,
-    upstream::{ClusterState, FailureKind, HostRef, Origin, UpstreamAttempt, UpstreamFailure},
+    upstream::{ClusterState, FailureKind, HostRef, LoadBalancerContext, Origin, UpstreamAttempt, UpstreamFailure},
 };
 
 /// How often a request is sent to hosts that turn out not to have processed it.
@@ -43,6 +44,8 @@ pub(super) struct UpstreamRequest<'a> {
     pub timeout_status: StatusCode,
     /// What may follow a failed attempt; `None` if nothing asks for that.
     pub retry: Option<RetryState<'a>>,
+    /// What labels the hosts must have.
+    pub metadata_match: Option<Cow<'a, MetadataMatch>>,
     /// The body, if it may be needed again.
     pub kept: Option<KeptBody>,
     /// Whether the head of the request may be needed again.
@@ -105,9 +108,11 @@ impl UpstreamRequest<'_> {
     }
 
     fn choose_host(&mut self) -> Option<HostRef> {
+        let context =
+            LoadBalancerContext { metadata_match: self.metadata_match.as_deref(), ..LoadBalancerContext::default() };
         match &mut self.retry {
-            Some(retry) => retry.choose_host(),
-            None => self.cluster.choose_host(),
+            Some(retry) => retry.choose_host(&context),
+            None => self.cluster.choose_host(&context),
         }
     }
 

@@ -3,7 +3,10 @@
 use std::fmt;
 
 use super::Runtime;
-use crate::proto::{self, core::RuntimeFractionalPercent, type_v3::fractional_percent::DenominatorType, value::Kind};
+use crate::{
+    config::{self, Report, Source},
+    proto::{self, core::RuntimeFractionalPercent, type_v3::fractional_percent::DenominatorType, value::Kind},
+};
 
 /// So many in a hundred, in ten thousand or in a million.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,13 @@ impl FractionalPercent {
     /// Whether a runtime value of these fields is a share, rather than several values below one key.
     pub(super) fn is_meant(fields: &proto::Struct) -> bool {
         fields.fields.is_empty() || ["numerator", "denominator"].iter().any(|key| fields.fields.contains_key(*key))
+    }
+
+    /// Reads it as it stands in a file.
+    pub(super) fn from_yaml(text: &str) -> Option<FractionalPercent> {
+        let report = Report::new();
+        let fields: proto::Struct = config::load(&Source::new("runtime", text), &report)?;
+        FractionalPercent::from_struct(&fields).filter(|_| FractionalPercent::is_meant(&fields))
     }
 
     pub(super) fn from_struct(fields: &proto::Struct) -> Option<FractionalPercent> {

@@ -1,4 +1,4 @@
-//! Notices that files of certificates have changed, by inotify: written in place, replaced by a rename, or reached by a symbolic link that
+//! Notices that files of certificates, or links to runtime values, have changed, by inotify: written in place, replaced by a rename, or reached by a symbolic link that
 //! now points elsewhere, as Kubernetes and certbot do it.
 //!
 //! What is watched are directories, and in them the names that lead to a file: its own, and that of every link on the way. When a

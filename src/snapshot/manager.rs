@@ -12,7 +12,7 @@ use crate::listener::Listener;
 use crate::net::{Address, ConnectionLimit};
 use crate::proto;
 use crate::proto::bootstrap::bootstrap::StaticResources;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, RuntimeStats};
 use crate::stats::Registry;
 use crate::tls::{Renewal, RenewalStats, SecretCounts, Secrets, TicketKeys, WatchedFiles};
 use crate::upstream::{BindConfig, ClusterEntry};
@@ -31,10 +31,11 @@ pub struct ConfigManager {
     connection_limit: Option<Arc<ConnectionLimit>>,
     /// What came from the document, without registrations.
     configured: HashMap<Arc<str>, ClusterEntry>,
-    /// What TLS is made of, as it was when it was last looked at.
+    /// What TLS and the runtime are made of, as it was when it was last looked at.
     files: WatchedFiles,
     renewals: RenewalStats,
     secret_counts: Rc<SecretCounts>,
+    runtime_stats: RuntimeStats,
     current: Arc<Snapshot>,
 }
 
@@ -45,6 +46,7 @@ impl ConfigManager {
         let access_logs = Sinks::new(access_logs, &stats.scope(""));
         let renewals = RenewalStats::new(&stats.scope("certificates"));
         let secret_counts = Rc::new(SecretCounts::new(&stats.scope("")));
+        let runtime_stats = RuntimeStats::new(&stats.scope("runtime"));
         let current = Snapshot {
             version: 0,
             bootstrap: Arc::default(),
@@ -65,6 +67,7 @@ impl ConfigManager {
             files: WatchedFiles::default(),
             renewals,
             secret_counts,
+            runtime_stats,
             current: Arc::new(current),
         }
     }
@@ -129,6 +132,7 @@ impl ConfigManager {
                 let changes = values.iter().map(|(key, text)| (key.as_str(), text.as_str()));
                 let modified = self.current.runtime.modified(changes).ok_or(Rejected)?;
                 next.runtime = Arc::new(modified);
+                self.runtime_stats.record(&next.runtime);
             }
         }
         self.current = Arc::new(next);
@@ -154,7 +158,8 @@ impl ConfigManager {
             before.static_resources.as_ref().filter(|before| same_surroundings && before.secrets == resources.secrets);
 
         let layers = proto.layered_runtime.clone().unwrap_or_default();
-        let runtime = Runtime::from_proto(&layers, root.key("layered_runtime"));
+        let service_cluster = proto.node.as_ref().map(|node| node.cluster.as_str()).unwrap_or_default();
+        let runtime = Runtime::from_proto(&layers, service_cluster, root.key("layered_runtime"));
         let mut bootstrap = Bootstrap::from_proto(&proto, root);
         let limits = &mut bootstrap.connection_limits;
         limits.global = limits.global.take().or_else(|| self.connection_limit.clone());
@@ -174,7 +179,7 @@ impl ConfigManager {
             cluster_names: &resources.clusters.iter().map(|cluster| cluster.name.as_str().into()).collect(),
             connection_limits: &bootstrap.connection_limits,
             access_logs: &self.access_logs,
-            service_cluster: proto.node.as_ref().map(|node| node.cluster.as_str()).unwrap_or_default(),
+            service_cluster,
             service_node: proto.node.as_ref().map(|node| node.id.as_str()).unwrap_or_default(),
             buffer_limit: DEFAULT_BUFFER_LIMIT,
         };
@@ -187,9 +192,10 @@ impl ConfigManager {
         self.configured = clusters;
         next.clusters = Arc::new(self.configured.clone());
         next.listeners = listeners;
-        self.files = next.files();
         next.bootstrap = Arc::new(bootstrap);
         next.runtime = Arc::new(runtime.with_admin_values_of(&self.current.runtime));
+        self.files = next.files();
+        self.runtime_stats.record(&next.runtime);
         next.proto = Arc::new(proto);
         next.loaded = SystemTime::now();
         Ok(())
@@ -197,6 +203,10 @@ impl ConfigManager {
 
     /// Puts what changed files hold in the place of what they held, wherever it is acceptable. Who listens goes on listening.
     fn renew(&mut self, next: &mut Snapshot) {
+        if let Some(runtime) = next.runtime.read_again() {
+            next.runtime = Arc::new(runtime);
+            self.runtime_stats.record(&next.runtime);
+        }
         let changed = self.files.look_again();
         if changed.is_empty() {
             return;

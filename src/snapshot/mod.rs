@@ -49,16 +49,16 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// What its TLS contexts were made of.
+    /// What its TLS contexts and its runtime were made of.
     #[must_use]
     pub fn files(&self) -> WatchedFiles {
         let chains = self.listeners.values().flat_map(|listener| listener.filter_chains.all());
         let downstream = chains.filter_map(|chain| chain.tls()).map(DownstreamTls::files);
         let upstream = self.clusters.values().flat_map(|entry| entry.transport_sockets.tls()).map(|tls| tls.files());
-        downstream.chain(upstream).fold(WatchedFiles::default(), |mut all, files| {
-            all.extend(files);
-            all
-        })
+        let mut all = WatchedFiles::default();
+        downstream.chain(upstream).for_each(|files| all.extend(files));
+        self.runtime.roots().for_each(|root| all.watch(root));
+        all
     }
 }
 
@@ -74,7 +74,7 @@ pub enum Change<'a> {
         /// Its hosts from now on.
         hosts: Arc<HostSet>,
     },
-    /// Files that TLS is made of may hold something else now.
+    /// Files that TLS or the runtime is made of may hold something else now.
     Files,
     /// All clusters and routes of registered workers.
     Registrations {

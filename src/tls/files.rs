@@ -55,6 +55,11 @@ impl WatchedFiles {
         self.contents.get(path).copied().flatten()
     }
 
+    /// Adds a path that may be of a directory: what counts is that it leads elsewhere.
+    pub fn watch(&mut self, path: &Path) {
+        self.contents.entry(path.to_owned()).or_default();
+    }
+
     /// Adds the files of `other`.
     pub fn extend(&mut self, other: &WatchedFiles) {
         self.contents.extend(other.contents.iter().map(|(path, digest)| (path.clone(), *digest)));

@@ -6,6 +6,7 @@ use super::{
     BindConfig, CircuitBreakers, ClusterStats, Endpoint, Host, HostSet, HostStats, ResponseStats,
     dns::{DnsFields, DnsOptions},
     load_assignment::{self, NamedEndpoint},
+    load_balancer::SubsetConfig,
     protocol_options::{DeprecatedOptions, ProtocolOptions},
     transport_socket::{self, TransportSocketMatcher, TransportSockets},
 };
@@ -126,6 +127,8 @@ pub struct Cluster {
     pub retried_completed: Counter,
     /// The same by status: `retry.upstream_rq_<code>` and `retry.upstream_rq_<class>`.
     pub retried_codes: ResponseCodes,
+    /// How its hosts are chosen among by their labels.
+    pub(super) subsets: Option<SubsetConfig>,
     pub(super) dns: DnsOptions,
     pub(super) endpoints: Vec<NamedEndpoint>,
     host_stats: Scope,
@@ -168,7 +171,6 @@ impl Cluster {
             track_cluster_stats,
         } = proto;
         field.unsupported("eds_cluster_config", eds_cluster_config);
-        field.unsupported("lb_subset_config", lb_subset_config);
         field.unsupported("transport_socket_matcher", transport_socket_matcher);
         field.unsupported("upstream_config", upstream_config);
         field.unsupported("filters", filters);
@@ -193,8 +195,8 @@ impl Cluster {
         field.ignored("lrs_server", lrs_server, why);
         field.ignored("lrs_report_endpoint_metrics", lrs_report_endpoint_metrics, why);
         let discovery = discovery(cluster_discovery_type.as_ref(), field);
-        if discovery.is_some() {
-            check_balancing(*lb_policy, lb_config.as_ref(), load_balancing_policy.as_ref(), field);
+        if discovery.is_some() && load_balancing_policy.is_none() {
+            check_balancing(*lb_policy, lb_config.as_ref(), field);
         }
         #[rustfmt::skip]
         let deprecated = DeprecatedOptions {
@@ -212,6 +214,11 @@ impl Cluster {
         };
         let stat_name = if alt_stat_name.is_empty() { name } else { alt_stat_name };
         let scope = registry.scope(&format!("cluster.{stat_name}"));
+        let subsets = match (load_balancing_policy, lb_subset_config) {
+            (Some(policy), _) => balancing_policy(policy, field.key("load_balancing_policy"), &scope),
+            (None, Some(config)) => SubsetConfig::from_proto(config, field.key("lb_subset_config"), &scope),
+            (None, None) => None,
+        };
         let settings = transport_socket::Settings {
             socket: transport_socket,
             matches: transport_socket_matches,
@@ -240,6 +247,7 @@ impl Cluster {
             responses: ResponseStats::new(&scope),
             retried_completed: scope.scope("retry").counter("upstream_rq_completed"),
             retried_codes: ResponseCodes::new(&scope.scope("retry"), "upstream_rq"),
+            subsets,
             dns: DnsOptions::from_proto(&dns, field)?,
             endpoints: endpoints?,
             host_stats: registry.unlisted().scope(&format!("cluster.{name}")),
@@ -308,16 +316,8 @@ fn named_endpoints(
 }
 
 /// Says which policies are not as asked for; all balance by weighted round robin.
-fn check_balancing(
-    lb_policy: i32,
-    lb_config: Option<&LbConfig>,
-    policy: Option<&LoadBalancingPolicy>,
-    field: Field<'_>,
-) {
+fn check_balancing(lb_policy: i32, lb_config: Option<&LbConfig>, field: Field<'_>) {
     const INSTEAD: &str = "requests are balanced by weighted round robin";
-    if let Some(policy) = policy {
-        return check_balancing_policy(policy, field.key("load_balancing_policy"));
-    }
     match LbPolicy::try_from(lb_policy) {
         Ok(LbPolicy::RoundRobin) => {}
         Ok(LbPolicy::LeastRequest | LbPolicy::Random) => field.ignored("lb_policy", &true, INSTEAD),
@@ -343,24 +343,34 @@ fn check_balancing(
     }
 }
 
-/// The first policy that is known counts, as in Envoy.
-fn check_balancing_policy(proto: &LoadBalancingPolicy, field: Field<'_>) {
+/// The subsets of the first policy that is known, which is the one that counts, as in Envoy.
+fn balancing_policy(proto: &LoadBalancingPolicy, field: Field<'_>, scope: &Scope) -> Option<SubsetConfig> {
     let LoadBalancingPolicy { policies } = proto;
     let list = field.key("policies");
     for (index, Policy { typed_extension_config }) in policies.iter().enumerate() {
         let field = list.index(index);
         let Some(extension) = typed_extension_config else { continue };
         let type_url = extension.typed_config.as_ref().map_or("", |config| config.type_url.as_str());
+        if SubsetConfig::is_policy(type_url) {
+            let extension_field = field.key("typed_extension_config");
+            let field = extension_field.key("typed_config");
+            let (subsets, policy) = SubsetConfig::of_policy(extension.typed_config.as_ref()?, field, scope)?;
+            let within = field.required("subset_lb_policy", &policy.subset_lb_policy)?;
+            balancing_policy(within, field.key("subset_lb_policy"), scope);
+            return subsets;
+        }
         match type_url.rsplit('.').next().unwrap_or_default() {
-            "RoundRobin" => return,
+            "RoundRobin" => return None,
             "LeastRequest" | "Random" => {
                 let why = "requests are balanced by weighted round robin";
-                return field.ignored("typed_extension_config", typed_extension_config, why);
+                field.ignored("typed_extension_config", typed_extension_config, why);
+                return None;
             }
             _ => {}
         }
     }
     list.error("none of these policies is implemented by Portreeve yet");
+    None
 }
 
 fn panic_threshold(proto: Option<&CommonLbConfig>, field: Field<'_>) -> f64 {

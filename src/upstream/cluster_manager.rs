@@ -12,7 +12,7 @@ use std::{
 use super::{
     Cluster, ClusterEntry, Host, HostSet, TcpConnection, UpstreamAttempt, UpstreamFailure,
     conn_pool::Pools,
-    load_balancer::LoadBalancer,
+    load_balancer::{LoadBalancer, LoadBalancerContext},
     transport_socket::{TransportSocket, TransportSockets},
 };
 use crate::{
@@ -115,8 +115,9 @@ impl ClusterState {
                 None => HostRef::new(self, host, &Rc::default()),
             })
             .collect();
-        let balancer = LoadBalancer::new(&hosts, self.cluster.healthy_panic_threshold, seed);
-        *members = Members { set: Arc::clone(set), hosts, balancer };
+        members.balancer.update(&self.cluster, &hosts, seed);
+        members.hosts = hosts;
+        members.set = Arc::clone(set);
     }
 
     /// The model.
@@ -124,9 +125,9 @@ impl ClusterState {
         &self.cluster
     }
 
-    /// The host whose turn it is; `None` when no host may take requests.
-    pub fn choose_host(&self) -> Option<HostRef> {
-        let host = self.members.borrow_mut().balancer.choose();
+    /// The host whose turn it is among those that suit the request; `None` when no host may take it.
+    pub fn choose_host(&self, context: &LoadBalancerContext<'_>) -> Option<HostRef> {
+        let host = self.members.borrow_mut().balancer.choose(&self.cluster, context);
         if host.is_none() {
             self.cluster.stats.lb_healthy_panic.inc();
             self.cluster.stats.upstream_cx_none_healthy.inc();

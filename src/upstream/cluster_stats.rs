@@ -52,6 +52,18 @@ stats::declare! {
         upstream_cx_none_healthy: Counter,
         /// Times that a host was to be chosen while less than half of them were healthy: there was none at all.
         lb_healthy_panic: Counter,
+        /// Subsets of hosts that there are now, on all workers.
+        lb_subsets_active: Gauge,
+        /// Subsets that came with their first host.
+        lb_subsets_created: Counter,
+        /// Subsets that went with their last host.
+        lb_subsets_removed: Counter,
+        /// Times that a host was chosen from the subset that was asked for.
+        lb_subsets_selected: Counter,
+        /// Times that a host was chosen by the fallback of the cluster.
+        lb_subsets_fallback: Counter,
+        /// Times that a host was chosen from all, because even the fallback had none.
+        lb_subsets_fallback_panic: Counter,
         /// Times that a host was not read from because its client could not take more.
         upstream_flow_control_paused_reading_total: Counter,
         /// Times that a host was read from again after that.

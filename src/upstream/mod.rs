@@ -27,6 +27,7 @@ pub use cluster_stats::ClusterStats;
 pub use conn_pool::{FailureKind, TcpConnection, UpstreamAttempt, UpstreamFailure};
 pub use host::{Endpoint, Health, Host, HostStats};
 pub use host_set::HostSet;
+pub use load_balancer::LoadBalancerContext;
 pub use protocol_options::{Http1Options, Protocol, ProtocolOptions};
 pub use response_stats::{Origin, ResponseStats};
 pub use transport_socket::{TransportSocket, TransportSockets};

@@ -135,7 +135,9 @@ fn hosts_of_an_unchanged_endpoint_are_kept() {
 
 /// The ports of the hosts that the next requests go to.
 fn turns(cluster: &ClusterState, count: usize) -> Vec<u16> {
-    (0..count).map(|_| cluster.choose_host().unwrap().endpoint.address.port().unwrap()).collect()
+    (0..count)
+        .map(|_| cluster.choose_host(&LoadBalancerContext::default()).unwrap().endpoint.address.port().unwrap())
+        .collect()
 }
 
 fn state(entry: ClusterEntry) -> Rc<ClusterState> {
@@ -161,7 +163,7 @@ fn health_decides_until_too_few_are_healthy() {
     let chosen = |health: &[&str]| {
         let endpoints: Vec<_> = (1..).zip(health).map(|(port, health)| ("127.0.0.1", port, *health)).collect();
         let cluster = state(accept(&cluster_of("STATIC", &endpoints)));
-        if cluster.choose_host().is_none() {
+        if cluster.choose_host(&LoadBalancerContext::default()).is_none() {
             return Vec::new();
         }
         let mut chosen = turns(&cluster, 20);
@@ -202,14 +204,17 @@ fn a_snapshot_keeps_what_it_does_not_change() {
     let name: Arc<str> = "c".into();
     manager.update(&HashMap::from([(Arc::clone(&name), entry.clone())]));
     let state = manager.get("c").unwrap();
-    let host = state.choose_host().unwrap();
+    let host = state.choose_host(&LoadBalancerContext::default()).unwrap();
 
     let mut endpoints: Vec<Endpoint> = entry.hosts.hosts().iter().map(|host| host.endpoint.clone()).collect();
     endpoints.push(Endpoint::new(address("127.0.0.1:3")));
     let hosts = HostSet::new(&entry.cluster, endpoints, &entry.hosts);
     manager.update(&HashMap::from([(name, entry.with_hosts(hosts))]));
     assert!(Rc::ptr_eq(&state, &manager.get("c").unwrap()));
-    assert!((0..3).any(|_| state.choose_host().unwrap() == host), "the host is the same with its connections");
+    assert!(
+        (0..3).any(|_| state.choose_host(&LoadBalancerContext::default()).unwrap() == host),
+        "the host is the same with its connections"
+    );
     assert_eq!(turns(&state, 3).iter().sum::<u16>(), 6);
 
     manager.update(&HashMap::new());

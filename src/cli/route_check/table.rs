@@ -53,7 +53,8 @@ impl Table {
 
     /// The runtime in which the fractions of one key alone let requests through.
     pub(super) fn runtime(&self, key: &str) -> Runtime {
-        let runtime = Runtime::from_proto(&proto::bootstrap::LayeredRuntime::default(), Field::root(&Report::new()));
+        let runtime =
+            Runtime::from_proto(&proto::bootstrap::LayeredRuntime::default(), "", Field::root(&Report::new()));
         let off = self.fractions.iter().filter(|other| *other != key).map(|other| (other.as_str(), "0"));
         runtime.modified(off).unwrap_or_default()
     }

@@ -5,6 +5,7 @@ use crate::{
     config::Field,
     filter::{FactoryContext, token_bucket::TokenBucket},
     proto::listener_local_ratelimit,
+    runtime::{Runtime, RuntimeFlag},
     stats,
 };
 
@@ -12,7 +13,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct LocalRateLimit {
     bucket: TokenBucket,
-    enabled: bool,
+    enabled: RuntimeFlag,
     stats: LocalRateLimitStats,
 }
 
@@ -35,14 +36,14 @@ impl LocalRateLimit {
         let scope = cx.stats.scope(&format!("listener_local_ratelimit.{stat_prefix}"));
         Some(LocalRateLimit {
             bucket: bucket?,
-            enabled: crate::filter::token_bucket::is_enabled(runtime_enabled.as_ref()),
+            enabled: RuntimeFlag::from_proto(runtime_enabled.as_ref()),
             stats: LocalRateLimitStats::new(&scope),
         })
     }
 
     /// Lets a connection in if there is a token for it.
-    pub(super) fn admit(&self) -> Result<(), Rejection> {
-        if self.enabled && !self.bucket.take() {
+    pub(super) fn admit(&self, runtime: &Runtime) -> Result<(), Rejection> {
+        if self.enabled.is_on(runtime) && !self.bucket.take() {
             self.stats.rate_limited.inc();
             return Err(Rejection::ByFilter);
         }

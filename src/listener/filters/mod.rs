@@ -23,6 +23,7 @@ use crate::{
         self,
         listener::{ListenerFilter as Proto, listener_filter::ConfigType},
     },
+    runtime::Runtime,
     stream_info::{Fingerprints, ProxyProtocol},
 };
 use http_inspector::HttpInspector;
@@ -167,7 +168,12 @@ impl ListenerFilters {
     }
 
     /// Looks at a connection, as long as that takes. What was found until then stays if the future is dropped.
-    pub(super) async fn inspect(&self, io: &mut Io, accepted: &mut Accepted) -> Result<(), Rejection> {
+    pub(super) async fn inspect(
+        &self,
+        io: &mut Io,
+        accepted: &mut Accepted,
+        runtime: &Runtime,
+    ) -> Result<(), Rejection> {
         for (filter, disabled) in &self.filters {
             if disabled.as_ref().is_some_and(|disabled| disabled.holds(&accepted.local)) {
                 continue;
@@ -177,7 +183,7 @@ impl ListenerFilters {
                 ListenerFilter::HttpInspector(inspector) => inspector.inspect(io, accepted).await?,
                 ListenerFilter::ProxyProtocol(filter) => filter.read(io, accepted).await?,
                 ListenerFilter::OriginalDst => original_dst::restore(io, accepted),
-                ListenerFilter::LocalRateLimit(limit) => limit.admit()?,
+                ListenerFilter::LocalRateLimit(limit) => limit.admit(runtime)?,
             }
         }
         Ok(())

@@ -17,7 +17,10 @@ use crate::{
     net::{Io, Meter, Metered},
     stats::Counter,
     stream_info::{ConnectionInfo, LogType, ResponseFlags, StreamInfo},
-    upstream::{ClusterState, FailureKind, HostRef, Protocol, TcpConnection, UpstreamAttempt, UpstreamFailure},
+    upstream::{
+        ClusterState, FailureKind, HostRef, LoadBalancerContext, Protocol, TcpConnection, UpstreamAttempt,
+        UpstreamFailure,
+    },
 };
 
 /// A connection in service. Its end, however it comes, is logged.
@@ -161,7 +164,7 @@ impl<'a> Session<'a> {
             {
                 sleep(backoff.pause(self.info.attempt_count, &self.worker.random)).await;
             }
-            let Some(host) = cluster.choose_host() else {
+            let Some(host) = cluster.choose_host(&LoadBalancerContext::default()) else {
                 self.info.flags.set(ResponseFlags::NO_HEALTHY_UPSTREAM);
                 return None;
             };
@@ -291,7 +294,7 @@ impl<'a> Session<'a> {
         info.bytes_received = self.traffic.received.get();
         info.bytes_sent = self.traffic.sent.get();
         for log in &self.proxy.access_logs {
-            log.log(info, &self.worker.access_logs);
+            log.log(info, &self.worker.runtime(), &self.worker.access_logs);
         }
     }
 }

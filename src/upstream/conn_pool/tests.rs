@@ -19,7 +19,10 @@ use crate::{
     proto,
     stats::Registry,
     tls::Secrets,
-    upstream::{ClusterEntry, ClusterManager, ClusterState, FailureKind, HostRef, UpstreamAttempt, UpstreamFailure},
+    upstream::{
+        ClusterEntry, ClusterManager, ClusterState, FailureKind, HostRef, LoadBalancerContext, UpstreamAttempt,
+        UpstreamFailure,
+    },
 };
 
 /// Runs a test as a worker would, with a limit on time.
@@ -66,7 +69,7 @@ pub(super) async fn send(cluster: &ClusterState, mut request: Request) -> Result
 
 /// Leaves the request where it was if the host has not processed it.
 pub(super) async fn try_send(cluster: &ClusterState, request: &mut Request) -> Result<Response, UpstreamFailure> {
-    let host = cluster.choose_host().unwrap();
+    let host = cluster.choose_host(&LoadBalancerContext::default()).unwrap();
     cluster.send(&host, request, &UpstreamAttempt::default()).await
 }
 

@@ -14,7 +14,7 @@ use super::super::tests::{
 };
 use crate::{
     http::body::{Body, BodyError},
-    upstream::FailureKind,
+    upstream::{FailureKind, LoadBalancerContext},
 };
 
 fn ok() -> http::Response<()> {
@@ -50,7 +50,7 @@ fn the_stream_beyond_the_hosts_limit_opens_another_connection() {
         })
         .await;
         let cluster = cluster(peer.address, HTTP2);
-        let host = cluster.choose_host().unwrap();
+        let host = cluster.choose_host(&LoadBalancerContext::default()).unwrap();
         let mut running = Vec::new();
         for count in 1..=300 {
             running.push(send_to(&cluster, &host, get("/")).await.unwrap());
