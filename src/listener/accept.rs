@@ -376,7 +376,7 @@ impl Drop for Logged<'_> {
         }
         info.timing.end = Some(info.start.elapsed());
         for log in &*self.active.listener.access_logs {
-            log.log(&info, &self.active.worker.access_logs);
+            log.log(&info, &self.active.worker.runtime(), &self.active.worker.access_logs);
         }
     }
 }

@@ -18,8 +18,13 @@ impl CidrRange {
         CidrRange::parse(address_prefix, prefix_len.as_ref().map_or(0, |length| length.value), field)
     }
 
-    /// The same by its fields, which two messages have.
-    pub(super) fn parse(address_prefix: &str, length: u32, field: Field<'_>) -> Option<CidrRange> {
+    /// Compiles an `xds.core.v3.CidrRange`.
+    pub fn from_xds(proto: &proto::xds_core::CidrRange, field: Field<'_>) -> Option<CidrRange> {
+        let proto::xds_core::CidrRange { address_prefix, prefix_len } = proto;
+        CidrRange::parse(address_prefix, prefix_len.as_ref().map_or(0, |length| length.value), field)
+    }
+
+    fn parse(address_prefix: &str, length: u32, field: Field<'_>) -> Option<CidrRange> {
         let Ok(prefix) = address_prefix.parse::<IpAddr>() else {
             field.key("address_prefix").error("must be an IPv4 or IPv6 address");
             return None;

@@ -10,7 +10,7 @@ use std::{borrow::Cow, collections::HashMap, fmt, net::IpAddr};
 
 use prost::Name;
 
-use super::predicate::Predicate;
+use super::{CidrRange, predicate::Predicate};
 use crate::{
     config::Field,
     proto::{
@@ -287,7 +287,7 @@ fn address_map<I: Input, A>(
     for (i, ip_matcher::IpRangeMatcher { ranges, on_match, exclusive }) in range_matchers.iter().enumerate() {
         let field = list.index(i);
         let range_list = field.key("ranges");
-        let ranges = ranges.iter().enumerate().filter_map(|(i, range)| maps::range(range, range_list.index(i)));
+        let ranges = ranges.iter().enumerate().filter_map(|(i, range)| CidrRange::from_xds(range, range_list.index(i)));
         let on_match = field.required("on_match", on_match)?;
         map.insert(ranges, *exclusive, OnMatch::from_proto(on_match, field.key("on_match"), actions)?);
     }

@@ -7,6 +7,7 @@ use http::StatusCode;
 use super::{
     Context, DirectResponse, InternalRedirectPolicy, MirrorPolicy, Redirect, RetryPolicy,
     cluster_specifier::ClusterSpecifier,
+    retry_policy::hedge_on_per_try_timeout,
     rewrite::{HostRewrite, Matched, PathRewrite},
 };
 use crate::{
@@ -79,6 +80,7 @@ pub struct Forward {
     pub(super) mirror_policies: Vec<MirrorPolicy>,
     pub(super) cluster: ClusterSpecifier,
     pub(super) metadata_match: Option<MetadataMatch>,
+    pub(super) hedge_on_per_try_timeout: Option<bool>,
     pub(super) path: Option<PathRewrite>,
     pub(super) host: Option<HostRewrite>,
     pub(super) append_x_forwarded_host: bool,
@@ -126,7 +128,6 @@ impl Forward {
         field.ignored("flush_timeout", flush_timeout, "idle_timeout also covers a client that does not read");
         field.ignored("early_data_policy", early_data_policy, "TLS early data is not accepted");
         field.unsupported("retry_policy_typed_config", retry_policy_typed_config);
-        field.ignored("hedge_policy", hedge_policy, "attempts are made one after the other");
         field.ignored("include_vh_rate_limits", include_vh_rate_limits, "there are no rate limits");
         if !cluster_specifier.as_ref().is_some_and(ClusterSpecifier::is_drawn_by_hash) {
             field.ignored("hash_policy", hash_policy, "no load balancer here uses a hash yet");
@@ -169,6 +170,7 @@ impl Forward {
             ),
             internal_redirect: internal_redirect_of(internal_redirect_policy, deprecated, field),
             metadata_match,
+            hedge_on_per_try_timeout: hedge_on_per_try_timeout(hedge_policy, field.key("hedge_policy")),
             cluster: cluster?,
         })
     }

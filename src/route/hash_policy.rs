@@ -13,6 +13,8 @@ use crate::{
     stream_info::StreamInfo,
 };
 
+const NO_STATE: &str = "no filter here keeps state, so this finds nothing";
+
 /// A compiled list of `HashPolicy`.
 #[derive(Debug, Default)]
 pub(super) struct HashPolicies(Vec<HashPolicy>);
@@ -74,7 +76,7 @@ impl HashPolicy {
             }
             PolicySpecifier::Cookie(hash_policy::Cookie { name, ttl, path, attributes }) => {
                 let field = field.key("cookie");
-                let why = "cookies are not made here yet: clients without one are spread at random";
+                let why = "cookies are made for load balancers that use the hash, of which there is none yet";
                 field.ignored("ttl", ttl, why);
                 field.ignored("path", path, why);
                 field.ignored("attributes", attributes, why);
@@ -87,7 +89,7 @@ impl HashPolicy {
                 Source::QueryParameter(name.clone())
             }
             PolicySpecifier::FilterState(state) => {
-                field.unsupported("filter_state", &Some(state));
+                field.ignored("filter_state", &Some(state), NO_STATE);
                 return None;
             }
         };

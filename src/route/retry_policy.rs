@@ -270,6 +270,16 @@ impl RetryPolicy {
     }
 }
 
+/// Whether an attempt that takes too long goes on beside the next one (`HedgePolicy`); None if nothing is said.
+pub(super) fn hedge_on_per_try_timeout(proto: &Option<proto::route::HedgePolicy>, field: Field<'_>) -> Option<bool> {
+    let proto::route::HedgePolicy { initial_requests, additional_request_chance, hedge_on_per_try_timeout } =
+        proto.as_ref()?;
+    let why = "Envoy does not use it either";
+    field.ignored("initial_requests", initial_requests, why);
+    field.ignored("additional_request_chance", additional_request_chance, why);
+    Some(*hedge_on_per_try_timeout)
+}
+
 /// Zero means no limit.
 fn positive(duration: Option<Duration>) -> Option<Duration> {
     duration.filter(|duration| !duration.is_zero())

@@ -8,7 +8,7 @@ use super::{Lookup, match_input::RequestData, path_match::PathMatch};
 use crate::{
     config::Field,
     http::{cookies, grpc, query},
-    matcher::{HeaderMatcher, MetadataMatcher, StringMatcher},
+    matcher::{CidrRange, HeaderMatcher, MetadataMatcher, StringMatcher},
     proto,
     runtime::RuntimeFraction,
     stream_info::TlsInfo,
@@ -25,6 +25,8 @@ pub(super) struct RouteMatch {
     fraction: Option<RuntimeFraction>,
     tls: Option<TlsMatch>,
     metadata: Vec<MetadataMatcher>,
+    /// State that filters keep, and none here does.
+    asks_for_state: bool,
 }
 
 /// A request as matchers see it.
@@ -69,7 +71,10 @@ impl RouteMatch {
             dynamic_metadata,
             filter_state,
         } = proto;
-        field.unsupported("filter_state", filter_state);
+        let state_list = field.key("filter_state");
+        for (i, matcher) in filter_state.iter().enumerate() {
+            check_filter_state(matcher, state_list.index(i));
+        }
         let ignore_case = case_sensitive.as_ref().is_some_and(|sensitive| !sensitive.value);
         let path = path_specifier.as_ref().and_then(|path| PathMatch::from_proto(path, ignore_case, field));
         let (header_list, query_list) = (field.key("headers"), field.key("query_parameters"));
@@ -82,6 +87,7 @@ impl RouteMatch {
             fraction: runtime_fraction.as_ref().map(RuntimeFraction::from_proto),
             tls: tls_context.map(TlsMatch::from_proto),
             metadata: each(dynamic_metadata, metadata_list, MetadataMatcher::from_proto),
+            asks_for_state: !filter_state.is_empty(),
             path: path?,
         })
     }
@@ -97,12 +103,14 @@ impl RouteMatch {
             fraction: None,
             tls: None,
             metadata: Vec::new(),
+            asks_for_state: false,
         }
     }
 
     pub(super) fn matches<B>(&self, subject: &Subject<'_, B>) -> bool {
         let request = subject.request;
-        self.path.matches(subject)
+        !self.asks_for_state
+            && self.path.matches(subject)
             && self.fraction.as_ref().is_none_or(|fraction| fraction.holds(subject.runtime, subject.random))
             && self.headers.iter().all(|header| header.matches(request))
             && self.query_parameters.iter().all(|parameter| parameter.matches(request.uri().query()))
@@ -119,7 +127,26 @@ impl RouteMatch {
     /// Whether it asks for nothing but the path.
     pub(super) fn is_path_only(&self) -> bool {
         let lists = self.headers.len() + self.query_parameters.len() + self.cookies.len() + self.metadata.len();
-        lists == 0 && !self.grpc && self.fraction.is_none() && self.tls.is_none()
+        lists == 0 && !self.asks_for_state && !self.grpc && self.fraction.is_none() && self.tls.is_none()
+    }
+}
+
+/// Reports what is wrong with a matcher of the state that filters keep.
+fn check_filter_state(proto: &proto::matcher::FilterStateMatcher, field: Field<'_>) {
+    use proto::matcher::filter_state_matcher::Matcher;
+
+    let proto::matcher::FilterStateMatcher { key, matcher } = proto;
+    field.warning(format!("no filter here keeps state as {key:?}: the route never matches"));
+    match matcher {
+        Some(Matcher::StringMatch(text)) => _ = StringMatcher::from_proto(text, field.key("string_match")),
+        Some(Matcher::AddressMatch(proto::matcher::AddressMatcher { ranges, invert_match: _invert_match })) => {
+            let list = field.key("address_match");
+            let list = list.key("ranges");
+            for (i, range) in ranges.iter().enumerate() {
+                CidrRange::from_xds(range, list.index(i));
+            }
+        }
+        None => {}
     }
 }
 

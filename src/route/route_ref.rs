@@ -230,6 +230,13 @@ impl RouteRef {
         own.or(self.virtual_host().retry_policy.as_ref())
     }
 
+    /// Whether an attempt that takes too long goes on beside the next one: by the route's policy, or else the virtual host's.
+    #[must_use]
+    pub fn hedges_on_per_try_timeout(&self) -> bool {
+        let own = self.forward().and_then(|forward| forward.hedge_on_per_try_timeout);
+        own.or(self.virtual_host().hedge_on_per_try_timeout).unwrap_or(false)
+    }
+
     /// How much of a request's body may be kept for further attempts, in bytes.
     #[must_use]
     pub fn buffer_limit(&self) -> usize {

@@ -11,6 +11,7 @@ use super::{
     match_input::RequestInput,
     mutations::{Lists, Mutations},
     path_index::{PathIndex, first_at_or_after},
+    retry_policy::hedge_on_per_try_timeout,
     route::Route,
     route_match::Subject,
     stats::VirtualClusters,
@@ -43,6 +44,7 @@ pub(super) struct VirtualHost {
     pub(super) filters: FilterConfigs,
     pub(super) mirror_policies: Vec<MirrorPolicy>,
     pub(super) retry_policy: Option<RetryPolicy>,
+    pub(super) hedge_on_per_try_timeout: Option<bool>,
     pub(super) buffer_limit: Option<usize>,
     pub(super) attempt_headers: AttemptHeaders,
 }
@@ -122,7 +124,6 @@ impl VirtualHost {
         field.unsupported("route_specifiers", route_specifiers);
         field.ignored("cors", cors, "use the filter's own configuration");
         field.unsupported("retry_policy_typed_config", retry_policy_typed_config);
-        field.ignored("hedge_policy", hedge_policy, "attempts are made one after the other");
         field.ignored("metadata", metadata, "nothing reads it");
         let lists = Lists {
             request_headers_to_add,
@@ -162,6 +163,7 @@ impl VirtualHost {
             retry_policy: retry_policy
                 .as_ref()
                 .map(|policy| RetryPolicy::from_proto(policy, field.key("retry_policy"))),
+            hedge_on_per_try_timeout: hedge_on_per_try_timeout(hedge_policy, field.key("hedge_policy")),
             buffer_limit: buffer_limit(*per_request_buffer_limit_bytes, *request_body_buffer_limit),
             attempt_headers: AttemptHeaders {
                 count_in_request: *include_request_attempt_count,
@@ -221,6 +223,7 @@ impl VirtualHost {
             filters: FilterConfigs::default(),
             mirror_policies: Vec::new(),
             retry_policy: None,
+            hedge_on_per_try_timeout: None,
             buffer_limit: None,
             attempt_headers: AttemptHeaders::default(),
         }

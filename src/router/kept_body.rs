@@ -5,10 +5,9 @@
 
 use std::{
     cell::RefCell,
-    future::poll_fn,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -35,7 +34,6 @@ struct Kept {
     current: u32,
     /// Counts a body that became too large.
     abandoned: Counter,
-    waiting: Vec<Waker>,
 }
 
 #[derive(Clone)]
@@ -69,7 +67,6 @@ impl KeptBody {
             length,
             current: 0,
             abandoned: abandoned.clone(),
-            waiting: Vec::new(),
         })))
     }
 
@@ -87,52 +84,22 @@ impl KeptBody {
         matches!(self.0.borrow().state, State::Open | State::Complete)
     }
 
-    /// The whole body, as soon as it has been read by others; `None` if it will not be kept.
-    pub(super) fn complete(&self) -> impl Future<Output = Option<Body>> + use<> {
-        let kept = Rc::downgrade(&self.0);
-        poll_fn(move |cx| {
-            let Some(kept) = kept.upgrade() else { return Poll::Ready(None) };
-            let state = kept.borrow().state;
-            match state {
-                State::Open => {
-                    kept.borrow_mut().waiting.push(cx.waker().clone());
-                    Poll::Pending
-                }
-                State::Complete => Poll::Ready(Some(KeptBody(kept).copy())),
-                State::Lost | State::Broken => Poll::Ready(None),
-            }
-        })
-    }
-
-    /// The whole body, if all of it is kept.
+    /// The whole body, if all of it is kept, for a reader that leaves the others alone.
     pub(super) fn whole(&self) -> Option<Body> {
-        (self.0.borrow().state == State::Complete).then(|| self.copy())
-    }
-
-    /// The body as far as it is kept, for a reader that leaves the others alone.
-    fn copy(&self) -> Body {
-        Body::boxed(Reader { kept: Rc::clone(&self.0), number: 0, next: 0, read: 0 })
+        let reader = || Body::boxed(Reader { kept: Rc::clone(&self.0), number: 0, next: 0, read: 0 });
+        (self.0.borrow().state == State::Complete).then(reader)
     }
 
     /// There will be no other reader: what is still to come need not be kept.
     pub(super) fn forget(&self) {
         let mut kept = self.0.borrow_mut();
         if kept.state == State::Open {
-            kept.lose();
+            kept.state = State::Lost;
         }
     }
 }
 
 impl Kept {
-    fn lose(&mut self) {
-        self.state = State::Lost;
-        self.wake();
-    }
-
-    fn wake(&mut self) {
-        self.waiting.drain(..).for_each(Waker::wake);
-    }
-
     fn note(&mut self, frame: Option<&Result<Frame<Bytes>, BodyError>>) {
         if self.state == State::Lost {
             return;
@@ -149,22 +116,12 @@ impl Kept {
                 }
                 if self.size > self.limit {
                     self.abandoned.inc();
-                    return self.lose();
-                }
-                if frame.is_trailers() || self.source.is_end_stream() {
+                    self.state = State::Lost;
+                } else if frame.is_trailers() || self.source.is_end_stream() {
                     self.state = State::Complete;
                 }
             }
         }
-        if self.state != State::Open {
-            self.wake();
-        }
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.wake();
     }
 }
 

@@ -5,6 +5,7 @@
 //! in the end becomes a [`LocalReply`] by the table in `failure.rs`.
 
 mod failure;
+mod hedge;
 mod internal_redirect;
 mod kept_body;
 mod mirror;
@@ -175,14 +176,18 @@ impl Router {
         route.finalize_request(request, &mut stream.info, &cluster.cluster().name, self.originals());
         let timeout_status =
             if orders.timeout_by_no_content { StatusCode::NO_CONTENT } else { StatusCode::GATEWAY_TIMEOUT };
+        let is_hedged = orders.hedge_on_per_try_timeout.unwrap_or_else(|| route.hedges_on_per_try_timeout());
         let retry = RetryState::new(route.retry_policy(), orders, request, &cluster, forward.priority);
         let redirects = forward.internal_redirect.as_ref();
-        let mirrored = !route.mirror_policies().is_empty();
-        let keeps_head = retry.is_some() || redirects.is_some();
-        let kept = if keeps_head || mirrored { keep_body(request, route, &cluster) } else { None };
-        if mirrored {
-            mirror::mirror(route, request, kept.as_ref(), stream, timeouts.response);
+        // An attempt that takes too long is not given up, and nothing follows it.
+        let timeouts = if is_hedged && retry.is_none() { timeouts.without_tries() } else { timeouts };
+        if !route.mirror_policies().is_empty() {
+            let abandoned = &cluster.cluster().stats.retry_or_shadow_abandoned;
+            mirror::mirror(route, request, stream, timeouts.response, abandoned);
         }
+        let retry_is_possible = retry.is_some();
+        let keeps_head = retry_is_possible || redirects.is_some();
+        let kept = if keeps_head { keep_body(request, route, &cluster) } else { None };
         let mut upstream = UpstreamRequest {
             cluster: &cluster,
             route,
@@ -194,7 +199,8 @@ impl Router {
             timeout_status,
             retry,
             metadata_match,
-            keeps_head: keeps_head || kept.is_some(),
+            is_hedged: is_hedged && retry_is_possible,
+            keeps_head,
             kept,
         };
         let answer = upstream.send(request, stream).await;
@@ -208,7 +214,7 @@ impl Router {
             if !stream.info.is_health_check {
                 upstream.count(response);
             }
-            if let Some(kept) = upstream.kept.filter(|_| !mirrored) {
+            if let Some(kept) = &upstream.kept {
                 kept.forget();
             }
         }

@@ -27,6 +27,8 @@ pub(super) struct Orders {
     pub retry_on: RetryOn,
     /// `x-envoy-max-retries`
     pub max_retries: Option<u32>,
+    /// `x-envoy-hedge-on-per-try-timeout`
+    pub hedge_on_per_try_timeout: Option<bool>,
     /// `x-envoy-retriable-status-codes`
     pub retriable_status_codes: Vec<u16>,
     /// `x-envoy-retriable-header-names`
@@ -70,7 +72,8 @@ impl Orders {
                 self.expected_timeout = milliseconds(text);
                 return false;
             }
-            "x-envoy-hedge-on-per-try-timeout" | "x-envoy-upstream-alt-stat-name" => {}
+            "x-envoy-hedge-on-per-try-timeout" => self.hedge_on_per_try_timeout = text.parse().ok(),
+            "x-envoy-upstream-alt-stat-name" => {}
             _ => return false,
         }
         true

@@ -138,7 +138,13 @@ impl<'a> RetryState<'a> {
         self.decide(due, None, random)
     }
 
-    fn is_due_after(&self, response: &Response) -> bool {
+    /// What becomes of the request while an attempt takes too long: another one at its side, whatever the policy says of failures.
+    pub(super) fn while_slow(&mut self, random: &Random) -> Verdict {
+        self.decide(true, None, random)
+    }
+
+    /// Whether this response calls for another attempt.
+    pub(super) fn is_due_after(&self, response: &Response) -> bool {
         let (status, headers) = (response.status(), response.headers());
         if headers.contains_key(RATE_LIMITED) {
             return self.on.intersects(RetryOn::ENVOY_RATELIMITED);

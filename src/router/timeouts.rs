@@ -54,6 +54,11 @@ impl Timeouts {
         }
     }
 
+    /// The same where attempts have no deadlines of their own.
+    pub(super) fn without_tries(self) -> Timeouts {
+        Timeouts { per_try: None, per_try_idle: None, ..self }
+    }
+
     /// The deadlines of one attempt.
     pub(super) fn of_attempt(&self, cluster: &Cluster) -> TryTimeouts {
         TryTimeouts {

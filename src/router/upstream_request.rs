@@ -48,12 +48,14 @@ pub(super) struct UpstreamRequest<'a> {
     pub metadata_match: Option<Cow<'a, MetadataMatch>>,
     /// The body, if it may be needed again.
     pub kept: Option<KeptBody>,
+    /// Whether an attempt that takes too long goes on beside the next one.
+    pub is_hedged: bool,
     /// Whether the head of the request may be needed again.
     pub keeps_head: bool,
 }
 
 /// What an attempt brought.
-enum Outcome {
+pub(super) enum Outcome {
     Response(Response),
     Failure {
         failure: UpstreamFailure,
@@ -63,32 +65,24 @@ enum Outcome {
     TimedOut(Expired),
 }
 
-impl UpstreamRequest<'_> {
+impl<'a> UpstreamRequest<'a> {
     /// Sends the request, again where that is due, until a response begins or a deadline passes.
     pub(super) async fn send(&mut self, request: &mut Request, stream: &mut Stream) -> Result<Response, LocalReply> {
+        if self.is_hedged {
+            // Boxed, so that other requests do not carry its state.
+            return Box::pin(self.send_hedged(request, stream)).await;
+        }
         let mut races = 0;
         loop {
-            stream.info.attempt_count += 1;
-            let Some(host) = self.choose_host() else {
-                stream.info.upstream_cluster = Some(Arc::clone(&self.cluster.cluster().name));
-                stream.capture_request(request);
-                return Err(self.charge(LocalReply::no_healthy_upstream()));
-            };
-            self.counted_by.each().for_each(|counted| counted.stats.upstream_rq_total.inc());
-            stream.info.upstream = Some(Rc::clone(host.info()));
+            let host = self.start(request, stream)?;
             let mut copy;
             let sent = if self.keeps_head {
-                copy = copy_head(request);
-                *copy.body_mut() = match &self.kept {
-                    Some(kept) => kept.read(),
-                    None => std::mem::take(request.body_mut()),
-                };
+                copy = self.copy(request);
                 &mut copy
             } else {
                 &mut *request
             };
-            self.route.finalize_host(sent, &host.endpoint.hostname, self.originals);
-            stream.capture_request(sent);
+            self.finalize_host(&host, sent, stream);
             let outcome = self.attempt(&host, sent, stream).await?;
             let race = matches!(&outcome, Outcome::Failure { failure, .. }
                 if failure.unprocessed && failure::is_race(failure.kind))
@@ -105,6 +99,35 @@ impl UpstreamRequest<'_> {
                 _ => return self.finish(outcome, stream),
             }
         }
+    }
+
+    /// The host of another attempt.
+    pub(super) fn start(&mut self, request: &Request, stream: &mut Stream) -> Result<HostRef, LocalReply> {
+        stream.info.attempt_count += 1;
+        let Some(host) = self.choose_host() else {
+            stream.info.upstream_cluster = Some(Arc::clone(&self.cluster.cluster().name));
+            stream.capture_request(request);
+            return Err(self.charge(LocalReply::no_healthy_upstream()));
+        };
+        self.counted_by.each().for_each(|counted| counted.stats.upstream_rq_total.inc());
+        stream.info.upstream = Some(Rc::clone(host.info()));
+        Ok(host)
+    }
+
+    /// The request for one attempt; what it was made of stays for another one.
+    pub(super) fn copy(&self, request: &mut Request) -> Request {
+        let mut copy = copy_head(request);
+        *copy.body_mut() = match &self.kept {
+            Some(kept) => kept.read(),
+            None => std::mem::take(request.body_mut()),
+        };
+        copy
+    }
+
+    /// What is changed in a request once its host is known.
+    pub(super) fn finalize_host(&self, host: &HostRef, request: &mut Request, stream: &mut Stream) {
+        self.route.finalize_host(request, &host.endpoint.hostname, self.originals);
+        stream.capture_request(request);
     }
 
     fn choose_host(&mut self) -> Option<HostRef> {
@@ -132,22 +155,28 @@ impl UpstreamRequest<'_> {
         if !matches!(outcome, Ok(Ok(_))) && !deadlines.is_empty() {
             stream.timer.begin_attempt(TryTimeouts::default());
         }
+        let outcome = match outcome {
+            Ok(Ok(response)) => Outcome::Response(response),
+            Ok(Err(failure)) => Outcome::Failure { failure, sent: attempt.first_byte_sent.get().is_some() },
+            Err(expired) => self.expire(expired, host, stream)?,
+        };
+        self.note_timing(&attempt, &outcome, stream);
+        Ok(outcome)
+    }
+
+    /// Writes down when what happened in an attempt.
+    pub(super) fn note_timing(&self, attempt: &UpstreamAttempt, outcome: &Outcome, stream: &mut Stream) {
         let info = &mut stream.info;
         let since_start = |at: Option<Instant>| at.map(|at| at - info.start);
         info.timing.first_upstream_tx = since_start(attempt.first_byte_sent.get());
         info.timing.first_upstream_rx = since_start(attempt.headers_received.get());
-        match outcome {
-            Ok(Ok(response)) => {
-                info.upstream_protocol = Some(response.version());
-                Ok(Outcome::Response(response))
-            }
-            Ok(Err(failure)) => Ok(Outcome::Failure { failure, sent: attempt.first_byte_sent.get().is_some() }),
-            Err(expired) => self.expire(expired, host, stream),
+        if let Outcome::Response(response) = outcome {
+            info.upstream_protocol = Some(response.version());
         }
     }
 
     /// What a deadline that has passed ends: the attempt or the request.
-    fn expire(&self, expired: Expired, host: &HostRef, stream: &Stream) -> Result<Outcome, LocalReply> {
+    pub(super) fn expire(&self, expired: Expired, host: &HostRef, stream: &Stream) -> Result<Outcome, LocalReply> {
         let stats = &self.cluster.cluster().stats;
         match expired {
             Expired::Route => {
@@ -174,11 +203,9 @@ impl UpstreamRequest<'_> {
         }
     }
 
-    fn judge(&mut self, outcome: &Outcome, stream: &mut Stream) -> Verdict {
-        if self.kept.as_ref().is_some_and(|kept| !kept.is_whole()) {
-            self.retry = None;
-        }
-        let Some(retry) = &mut self.retry else { return Verdict::Final };
+    /// What becomes of the request after an attempt.
+    pub(super) fn judge(&mut self, outcome: &Outcome, stream: &mut Stream) -> Verdict {
+        let Some(retry) = self.usable_retry() else { return Verdict::Final };
         let random = &stream.worker.random;
         let verdict = match outcome {
             Outcome::Response(response) => retry.after_response(response, random),
@@ -187,6 +214,36 @@ impl UpstreamRequest<'_> {
             }
             Outcome::TimedOut(_) => retry.after_loss(Loss::TimedOut, random),
         };
+        self.note_verdict(verdict, stream);
+        verdict
+    }
+
+    /// What becomes of it while an attempt takes too long.
+    pub(super) fn judge_slow(&mut self, stream: &mut Stream) -> Verdict {
+        let Some(retry) = self.usable_retry() else { return Verdict::Final };
+        let verdict = retry.while_slow(&stream.worker.random);
+        self.note_verdict(verdict, stream);
+        verdict
+    }
+
+    /// The verdict on an attempt after which there will be no other, whatever it brought.
+    pub(super) fn would_judge(&mut self, outcome: &Outcome) -> Verdict {
+        let is_bad = match outcome {
+            Outcome::Response(response) => self.usable_retry().is_some_and(|retry| retry.is_due_after(response)),
+            Outcome::Failure { .. } | Outcome::TimedOut(_) => true,
+        };
+        if is_bad { Verdict::LimitExceeded } else { Verdict::Final }
+    }
+
+    /// What may follow, as long as the request can be sent again.
+    fn usable_retry(&mut self) -> Option<&mut RetryState<'a>> {
+        if self.kept.as_ref().is_some_and(|kept| !kept.is_whole()) {
+            self.retry = None;
+        }
+        self.retry.as_mut()
+    }
+
+    fn note_verdict(&self, verdict: Verdict, stream: &mut Stream) {
         for counted in self.counted_by.each() {
             match verdict {
                 Verdict::Again(_) => counted.stats.upstream_rq_retry.inc(),
@@ -200,10 +257,9 @@ impl UpstreamRequest<'_> {
             Verdict::Overflow => stream.info.flags.set(ResponseFlags::UPSTREAM_OVERFLOW),
             Verdict::Again(_) | Verdict::Final => {}
         }
-        verdict
     }
 
-    fn count_retried(&self, outcome: &Outcome, host: &HostRef) {
+    pub(super) fn count_retried(&self, outcome: &Outcome, host: &HostRef) {
         if let Outcome::Response(response) = outcome {
             let cluster = self.cluster.cluster();
             cluster.retried_completed.inc();
@@ -223,7 +279,7 @@ impl UpstreamRequest<'_> {
     }
 
     /// The answer when a deadline of the whole request has passed.
-    fn timeout_reply(&self, expired: Expired, stream: &Stream) -> LocalReply {
+    pub(super) fn timeout_reply(&self, expired: Expired, stream: &Stream) -> LocalReply {
         match expired {
             Expired::Idle => LocalReply::stream_idle_timeout(stream.timer.is_request_complete()),
             Expired::MaxDuration => LocalReply::max_duration_timeout(stream.timer.is_request_complete()),
@@ -233,7 +289,7 @@ impl UpstreamRequest<'_> {
     }
 
     /// Tells the host of the next attempt that it is not the first, and how much time is left.
-    fn prepare_retry(&self, request: &mut Request, stream: &Stream, after_timeout: bool) {
+    pub(super) fn prepare_retry(&self, request: &mut Request, stream: &Stream, after_timeout: bool) {
         let told = self.route.attempt_headers();
         let headers = request.headers_mut();
         if told.count_in_request {
@@ -248,7 +304,7 @@ impl UpstreamRequest<'_> {
     }
 
     /// What the last attempt brought, as the answer.
-    fn finish(&mut self, outcome: Outcome, stream: &mut Stream) -> Result<Response, LocalReply> {
+    pub(super) fn finish(&mut self, outcome: Outcome, stream: &mut Stream) -> Result<Response, LocalReply> {
         let retried = stream.info.attempt_count > 1 && self.retry.is_some();
         match outcome {
             Outcome::Response(response) => {
@@ -279,7 +335,7 @@ impl UpstreamRequest<'_> {
     }
 
     /// A reply of ours for which the cluster is to blame counts as one of its responses.
-    fn charge(&self, reply: LocalReply) -> LocalReply {
+    pub(super) fn charge(&self, reply: LocalReply) -> LocalReply {
         let cluster = self.cluster.cluster();
         cluster.responses.count_own(reply.status.as_u16(), self.origin);
         self.counted_by.each().for_each(|counted| counted.answered(reply.status));

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use crate::{config::Field, matcher::CidrRange, proto::xds_core};
+use crate::{config::Field, matcher::CidrRange};
 
 /// Ranges of addresses, with what follows for each.
 #[derive(Debug)]
@@ -49,12 +49,6 @@ impl<T> AddressMap<T> {
         let listed = ranges.flatten().enumerate().filter(|(rank, listed)| *rank == 0 || !listed.exclusive);
         listed.map(|(_, listed)| &self.values[listed.value])
     }
-}
-
-/// Reads a range as the xDS API writes it.
-pub(super) fn range(proto: &xds_core::CidrRange, field: Field<'_>) -> Option<CidrRange> {
-    let xds_core::CidrRange { address_prefix, prefix_len } = proto;
-    CidrRange::parse(address_prefix, prefix_len.as_ref().map_or(0, |length| length.value), field)
 }
 
 /// Domains, with what follows for each.
