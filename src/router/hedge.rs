@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::{
     failure,
     retry::Verdict,
-    upstream_request::{Outcome, UpstreamRequest},
+    upstream_request::{Outcome, UpstreamRequest, note_timing},
 };
 use crate::{
     filter::{
@@ -136,7 +136,7 @@ impl UpstreamRequest<'_> {
             }
             return None;
         }
-        self.note_timing(&ended.attempt, &outcome, stream);
+        note_timing(&ended.attempt, stream);
         stream.info.upstream = Some(Rc::clone(ended.host.info()));
         stream.timer.begin_attempt(TryTimeouts { response: None, ..attempts.deadlines });
         if let Some(sent) = sent {

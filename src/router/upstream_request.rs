@@ -155,23 +155,11 @@ impl<'a> UpstreamRequest<'a> {
         if !matches!(outcome, Ok(Ok(_))) && !deadlines.is_empty() {
             stream.timer.begin_attempt(TryTimeouts::default());
         }
-        let outcome = match outcome {
-            Ok(Ok(response)) => Outcome::Response(response),
-            Ok(Err(failure)) => Outcome::Failure { failure, sent: attempt.first_byte_sent.get().is_some() },
-            Err(expired) => self.expire(expired, host, stream)?,
-        };
-        self.note_timing(&attempt, &outcome, stream);
-        Ok(outcome)
-    }
-
-    /// Writes down when what happened in an attempt.
-    pub(super) fn note_timing(&self, attempt: &UpstreamAttempt, outcome: &Outcome, stream: &mut Stream) {
-        let info = &mut stream.info;
-        let since_start = |at: Option<Instant>| at.map(|at| at - info.start);
-        info.timing.first_upstream_tx = since_start(attempt.first_byte_sent.get());
-        info.timing.first_upstream_rx = since_start(attempt.headers_received.get());
-        if let Outcome::Response(response) = outcome {
-            info.upstream_protocol = Some(response.version());
+        note_timing(&attempt, stream);
+        match outcome {
+            Ok(Ok(response)) => Ok(Outcome::Response(response)),
+            Ok(Err(failure)) => Ok(Outcome::Failure { failure, sent: attempt.first_byte_sent.get().is_some() }),
+            Err(expired) => self.expire(expired, host, stream),
         }
     }
 
@@ -308,6 +296,7 @@ impl<'a> UpstreamRequest<'a> {
         let retried = stream.info.attempt_count > 1 && self.retry.is_some();
         match outcome {
             Outcome::Response(response) => {
+                stream.info.upstream_protocol = Some(response.version());
                 stream.timer.settle_attempt();
                 Ok(response)
             }
@@ -341,6 +330,14 @@ impl<'a> UpstreamRequest<'a> {
         self.counted_by.each().for_each(|counted| counted.answered(reply.status));
         reply
     }
+}
+
+/// Writes down when what happened in an attempt.
+pub(super) fn note_timing(attempt: &UpstreamAttempt, stream: &mut Stream) {
+    let info = &mut stream.info;
+    let since_start = |at: Option<Instant>| at.map(|at| at - info.start);
+    info.timing.first_upstream_tx = since_start(attempt.first_byte_sent.get());
+    info.timing.first_upstream_rx = since_start(attempt.headers_received.get());
 }
 
 /// The deadline that passes first; those of the attempt run from when it has been sent.

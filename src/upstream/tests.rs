@@ -12,6 +12,7 @@ use std::{
 use super::*;
 use crate::{
     config::{self, Field, Report, Source},
+    matcher::MetadataMatch,
     net::Address,
     proto,
     stats::Registry,
@@ -274,4 +275,67 @@ fn a_static_cluster_is_not_followed() {
     let entry = accept(&cluster_of("STATIC", &[("127.0.0.1", 80, "")]));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(dns::follow(entry.cluster, entry.hosts, |_| panic!("nothing to publish")));
+}
+
+/// Three hosts with labels, as the port says: 1 and 3 are for production, 2 is for tests.
+fn labelled(subsets: &str) -> Rc<ClusterState> {
+    let labels = |labels: &str| format!("      metadata: {{filter_metadata: {{envoy.lb: {{{labels}}}}}}}\n");
+    let endpoints = [labels("stage: prod, version: 1"), labels("stage: test"), labels("stage: prod, version: [2, 3]")];
+    let endpoints: Vec<_> = (1..).zip(&endpoints).map(|(port, labels)| ("127.0.0.1", port, labels.as_str())).collect();
+    state(accept(&format!("{}lb_subset_config: {{{subsets}}}\n", cluster_of("STATIC", &endpoints))))
+}
+
+/// The ports that requests with these labels go to.
+fn ports(cluster: &ClusterState, labels: &str) -> Vec<u16> {
+    let yaml = format!("{{filter_metadata: {{envoy.lb: {{{labels}}}}}}}");
+    let metadata: proto::core::Metadata = config::load(&Source::new("x.yaml", yaml), &Report::new()).unwrap();
+    let asked = MetadataMatch::from_proto(Some(&metadata));
+    let context = LoadBalancerContext { metadata_match: asked.as_ref(), ..LoadBalancerContext::default() };
+    let chosen = (0..6).filter_map(|_| cluster.choose_host(&context)?.endpoint.address.port());
+    let mut ports: Vec<u16> = chosen.collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+#[test]
+fn labels_choose_among_hosts() {
+    let selectors = "subset_selectors: [{keys: [stage]}, {keys: [version, stage]}]";
+    let cluster = labelled(selectors);
+    assert_eq!(ports(&cluster, "stage: prod"), [1, 3]);
+    assert_eq!(ports(&cluster, "stage: prod, version: 1"), [1]);
+    assert_eq!(ports(&cluster, "version: 1"), [0; 0]);
+    assert_eq!(ports(&cluster, ""), [0; 0]);
+    assert_eq!(cluster.cluster().stats.lb_subsets_active.value(), 4);
+    assert_eq!(cluster.cluster().stats.lb_subsets_selected.value(), 12);
+
+    let cluster = labelled(&format!("fallback_policy: DEFAULT_SUBSET, default_subset: {{stage: test}}, {selectors}"));
+    assert_eq!(ports(&cluster, "stage: nowhere"), [2]);
+    assert_eq!(cluster.cluster().stats.lb_subsets_fallback.value(), 6);
+
+    let cluster = labelled("list_as_any: true, subset_selectors: [{keys: [version]}]");
+    assert_eq!(ports(&cluster, "version: 3"), [3]);
+
+    let own = "subset_selectors: [{keys: [stage], fallback_policy: ANY_ENDPOINT, single_host_per_subset: true}, \
+               {keys: [stage, zone], fallback_policy: KEYS_SUBSET, fallback_keys_subset: [stage]}]";
+    let cluster = labelled(own);
+    assert_eq!(ports(&cluster, "stage: prod, zone: a"), [1]);
+    assert_eq!(ports(&cluster, "stage: nowhere, zone: a"), [1, 2, 3]);
+}
+
+#[test]
+fn tried_priorities_are_left_alone_while_there_are_others() {
+    let endpoint = |port: u16, priority: u32| {
+        format!(
+            "  - priority: {priority}\n    lb_endpoints:\n    - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}\n"
+        )
+    };
+    let yaml =
+        format!("name: c\nload_assignment:\n  cluster_name: c\n  endpoints:\n{}{}", endpoint(1, 0), endpoint(2, 1));
+    let cluster = state(accept(&yaml));
+    let port = |tried_priorities: &[u32]| {
+        let context = LoadBalancerContext { tried_priorities, ..LoadBalancerContext::default() };
+        cluster.choose_host(&context).unwrap().endpoint.address.port().unwrap()
+    };
+    assert_eq!([port(&[]), port(&[0]), port(&[1]), port(&[0, 1])], [1, 2, 1, 1]);
 }
