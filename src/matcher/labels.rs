@@ -128,11 +128,20 @@ impl MetadataMatch {
         MetadataMatch::new(self.labels.merged(&other.labels), overrides.cloned())
     }
 
+    /// What both say, where either says anything; `upper` goes before.
+    #[must_use]
+    pub fn layered(lower: Option<&MetadataMatch>, upper: Option<MetadataMatch>) -> Option<MetadataMatch> {
+        match (lower, upper) {
+            (Some(lower), Some(upper)) => Some(lower.merged(&upper)),
+            (lower, None) => lower.cloned(),
+            (None, upper) => upper,
+        }
+    }
+
     /// The same with what filters have found out of the request, which goes before; None if they have found nothing.
     #[must_use]
     pub fn with_dynamic(configured: Option<&MetadataMatch>, found: Option<&proto::Struct>) -> Option<MetadataMatch> {
-        let found = MetadataMatch::from_struct(found?);
-        Some(configured.map_or_else(|| found.clone(), |configured| configured.merged(&found)))
+        MetadataMatch::layered(configured, Some(MetadataMatch::from_struct(found?)))
     }
 
     /// The labels.

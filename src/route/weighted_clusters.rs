@@ -90,8 +90,7 @@ impl WeightedClusters {
     /// What the route asks of hosts; what a cluster says itself goes before.
     pub(super) fn inherit(&mut self, route: &MetadataMatch) {
         for cluster in &mut self.clusters {
-            let own = cluster.metadata_match.take();
-            cluster.metadata_match = Some(own.map_or_else(|| route.clone(), |own| route.merged(&own)));
+            cluster.metadata_match = MetadataMatch::layered(Some(route), cluster.metadata_match.take());
         }
     }
 

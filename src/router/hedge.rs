@@ -88,12 +88,11 @@ impl UpstreamRequest<'_> {
                     }
                 }
                 Event::Expired(expired) => {
-                    let Some((last, others)) = attempts.running.split_last() else {
-                        return Err(self.timeout_reply(expired, stream));
-                    };
-                    others.iter().for_each(|attempt| attempt.host.stats.rq_timeout.inc());
-                    let outcome = self.expire(expired, &last.host, stream)?;
-                    return self.finish(outcome, stream);
+                    let mut outcome = Err(self.timeout_reply(expired, stream));
+                    for attempt in &attempts.running {
+                        outcome = self.expire(expired, &attempt.host, stream);
+                    }
+                    return self.finish(outcome?, stream);
                 }
             }
         }

@@ -176,11 +176,10 @@ impl Router {
         route.finalize_request(request, &mut stream.info, &cluster.cluster().name, self.originals());
         let timeout_status =
             if orders.timeout_by_no_content { StatusCode::NO_CONTENT } else { StatusCode::GATEWAY_TIMEOUT };
-        let is_hedged = orders.hedge_on_per_try_timeout.unwrap_or_else(|| route.hedges_on_per_try_timeout());
         let retry = RetryState::new(route.retry_policy(), orders, request, &cluster, forward.priority);
         let redirects = forward.internal_redirect.as_ref();
         // An attempt that takes too long is not given up, and nothing follows it.
-        let timeouts = if is_hedged && retry.is_none() { timeouts.without_tries() } else { timeouts };
+        let timeouts = if timeouts.is_hedged && retry.is_none() { timeouts.without_tries() } else { timeouts };
         if !route.mirror_policies().is_empty() {
             let abandoned = &cluster.cluster().stats.retry_or_shadow_abandoned;
             mirror::mirror(route, request, stream, timeouts.response, abandoned);
@@ -199,7 +198,7 @@ impl Router {
             timeout_status,
             retry,
             metadata_match,
-            is_hedged: is_hedged && retry_is_possible,
+            is_hedged: timeouts.is_hedged && retry_is_possible,
             keeps_head,
             kept,
         };
@@ -321,7 +320,10 @@ impl Router {
         let headers = request.headers_mut();
         let grpc_timeout = stream.is_grpc.then(|| grpc::timeout(headers));
         let respect = self.respect_expected_rq_timeout;
-        let timeouts = Timeouts::of_request(forward, route.retry_policy(), orders, grpc_timeout, respect);
+        let timeouts = Timeouts {
+            is_hedged: orders.hedge_on_per_try_timeout.unwrap_or_else(|| route.hedges_on_per_try_timeout()),
+            ..Timeouts::of_request(forward, route.retry_policy(), orders, grpc_timeout, respect)
+        };
         stream.timer.set_route_timeout(timeouts.response);
         if let Some(limits) = &forward.max_stream_duration
             && let Some(limit) = limits.limit(grpc_timeout.flatten())

@@ -23,6 +23,8 @@ pub(super) struct Timeouts {
     per_try_idle: Option<Duration>,
     /// What the request asks for in place of the cluster's `max_stream_duration`; zero means none.
     stream_duration: Option<Duration>,
+    /// An attempt that takes too long goes on beside the next one: each may take as long as all.
+    pub is_hedged: bool,
     /// The host is told by `grpc-timeout` as well.
     told_by_grpc: bool,
 }
@@ -50,6 +52,7 @@ impl Timeouts {
             per_try: per_try.filter(|per_try| response.is_none_or(|response| *per_try < response)),
             per_try_idle: retry_policy.and_then(|policy| policy.per_try_idle_timeout),
             stream_duration: orders.stream_duration,
+            is_hedged: false,
             told_by_grpc: limits.is_some(),
         }
     }
@@ -70,7 +73,8 @@ impl Timeouts {
 
     /// Tells the host how long it will be waited for, `elapsed` after the end of the request.
     pub(super) fn tell(&self, headers: &mut HeaderMap, elapsed: Duration, by_envoy_header: bool) {
-        let Some(mut expected) = self.per_try.or(self.response) else { return };
+        let per_try = self.per_try.filter(|_| !self.is_hedged);
+        let Some(mut expected) = per_try.or(self.response) else { return };
         if let Some(response) = self.response {
             // At least one millisecond, for zero would mean for ever.
             let left = response.saturating_sub(elapsed).max(Duration::from_millis(1));

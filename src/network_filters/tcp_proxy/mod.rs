@@ -16,6 +16,7 @@ use crate::{
         FactoryContext, LocalFuture, Random, WorkerContext,
         network::{NetworkFilter, NetworkFilterFactory},
     },
+    matcher::MetadataMatch,
     net::Io,
     proto::{
         self, core,
@@ -92,9 +93,16 @@ pub struct TcpProxy {
 /// Where connections go.
 #[derive(Debug)]
 enum Clusters {
-    One(Arc<str>),
+    One(Destination),
     /// Each with the sum of the weights up to it.
-    Weighted(Vec<(u64, Arc<str>)>),
+    Weighted(Vec<(u64, Destination)>),
+}
+
+/// A cluster, and what is asked of its hosts.
+#[derive(Debug)]
+struct Destination {
+    cluster: Arc<str>,
+    metadata_match: Option<MetadataMatch>,
 }
 
 /// How connections upstream are made.
@@ -160,7 +168,6 @@ impl TcpProxy {
         field.unsupported("on_demand", on_demand);
         field.unsupported("proxy_protocol_tlvs", proxy_protocol_tlvs);
         field.unsupported("proxy_protocol_tlv_merge_policy", proxy_protocol_tlv_merge_policy);
-        field.ignored("metadata_match", metadata_match, "no cluster has subsets");
         field.ignored("hash_policy", hash_policy, "no balancer chooses by a hash");
         // Envoy has these two and does nothing with them.
         field.ignored("downstream_idle_timeout", downstream_idle_timeout, "idle_timeout is for both sides");
@@ -188,7 +195,8 @@ impl TcpProxy {
                 .as_ref()
                 .and_then(|options| Backoff::from_proto(options, field.key("backoff_options"))),
         };
-        let clusters = Clusters::from_proto(cluster_specifier.as_ref(), field, cx);
+        let metadata_match = MetadataMatch::from_proto(metadata_match.as_ref());
+        let clusters = Clusters::from_proto(cluster_specifier.as_ref(), metadata_match, field, cx);
         Some(TcpProxy {
             clusters: clusters?,
             connect,
@@ -234,19 +242,29 @@ fn awaits_data(mode: i32, has_limit: bool, field: Field<'_>) -> bool {
 }
 
 impl Clusters {
-    fn from_proto(proto: Option<&ClusterSpecifier>, field: Field<'_>, cx: &FactoryContext<'_>) -> Option<Clusters> {
+    /// What a weighted cluster asks of its hosts itself goes before `metadata_match`.
+    fn from_proto(
+        proto: Option<&ClusterSpecifier>,
+        metadata_match: Option<MetadataMatch>,
+        field: Field<'_>,
+        cx: &FactoryContext<'_>,
+    ) -> Option<Clusters> {
         match proto {
-            Some(ClusterSpecifier::Cluster(name)) => Some(Clusters::One(named(name, field.key("cluster"), cx))),
+            Some(ClusterSpecifier::Cluster(name)) => {
+                let cluster = named(name, field.key("cluster"), cx);
+                Some(Clusters::One(Destination { cluster, metadata_match }))
+            }
             Some(ClusterSpecifier::WeightedClusters(WeightedCluster { clusters })) => {
                 let field = field.key("weighted_clusters");
                 let list = field.key("clusters");
                 let mut total = 0;
                 let mut weighted = Vec::with_capacity(clusters.len());
-                for (index, ClusterWeight { name, weight, metadata_match }) in clusters.iter().enumerate() {
-                    let field = list.index(index);
-                    field.ignored("metadata_match", metadata_match, "no cluster has subsets");
+                for (index, ClusterWeight { name, weight, metadata_match: own }) in clusters.iter().enumerate() {
+                    let cluster = named(name, list.index(index).key("name"), cx);
+                    let own = MetadataMatch::from_proto(own.as_ref());
+                    let metadata_match = MetadataMatch::layered(metadata_match.as_ref(), own);
                     total += u64::from(*weight);
-                    weighted.push((total, named(name, field.key("name"), cx)));
+                    weighted.push((total, Destination { cluster, metadata_match }));
                 }
                 Some(Clusters::Weighted(weighted))
             }
@@ -258,14 +276,17 @@ impl Clusters {
     }
 
     /// `preferred` is what another filter has chosen.
-    fn choose<'a>(&'a self, preferred: Option<&'a str>, random: &Random) -> &'a str {
+    fn choose<'a>(&'a self, preferred: Option<&'a str>, random: &Random) -> (&'a str, Option<&'a MetadataMatch>) {
         match self {
-            Clusters::One(name) => preferred.unwrap_or(name),
+            Clusters::One(destination) => {
+                (preferred.unwrap_or(&destination.cluster), destination.metadata_match.as_ref())
+            }
             Clusters::Weighted(clusters) => {
                 let total = clusters.last().map_or(1, |(sum, _)| *sum);
                 let place = random.next_u64() % total;
                 let at = clusters.partition_point(|(sum, _)| *sum <= place);
-                &clusters[at].1
+                let (_, destination) = &clusters[at];
+                (&*destination.cluster, destination.metadata_match.as_ref())
             }
         }
     }

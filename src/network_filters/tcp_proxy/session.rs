@@ -140,7 +140,8 @@ impl<'a> Session<'a> {
     /// A connection to a host of the cluster, after as many attempts as there may be.
     async fn connect(&mut self) -> Option<(Rc<ClusterState>, Connected)> {
         let connection = Rc::clone(&self.info.connection);
-        let name = self.proxy.clusters.choose(connection.upstream_cluster.as_deref(), &self.worker.random);
+        let (name, metadata_match) =
+            self.proxy.clusters.choose(connection.upstream_cluster.as_deref(), &self.worker.random);
         let Some(cluster) = self.worker.clusters.get(name) else {
             self.proxy.stats.downstream_cx_no_route.inc();
             self.info.flags.set(ResponseFlags::NO_CLUSTER_FOUND);
@@ -148,6 +149,7 @@ impl<'a> Session<'a> {
         };
         self.info.upstream_cluster = Some(Arc::clone(&cluster.cluster().name));
         let connect = &self.proxy.connect;
+        let context = LoadBalancerContext { metadata_match, ..LoadBalancerContext::default() };
         loop {
             if connect.tunnel.is_none() && cluster.is_full() {
                 cluster.cluster().stats.upstream_cx_overflow.inc();
@@ -164,7 +166,7 @@ impl<'a> Session<'a> {
             {
                 sleep(backoff.pause(self.info.attempt_count, &self.worker.random)).await;
             }
-            let Some(host) = cluster.choose_host(&LoadBalancerContext::default()) else {
+            let Some(host) = cluster.choose_host(&context) else {
                 self.info.flags.set(ResponseFlags::NO_HEALTHY_UPSTREAM);
                 return None;
             };
