@@ -27,7 +27,9 @@ struct Running {
     host: HostRef,
     attempt: Rc<UpstreamAttempt>,
     sending: Pin<Box<dyn Future<Output = Result<Response, UpstreamFailure>>>>,
-    /// It has taken too long, and another one has been asked for.
+    /// It has taken too long.
+    is_slow: bool,
+    /// Another one has been asked for since.
     followed: bool,
 }
 
@@ -36,7 +38,7 @@ struct Attempts {
     running: Vec<Running>,
     /// Until the next one begins, where one is due.
     waiting: Option<Pin<Box<Sleep>>>,
-    /// Until the first one that has not been followed takes too long.
+    /// Until the first one that is not slow yet takes too long.
     slow: Pin<Box<Sleep>>,
     deadlines: TryTimeouts,
 }
@@ -72,8 +74,9 @@ impl UpstreamRequest<'_> {
                     }
                 }
                 Event::Slow(place) => {
-                    attempts.running[place].followed = true;
+                    attempts.running[place].is_slow = true;
                     if let Verdict::Again(wait) = self.judge_slow(stream) {
+                        attempts.running[place].followed = true;
                         attempts.waiting = Some(Box::pin(sleep(wait)));
                     }
                 }
@@ -105,7 +108,7 @@ impl UpstreamRequest<'_> {
         let attempt = Rc::new(UpstreamAttempt { priority: self.priority, ..UpstreamAttempt::default() });
         let (cluster, to, told) = (Rc::clone(self.cluster), host.clone(), Rc::clone(&attempt));
         let sending = Box::pin(async move { cluster.send(&to, &mut copy, &told).await });
-        Ok(Running { host, attempt, sending, followed: false })
+        Ok(Running { host, attempt, sending, is_slow: false, followed: false })
     }
 
     /// What becomes of the request after an attempt; None if it goes on.
@@ -176,7 +179,7 @@ impl Attempts {
     fn first_slow(&self, timer: &StreamTimer) -> Option<(Instant, usize)> {
         let limit = [self.deadlines.response, self.deadlines.idle].into_iter().flatten().min()?;
         let end = timer.request_end()?;
-        let places = self.running.iter().enumerate().filter(|(_, attempt)| !attempt.followed);
+        let places = self.running.iter().enumerate().filter(|(_, attempt)| !attempt.is_slow);
         let at = |attempt: &Running| attempt.attempt.first_byte_sent.get().map(|sent| sent.max(end) + limit);
         places.filter_map(|(place, attempt)| Some((at(attempt)?, place))).min()
     }

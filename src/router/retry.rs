@@ -167,9 +167,8 @@ impl<'a> RetryState<'a> {
 
     fn decide(&mut self, due: bool, asked: Option<Duration>, random: &Random) -> Verdict {
         let stats = &self.cluster.cluster().stats;
-        let was_retry = self.permit.take().is_some();
         if !due {
-            if was_retry {
+            if self.permit.take().is_some() {
                 stats.upstream_rq_retry_success.inc();
             }
             return Verdict::Final;
@@ -179,6 +178,7 @@ impl<'a> RetryState<'a> {
             return Verdict::LimitExceeded;
         };
         self.left = left;
+        self.permit = None;
         if !self.cluster.cluster().circuit_breakers.of(self.priority).can_retry() {
             stats.upstream_rq_retry_overflow.inc();
             return Verdict::Overflow;

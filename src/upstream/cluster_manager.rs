@@ -129,7 +129,6 @@ impl ClusterState {
     pub fn choose_host(&self, context: &LoadBalancerContext<'_>) -> Option<HostRef> {
         let host = self.members.borrow_mut().balancer.choose(&self.cluster, context);
         if host.is_none() {
-            self.cluster.stats.lb_healthy_panic.inc();
             self.cluster.stats.upstream_cx_none_healthy.inc();
         }
         host

@@ -2,7 +2,7 @@
 //!
 //! Built anew whenever the hosts of a cluster change, so a choice looks at nothing but the hosts that may be chosen.
 
-use super::{Cluster, Health, HostRef};
+use super::{Cluster, ClusterStats, Health, HostRef};
 use crate::matcher::MetadataMatch;
 
 mod round_robin;
@@ -53,7 +53,7 @@ impl LoadBalancer {
     /// The host whose turn it is.
     pub(super) fn choose(&mut self, cluster: &Cluster, context: &LoadBalancerContext<'_>) -> Option<HostRef> {
         match self {
-            LoadBalancer::Whole(turns) => turns.choose(context),
+            LoadBalancer::Whole(turns) => turns.choose(&cluster.stats, context),
             LoadBalancer::Subsets(subsets) => subsets.choose(cluster, context),
         }
     }
@@ -80,8 +80,16 @@ impl Turns {
         Turns { usual, hosts, panic_threshold, seed, others: Vec::new() }
     }
 
-    fn choose(&mut self, context: &LoadBalancerContext<'_>) -> Option<HostRef> {
-        let tried = context.tried_priorities;
+    /// Where there is no host at all, even less than half of them are healthy, which is counted.
+    fn choose(&mut self, stats: &ClusterStats, context: &LoadBalancerContext<'_>) -> Option<HostRef> {
+        let host = self.next(context.tried_priorities);
+        if host.is_none() {
+            stats.lb_healthy_panic.inc();
+        }
+        host
+    }
+
+    fn next(&mut self, tried: &[u32]) -> Option<HostRef> {
         if tried.is_empty() {
             return self.usual.next().cloned();
         }

@@ -251,14 +251,14 @@ impl Subsets {
         let labels = without_redundant.as_ref().unwrap_or(asked);
         if let Some(subset) = self.by_labels.get_mut(labels) {
             cluster.stats.lb_subsets_selected.inc();
-            return subset.turns.choose(context);
+            return subset.turns.choose(&cluster.stats, context);
         }
         let selector = config.selectors.iter().find(|selector| selector.is_for(labels));
         match selector.and_then(|selector| selector.fallback.as_ref()) {
             None => self.fall_back(config, cluster, context),
             Some(SelectorFallback::Of(Fallback::Nothing)) => None,
-            Some(SelectorFallback::Of(Fallback::AnyHost)) => self.any.choose(context),
-            Some(SelectorFallback::Of(Fallback::DefaultSubset)) => self.default.choose(context),
+            Some(SelectorFallback::Of(Fallback::AnyHost)) => self.any.choose(&cluster.stats, context),
+            Some(SelectorFallback::Of(Fallback::DefaultSubset)) => self.default.choose(&cluster.stats, context),
             Some(SelectorFallback::Keys(keys)) => self.choose_of(config, cluster, &labels.only(keys), context),
         }
     }
@@ -271,14 +271,14 @@ impl Subsets {
     ) -> Option<HostRef> {
         let host = match config.fallback {
             Fallback::Nothing => return None,
-            Fallback::AnyHost => self.any.choose(context),
-            Fallback::DefaultSubset => self.default.choose(context),
+            Fallback::AnyHost => self.any.choose(&cluster.stats, context),
+            Fallback::DefaultSubset => self.default.choose(&cluster.stats, context),
         };
         if host.is_some() {
             cluster.stats.lb_subsets_fallback.inc();
             return host;
         }
-        let host = if config.panic_mode_any { self.any.choose(context) } else { None };
+        let host = if config.panic_mode_any { self.any.choose(&cluster.stats, context) } else { None };
         if host.is_some() {
             cluster.stats.lb_subsets_fallback_panic.inc();
         }
