@@ -320,10 +320,8 @@ impl Router {
         let headers = request.headers_mut();
         let grpc_timeout = stream.is_grpc.then(|| grpc::timeout(headers));
         let respect = self.respect_expected_rq_timeout;
-        let timeouts = Timeouts {
-            is_hedged: orders.hedge_on_per_try_timeout.unwrap_or_else(|| route.hedges_on_per_try_timeout()),
-            ..Timeouts::of_request(forward, route.retry_policy(), orders, grpc_timeout, respect)
-        };
+        let mut timeouts = Timeouts::of_request(forward, route.retry_policy(), orders, grpc_timeout, respect);
+        timeouts.is_hedged = orders.hedge_on_per_try_timeout.unwrap_or_else(|| route.hedges_on_per_try_timeout());
         stream.timer.set_route_timeout(timeouts.response);
         if let Some(limits) = &forward.max_stream_duration
             && let Some(limit) = limits.limit(grpc_timeout.flatten())
