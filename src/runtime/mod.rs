@@ -252,7 +252,7 @@ layers:
             problems,
             [
                 "layers[1].admin_layer: there is an admin layer already",
-                "layers[2].static_layer.x: is no value of the runtime",
+                "layers[2].static_layer[\"x\"]: is no value of the runtime",
                 "layers[2].name: Duplicate layer name: a",
                 "layers[3].disk_layer.symlink_root: cannot be watched: there is no directory of \"/none/link\"",
             ]

@@ -65,7 +65,7 @@ pub fn runtime(input: &[u8]) {
     let (layers, value) = text.rsplit_once('\n').unwrap_or(("layers: [{name: admin, admin_layer: {}}]", text));
     let report = Report::new();
     let layers: LayeredRuntime = config::load(&Source::new("runtime.yaml", layers), &report).unwrap_or_default();
-    let runtime = Runtime::from_proto(&layers, Field::root(&report));
+    let runtime = Runtime::from_proto(&layers, "", Field::root(&report));
     let modified = runtime.modified([("key", value)]);
     assert_eq!(modified.is_some(), runtime.admin_layer().is_some());
     let modified = modified.unwrap_or(runtime);
