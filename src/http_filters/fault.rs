@@ -341,7 +341,7 @@ mod tests {
     #[test]
     fn headers_decide_where_they_may() {
         let report = Report::new();
-        let runtime = Runtime::from_proto(&LayeredRuntime::default(), Field::root(&report));
+        let runtime = Runtime::from_proto(&LayeredRuntime::default(), "", Field::root(&report));
         let free = settings(
             "{delay: {header_delay: {}, percentage: {numerator: 50}}, abort: {header_abort: {}, percentage: {numerator: 100}}}",
         );
@@ -361,11 +361,11 @@ mod tests {
     #[test]
     fn the_runtime_goes_over_the_settings() {
         let report = Report::new();
-        let runtime = Runtime::from_proto(&LayeredRuntime::default(), Field::root(&report));
+        let runtime = Runtime::from_proto(&LayeredRuntime::default(), "", Field::root(&report));
         let values = [("fault.http.abort.http_status", "418"), ("my.share", "0")];
         let layer = "{layers: [{name: admin, admin_layer: {}}]}";
         let layers: LayeredRuntime = load(&Source::new("test.yaml", layer), &report).unwrap();
-        let changed = Runtime::from_proto(&layers, Field::root(&report)).modified(values).unwrap();
+        let changed = Runtime::from_proto(&layers, "", Field::root(&report)).modified(values).unwrap();
         let settings =
             settings("{abort_percent_runtime: my.share, abort: {http_status: 500, percentage: {numerator: 100}}}");
         let abort = settings.abort.unwrap();
