@@ -208,6 +208,7 @@ impl HttpConnectionManager {
             responses: scopes.map(ResponseClasses::new).collect(),
             http1_stats: CodecStats::new(&cx.stats.scope("http1")),
             http2_stats: CodecStats::new(&cx.stats.scope("http2")),
+            frame_stats: http2::Stats::new(&cx.stats.scope("http2")),
             capture: capture(&routes, &access_logs, &local_replies),
             routes,
             filters,

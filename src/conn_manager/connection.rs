@@ -22,9 +22,14 @@ use crate::{
     http::{Request, Response, headers::Downstream, http1, http2},
     net::{Alpn, Io, Meter, Metered},
     route::RouteConfiguration,
+    runtime::Value,
     stats::Counter,
     stream_info::{ConnectionInfo, HeaderCapture},
 };
+
+/// The runtime keys of what a client may reset: how many of its requests, and how old those are.
+const PREMATURE_RESET_STREAMS: &str = "overload.premature_reset_total_stream_count";
+const PREMATURE_RESET_SECONDS: &str = "overload.premature_reset_min_stream_lifetime_seconds";
 
 /// How an HTTP/2 client with prior knowledge begins (RFC 9113 section 3.4); the method is reserved, so no HTTP/1 request does.
 const HTTP2_PREFACE: &[u8] = b"PRI";
@@ -45,9 +50,17 @@ pub(super) struct Connection {
     ended_by_peer: Arc<AtomicBool>,
     /// The client is to go, because of a drain or a refusal.
     told: Cell<bool>,
+    /// Looks after the frames of an HTTP/2 connection.
+    watch: http2::Watch,
+    /// Streams that have ended, and those of them that were reset at once.
+    ended: Cell<(u64, u64)>,
+    /// Ends it at once.
+    aborted: Notify,
     /// Requests that have begun.
     requests: Cell<u32>,
     active_streams: Cell<u32>,
+    /// Its client has hung up on a tunnel, which counts as a request in progress.
+    left_active: Cell<bool>,
     last_active: Cell<Instant>,
     retired: Notify,
 }
@@ -93,6 +106,7 @@ impl Connection {
         let capture = (!nothing_reads).then(|| Rc::new(manager.capture.clone()));
         let downstream = Downstream::of_connection(&info, &manager.headers);
         let start = info.start;
+        let watch = http2::Watch::new(manager.http2.limits, &manager.frame_stats);
         Connection {
             manager,
             info,
@@ -103,8 +117,12 @@ impl Connection {
             closed: Cell::new(false),
             ended_by_peer: Arc::default(),
             told: Cell::new(false),
+            watch,
+            ended: Cell::default(),
+            aborted: Notify::new(),
             requests: Cell::new(0),
             active_streams: Cell::new(0),
+            left_active: Cell::new(false),
             last_active: Cell::new(start),
             retired: Notify::new(),
         }
@@ -126,6 +144,7 @@ impl Connection {
                 biased;
                 () = connection.serve_codec(codec, io, drain.clone()) => {}
                 () = deadline.deadline() => {}
+                () = connection.aborted.notified() => {}
             }
         }
         connection.closed.set(true);
@@ -136,7 +155,7 @@ impl Connection {
             (&stats.downstream_cx_destroy_local, &stats.downstream_cx_destroy_local_active_rq)
         };
         side.inc();
-        if connection.active_streams.get() > 0 {
+        if connection.active_streams.get() > 0 || connection.left_active.get() {
             stats.downstream_cx_destroy_active_rq.inc();
             with_active.inc();
         }
@@ -182,7 +201,8 @@ impl Connection {
             let _active = stats.downstream_cx_http2_active.hold();
             let connection = Rc::clone(self);
             let service = move |request: Request| stream::serve(Rc::clone(&connection), request);
-            let ended = http2::serve(io, &manager.http2, manager.max_header_bytes, service, graceful).await;
+            let ended =
+                http2::serve(io, (&manager.http2, manager.max_header_bytes), &self.watch, service, graceful).await;
             ended.err().filter(http2::is_protocol_error).map(|error| error.to_string())
         } else {
             stats.downstream_cx_http1_total.inc();
@@ -267,6 +287,15 @@ impl Connection {
         }
     }
 
+    /// For so long a stream may have lived that is reset prematurely, in whole seconds.
+    pub(super) fn premature_reset_seconds(&self) -> u64 {
+        self.runtime_number(PREMATURE_RESET_SECONDS, 1)
+    }
+
+    fn runtime_number(&self, key: &str, default: u64) -> u64 {
+        self.worker.runtime().get(key).and_then(Value::integer).unwrap_or(default)
+    }
+
     /// Takes no more requests: what was refused here must not be tried here again.
     pub(super) fn retire(&self) {
         self.retired.notify_one();
@@ -293,8 +322,30 @@ impl Connection {
         self.active_streams.set(self.active_streams.get() + 1);
     }
 
-    /// A request has ended.
-    pub(super) fn end_stream(&self) {
+    /// The client has hung up on a tunnel.
+    pub(super) fn leave_active(&self) {
+        self.left_active.set(true);
+    }
+
+    /// The flood of frames that ended it.
+    pub(super) fn flood(&self) -> Option<http2::Flood> {
+        self.watch.flood()
+    }
+
+    /// A request has ended; whether it was reset at once says `premature`. A client most of whose requests are is sent away, as soon as
+    /// that will be so whatever it does until its requests are as many as runtime says.
+    pub(super) fn end_stream(&self, premature: bool) {
+        let (ended, resets) = self.ended.get();
+        let (ended, resets) = (ended + 1, resets + u64::from(premature));
+        self.ended.set((ended, resets));
+        if premature {
+            let limit = self.runtime_number(PREMATURE_RESET_STREAMS, 500);
+            if resets * 2 >= ended.max(limit) && !self.closed.get() {
+                self.manager.stats.downstream_rq_too_many_premature_resets.inc();
+                self.closed.set(true);
+                self.aborted.notify_one();
+            }
+        }
         self.active_streams.set(self.active_streams.get() - 1);
         self.last_active.set(Instant::now());
     }

@@ -52,6 +52,7 @@ pub struct HttpConnectionManager {
     responses: Vec<ResponseClasses>,
     http1_stats: CodecStats,
     http2_stats: CodecStats,
+    frame_stats: http2::Stats,
     routes: Arc<RouteConfiguration>,
     filters: Vec<ConfiguredFilter>,
     router: Router,

@@ -319,12 +319,23 @@ impl Exchange {
             info.bytes_received = request.bytes.get();
             info.timing.last_downstream_rx = request.end.get().map(|end| end - info.start);
         }
-        if !self.complete || !self.stream.timer.is_request_complete() {
+        // An HTTP/1 client ends a tunnel by hanging up.
+        let hung_up = self.upgraded.is_some()
+            && info.protocol != Some(Version::HTTP_2)
+            && self.complete
+            && self.stream.timer.is_request_complete();
+        if !self.complete || !self.stream.timer.is_request_complete() || hung_up {
             stats.downstream_rq_rx_reset.inc();
         }
-        if !self.complete && !self.failed && info.flags.is_empty() {
+        if hung_up {
+            self.connection.leave_active();
+            info.flags.set(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+            info.response_code_details = "downstream_remote_disconnect".into();
+        } else if !self.complete && !self.failed && info.flags.is_empty() {
             let reset = info.protocol == Some(Version::HTTP_2) && !self.connection.is_closed();
-            let (flag, details) = if reset {
+            let (flag, details) = if let Some(flood) = self.connection.flood() {
+                (ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, flood.details())
+            } else if reset {
                 (ResponseFlags::DOWNSTREAM_REMOTE_RESET, "http2.remote_reset")
             } else {
                 (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_disconnect")
@@ -337,7 +348,10 @@ impl Exchange {
         stats.downstream_rq_active.dec();
         stats.downstream_rq_time.record_time(info.timing.end.unwrap_or_default());
         self.log();
-        self.connection.end_stream();
+        let premature = !self.complete
+            && self.stream.info.response_code.is_none()
+            && self.stream.info.start.elapsed().as_secs() <= self.connection.premature_reset_seconds();
+        self.connection.end_stream(premature);
     }
 }
 

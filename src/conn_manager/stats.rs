@@ -85,6 +85,8 @@ stats::declare! {
         downstream_rq_max_duration_reached: Counter,
         /// Requests that did not arrive in time.
         downstream_rq_timeout: Counter,
+        /// Connections closed because most of their requests were reset at once.
+        downstream_rq_too_many_premature_resets: Counter,
         /// Requests whose headers did not arrive in time.
         downstream_rq_header_timeout: Counter,
         /// From the headers of a request to the end of its response, in milliseconds.

@@ -4,7 +4,8 @@
 //! the stream.
 
 use std::{
-    fmt,
+    error::Error as _,
+    fmt, io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -81,7 +82,10 @@ impl From<h2::Error> for BodyError {
 
 impl From<hyper::Error> for BodyError {
     fn from(error: hyper::Error) -> BodyError {
-        if error.is_parse() { BodyError::Protocol(error.to_string()) } else { BodyError::Disconnect }
+        // A body that ends before its end is a message that was never right; a connection that breaks is none of its doing.
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+        let ends_early = cause.is_some_and(|cause| cause.kind() == io::ErrorKind::UnexpectedEof);
+        if error.is_parse() || ends_early { BodyError::Protocol(error.to_string()) } else { BodyError::Disconnect }
     }
 }
 

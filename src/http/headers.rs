@@ -183,7 +183,9 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) -> Result<(), C
     if headers.contains_key(CONNECTION) {
         remove_nominated(headers)?;
         if upgrade {
-            headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            if !headers[CONNECTION].as_bytes().eq_ignore_ascii_case(b"upgrade") {
+                headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            }
         } else {
             headers.remove(CONNECTION);
         }

@@ -46,6 +46,11 @@ impl Upgrade {
         asked.then(|| Upgrade(protocol.clone()))
     }
 
+    /// Whether it asks for a WebSocket.
+    pub fn is_websocket(&self) -> bool {
+        self.0.as_bytes().eq_ignore_ascii_case(b"websocket")
+    }
+
     /// Writes an extended CONNECT (RFC 8441) as the HTTP/1.1 request that means the same.
     pub fn normalize_connect(request: &mut Request, protocol: &str) {
         let Ok(protocol) = HeaderValue::from_str(protocol) else { return };

@@ -18,13 +18,13 @@ mod upstream_request;
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use http_body::Body as _;
 
 use crate::{
     config::field::Field,
     filter::http::Stream,
-    http::{Request, Response, body::Body, grpc, local_reply::LocalReply},
+    http::{Request, Response, body::Body, grpc, local_reply::LocalReply, upgrade::Upgrade},
     proto,
     route::{Action, Forward, InternalRedirectPolicy, Originals, Redirect, RouteRef},
     stats,
@@ -202,7 +202,18 @@ impl Router {
             keeps_head,
             kept,
         };
-        let answer = upstream.send(request, stream).await;
+        let websocket = request.extensions().get::<Upgrade>().is_some_and(Upgrade::is_websocket);
+        let mut answer = upstream.send(request, stream).await;
+        if websocket
+            && let Ok(response) = &mut answer
+            && is_handshake_unsuccessful(response)
+        {
+            *response.body_mut() = Body::empty();
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+            let answer = self.respond(route, answer, stream);
+            stream.info.response_code_details = "websocket_handshake_unsuccessful".into();
+            return answer;
+        }
         if let Ok(response) = &answer {
             if let Some(policy) = redirects.filter(|policy| policy.follows(response.status()))
                 && self.redirect(policy, &upstream, request, response, stream)
@@ -332,6 +343,12 @@ impl Router {
         timeouts.tell(headers, Duration::ZERO, by_envoy_header);
         timeouts
     }
+}
+
+/// Whether a host that was asked for a WebSocket gave an answer that is neither one nor an error. There is no body to it then.
+fn is_handshake_unsuccessful(response: &Response) -> bool {
+    let status = response.status();
+    response.version() != Version::HTTP_2 && status != StatusCode::SWITCHING_PROTOCOLS && status.as_u16() < 400
 }
 
 /// Keeps the body of a request that may have to be sent again.

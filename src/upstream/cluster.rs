@@ -1,6 +1,10 @@
 //! A cluster: `envoy.config.cluster.v3.Cluster`.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use super::{
     BindConfig, CircuitBreakers, ClusterStats, Endpoint, Host, HostSet, HostStats, ResponseStats,
@@ -12,6 +16,7 @@ use super::{
 };
 use crate::{
     config::Field,
+    http::http2,
     net::socket_settings,
     proto::{
         cluster::{
@@ -123,6 +128,8 @@ pub struct Cluster {
     pub stats: ClusterStats,
     /// Responses by status: `upstream_rq_<code>` and `upstream_rq_<class>`.
     pub responses: ResponseStats,
+    http2_stats: OnceLock<http2::Stats>,
+    http2_scope: Scope,
     /// Responses that another attempt followed.
     pub retried_completed: Counter,
     /// The same by status: `retry.upstream_rq_<code>` and `retry.upstream_rq_<class>`.
@@ -147,6 +154,11 @@ pub enum Discovery {
 }
 
 impl Cluster {
+    /// What is counted of its HTTP/2 connections; registered with the first one.
+    pub fn http2_stats(&self) -> &http2::Stats {
+        self.http2_stats.get_or_init(|| http2::Stats::new(&self.http2_scope))
+    }
+
     /// Reports all that is wrong, each at its place; `None` if no cluster can be made of the rest.
     fn from_proto(
         proto: &cluster::Cluster,
@@ -245,6 +257,8 @@ impl Cluster {
             ),
             stats: ClusterStats::new(&scope),
             responses: ResponseStats::new(&scope),
+            http2_stats: OnceLock::new(),
+            http2_scope: scope.scope("http2"),
             retried_completed: scope.scope("retry").counter("upstream_rq_completed"),
             retried_codes: ResponseCodes::new(&scope.scope("retry"), "upstream_rq"),
             subsets,

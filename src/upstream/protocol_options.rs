@@ -74,7 +74,10 @@ pub struct Http1Options {
     pub proper_case: bool,
     /// The request target is an absolute URL, for hosts that are proxies.
     pub fully_qualified_url: bool,
+    /// `enable_trailers`: those of responses are passed on.
+    pub trailers: bool,
 }
+
 impl Default for ProtocolOptions {
     fn default() -> ProtocolOptions {
         ProtocolOptions {
@@ -311,8 +314,8 @@ impl Http1Options {
             override_stream_error_on_invalid_http_message,
             why,
         );
-        field.ignored("enable_trailers", enable_trailers, "trailers are passed on wherever the message may have them");
         field.ignored("allow_chunked_length", allow_chunked_length, "a message with both lengths is refused");
+        options.trailers = *enable_trailers;
         options.fully_qualified_url = *send_fully_qualified_url;
         field.ignored("use_balsa_parser", use_balsa_parser, "there is one parser");
         field.ignored("allow_custom_methods", allow_custom_methods, "any method is passed on");

@@ -13,6 +13,7 @@ import h2.connection
 import h2.errors
 import h2.events
 import h2.exceptions
+import hpack
 
 from upstream import Reader, body_of, describe_tls, pairs, parse_head, send_pieces
 
@@ -40,6 +41,8 @@ def exchange(port, case, directory):
                     seen[-1]["resumed"] = connection.session_reused
             if protocol.endswith("tcp"):
                 seen.append(tcp(connection, case))
+            elif "frames" in case:
+                seen.append(frames(connection, case))
             elif protocol.endswith("http2") and "raw" not in case:
                 seen += http2(connection, case)
             else:
@@ -318,6 +321,74 @@ def read_http2(connection, peer, stream, answer, request):
     connection.sendall(peer.data_to_send())
     if "goaway" in answer and "end" in answer:
         answer["fate"] = answer.pop("goaway")
+
+
+FRAMES = {"data": 0, "headers": 1, "priority": 2, "reset": 3, "settings": 4, "ping": 6, "window_update": 8, "continuation": 9}
+
+
+def frames(connection, case):
+    """Sends HTTP/2 frames as they are: `{TYPE: payload, stream: 1, flags: 4, times: 100, step: 2}`, numbers are pauses. Reports what
+    came: statuses, resets, GOAWAY, and the connection's fate."""
+    received, deadline = b"", time.monotonic() + case.get("look", 1.0)
+    with contextlib.suppress(ConnectionError):
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04\x00" + bytes(4))
+        for entry in case["frames"]:
+            if isinstance(entry, (int, float)):
+                time.sleep(entry)
+            else:
+                connection.sendall(b"".join(frame(entry, count) for count in range(entry.get("times", 1))))
+    fate = "open"
+    try:
+        while (left := deadline - time.monotonic()) > 0:
+            connection.settimeout(left)
+            if not (data := connection.recv(65536)):
+                fate = "closed"
+                break
+            received += data
+    except TimeoutError:
+        pass
+    except ConnectionError:
+        fate = "closed"
+    return {"fate": fate, **received_frames(received)}
+
+
+def frame(entry, count):
+    kind = next(name for name in FRAMES if name in entry)
+    stream = entry.get("stream", 0) + count * entry.get("step", 0)
+    payload, flags = entry[kind], entry.get("flags", 0)
+    if isinstance(payload, dict):
+        payload = b"".join(literal(str(name)) + literal(str(value))[1:] for name, value in payload.items())
+    else:
+        payload = bytes.fromhex(payload) if "hex" in entry or kind not in ("data",) else str(payload).encode()
+    return len(payload).to_bytes(3, "big") + bytes([FRAMES[kind], flags]) + stream.to_bytes(4, "big") + payload
+
+
+def literal(text):
+    """A new name or a value in HPACK, never indexed and not compressed; one of a name begins a field."""
+    data = text.encode("latin-1")
+    if len(data) < 127:
+        return b"\x10" + bytes([len(data)]) + data
+    rest, size = len(data) - 127, b"\x7f"
+    while rest >= 128:
+        size, rest = size + bytes([rest % 128 + 128]), rest // 128
+    return b"\x10" + size + bytes([rest]) + data
+
+
+def received_frames(data):
+    decoder, seen = hpack.Decoder(), {"statuses": [], "resets": []}
+    while len(data) >= 9:
+        length, kind, stream = int.from_bytes(data[:3], "big"), data[3], int.from_bytes(data[5:9], "big")
+        payload, data = data[9 : 9 + length], data[9 + length :]
+        if kind == 1:
+            seen["statuses"] += [f"{stream}: {value}" for name, value in decoder.decode(payload) if name == ":status"]
+        elif kind == 3:
+            seen["resets"].append(f"{stream}: {h2.errors.ErrorCodes(int.from_bytes(payload, 'big')).name}")
+        elif kind == 7:
+            seen["goaway"] = h2.errors.ErrorCodes(int.from_bytes(payload[4:8], "big")).name
+    for name in ("statuses", "resets"):
+        counted = sorted(seen.pop(name))
+        seen[name] = " ".join(counted) if len(counted) < 8 else f"{len(counted)} of them"
+    return seen
 
 
 def tcp(connection, case):

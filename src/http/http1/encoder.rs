@@ -211,7 +211,7 @@ impl Encoder {
         self.buffer.extend_from_slice(if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
         self.buffer.extend_from_slice(status.as_str().as_bytes());
         self.buffer.push(b' ');
-        self.buffer.extend_from_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
+        self.buffer.extend_from_slice(reason(status).as_bytes());
         self.buffer.extend_from_slice(b"\r\n");
     }
 
@@ -266,6 +266,14 @@ impl Encoder {
         }
         self.framing = Framing::None;
         Ok(())
+    }
+}
+
+/// The phrase of a status. Envoy's table knows all that are registered but two.
+fn reason(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::IM_A_TEAPOT | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => "Unknown",
+        _ => status.canonical_reason().unwrap_or("Unknown"),
     }
 }
 

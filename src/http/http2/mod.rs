@@ -3,6 +3,7 @@
 //! Not by hyper, because a proxy needs what hyper hides: GOAWAY and reset codes, streams refused before they were processed, one
 //! flush for many frames (`cork.rs`).
 
+mod frames;
 mod options;
 
 use std::{
@@ -29,20 +30,24 @@ use super::{
     upgrade::Upgrade,
 };
 
+pub use frames::{Flood, Limits, Stats, Watch, Watched};
 pub use options::{Keepalive, Options};
 
 /// Bytes that may wait unsent in a stream before the body behind it is not polled any more.
 pub const SEND_BUFFER: usize = 256 * 1024;
 
-/// Serves a connection until it ends; `max_header_bytes` bounds the headers of a request. Extended CONNECT (RFC 8441) is offered:
-/// which upgrades are accepted is the service's decision. When `graceful` resolves, the client is told by GOAWAY, and its streams run to their end.
+/// Requests that are reset before they have been looked at; with more at a time the connection ends.
+const PENDING_RESETS: usize = 1024;
+
+/// Serves a connection until it ends; `max_header_bytes` bounds the headers of a request. Which upgrades are accepted by extended
+/// CONNECT (RFC 8441), where that is offered, is the service's decision. When `graceful` resolves, the client is told by GOAWAY, and its streams run to their end.
 ///
 /// # Errors
 /// What ended the connection early; the client has been told by GOAWAY.
 pub async fn serve<F, R>(
     io: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    options: &Options,
-    max_header_bytes: u32,
+    (options, max_header_bytes): (&Options, u32),
+    watch: &Watch,
     service: F,
     graceful: impl Future<Output = ()>,
 ) -> Result<(), h2::Error>
@@ -57,11 +62,15 @@ where
         .initial_connection_window_size(options.connection_window)
         .max_header_list_size(max_header_bytes)
         .max_send_buffer_size(SEND_BUFFER)
-        .enable_connect_protocol();
+        // Requests that are reset at once are counted by who serves them.
+        .max_pending_accept_reset_streams(PENDING_RESETS);
+    if options.allow_connect {
+        builder.enable_connect_protocol();
+    }
     if let Some(size) = options.header_table_size {
         builder.header_table_size(size);
     }
-    let (io, cork) = cork::cork(io);
+    let (io, cork) = cork::cork(watch.server(io));
     // A flush that fails says that the client has gone, which is no error here.
     let Ok(handshake) = cork.drive(builder.handshake::<_, Bytes>(io)).await else { return Ok(()) };
     let mut connection = handshake?;
@@ -92,7 +101,10 @@ where
     tokio::select! {
         biased;
         ended = cork.drive(streams) => ended.unwrap_or(Ok(())),
-        () = unanswered(pings) => Ok(()),
+        () = unanswered(pings) => {
+            watch.count_unanswered();
+            Ok(())
+        }
     }
 }
 

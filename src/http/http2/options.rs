@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Limits;
 use crate::{
     config::Field,
     proto::{UInt32Value, core},
@@ -18,6 +19,10 @@ pub struct Options {
     pub connection_window: u32,
     /// Size of the peer's header compression table.
     pub header_table_size: Option<u32>,
+    /// Extended CONNECT is offered to clients, and used to ask hosts for upgrades.
+    pub allow_connect: bool,
+    /// Bounds on what a peer may send for nothing.
+    pub limits: Limits,
     /// How often an idle-looking peer is asked whether it lives.
     pub keepalive: Option<Keepalive>,
 }
@@ -40,6 +45,8 @@ impl Default for Options {
             stream_window: 1024 * 1024,
             connection_window: 256 * 1024 * 1024,
             header_table_size: None,
+            allow_connect: false,
+            limits: Limits::default(),
             keepalive: None,
         }
     }
@@ -88,17 +95,31 @@ impl Options {
         if let Some(keepalive) = connection_keepalive {
             options.keepalive = Keepalive::from_proto(keepalive, field.key("connection_keepalive"));
         }
-        field.ignored("allow_connect", allow_connect, "upgrades go upstream by HTTP/1.1");
+        options.allow_connect = *allow_connect;
         field.unsupported("allow_metadata", allow_metadata);
         field.ignored("max_metadata_size", max_metadata_size, "METADATA frames are not spoken");
-        let why = "the bounds on frames are built in";
+        let why = "a peer that does not read is not read from, so that no more than 16 KiB of frames wait for it";
         field.ignored("max_outbound_frames", max_outbound_frames, why);
         field.ignored("max_outbound_control_frames", max_outbound_control_frames, why);
-        let empty_frames = max_consecutive_inbound_frames_with_empty_payload;
-        field.ignored("max_consecutive_inbound_frames_with_empty_payload", empty_frames, why);
-        field.ignored("max_inbound_priority_frames_per_stream", max_inbound_priority_frames_per_stream, why);
-        let window_updates = max_inbound_window_update_frames_per_data_frame_sent;
-        field.ignored("max_inbound_window_update_frames_per_data_frame_sent", window_updates, why);
+        let at_least_one = |name, value: &Option<UInt32Value>| {
+            let value = value.as_ref()?.value;
+            if value == 0 {
+                field.key(name).error("must be at least 1");
+            }
+            Some(value)
+        };
+        let limits = &mut options.limits;
+        if let Some(max) = max_consecutive_inbound_frames_with_empty_payload {
+            limits.empty_frames = max.value;
+        }
+        if let Some(max) = max_inbound_priority_frames_per_stream {
+            limits.priority_frames_per_stream = max.value;
+        }
+        let name = "max_inbound_window_update_frames_per_data_frame_sent";
+        if let Some(max) = at_least_one(name, max_inbound_window_update_frames_per_data_frame_sent) {
+            limits.window_updates_per_data_frame = max;
+        }
+        let why = "resets are bounded as overload.premature_reset_total_stream_count says";
         field.ignored("stream_reset_burst", stream_reset_burst, why);
         field.ignored("stream_reset_rate", stream_reset_rate, why);
         let why = "an invalid message ends its stream, not the connection";

@@ -139,6 +139,7 @@ impl Pool {
         let active = active.map_err(ConnectError::into_failure)?;
         attempt.connected.set(Some(Instant::now()));
         let Established { io, record, .. } = established;
+        record.begin();
         let (mut sender, connection) = match builder(&record.cluster().protocol).handshake(TokioIo::new(io)).await {
             Ok(started) => started,
             Err(error) => return Err(ConnectError::new(FailureKind::Connect, &error).into_failure()),
@@ -164,8 +165,10 @@ impl Pool {
         };
         attempt.headers_received.set(Some(Instant::now()));
         active.answered(response.status());
+        let tunnel = Tunnel { active, record: Rc::clone(&record) };
         if !is_tunnel(&method, response.status()) {
-            return Ok(response.map(|incoming| guarded(incoming.into(), active)));
+            record.close(Side::Local);
+            return Ok(response.map(|incoming| guarded(incoming.into(), tunnel)));
         }
         let upgraded = hyper::upgrade::on(&mut response);
         let (halves, incoming) = Halves::pending();
@@ -173,9 +176,11 @@ impl Pool {
             // Fails if the host closes at once; then the response's body ends.
             if let Ok(upgraded) = upgraded.await {
                 halves.join(upgraded, outgoing).await;
+                // The client's end comes first, unless the host's has been seen.
+                record.close(Side::Local);
             }
         });
-        Ok(response.map(|_| guarded(incoming, active)))
+        Ok(response.map(|_| guarded(incoming, tunnel)))
     }
 
     /// Whether a connection waits here for a request.
@@ -420,7 +425,35 @@ impl Exchange for Lease {
     }
 
     fn fail(self, error: &BodyError) {
+        if matches!(error, BodyError::Protocol(_)) {
+            self.connection.record.cluster().stats.upstream_cx_protocol_error.inc();
+        }
         self.active.fail(error);
+    }
+
+    fn passes_trailers(&self) -> bool {
+        self.connection.record.cluster().protocol.http1.trailers
+    }
+}
+
+/// A connection that carries an upgraded stream, or the answer that refuses one. No other request will have it.
+struct Tunnel {
+    active: ActiveRequest,
+    record: Rc<ConnectionRecord>,
+}
+
+impl Exchange for Tunnel {
+    fn complete(self) {
+        self.record.close(Side::Remote);
+        self.active.complete();
+    }
+
+    fn fail(self, error: &BodyError) {
+        self.active.fail(error);
+    }
+
+    fn passes_trailers(&self) -> bool {
+        self.record.cluster().protocol.http1.trailers
     }
 }
 

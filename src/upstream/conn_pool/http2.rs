@@ -42,7 +42,7 @@ use crate::{
         body::BodyError,
         cork::{Cork, CorkedIo, cork},
         headers::X_FORWARDED_PROTO,
-        http2::{Pump, SEND_BUFFER, unanswered},
+        http2::{Pump, SEND_BUFFER, Watch, Watched, unanswered},
         to_absolute_form,
     },
     net::Alpn,
@@ -174,7 +174,8 @@ impl Pool {
     /// Starts HTTP/2 on a new connection, which runs until it closes.
     pub(super) async fn adopt(self: &Rc<Pool>, established: Established) -> Result<(), ConnectError> {
         let Established { io, record, .. } = established;
-        let (io, cork) = cork(io);
+        let watch = Watch::new(record.cluster().protocol.http2.limits, record.cluster().http2_stats());
+        let (io, cork) = cork(watch.client(io));
         let options = &record.cluster().protocol;
         let handshake = cork.drive(builder(options).handshake::<_, Bytes>(io)).await;
         let handshake = handshake.map_err(|error| ConnectError::new(FailureKind::Connect, &error))?;
@@ -186,7 +187,7 @@ impl Pool {
             pool: Rc::downgrade(self),
             settled: Cell::new(false),
         }));
-        spawn_local(run(connection, cork, record, Rc::downgrade(self)));
+        spawn_local(run(connection, (cork, watch), record, Rc::downgrade(self)));
         Ok(())
     }
 
@@ -303,8 +304,8 @@ fn builder(options: &ProtocolOptions) -> Builder {
 
 /// Runs a connection to its end.
 async fn run(
-    mut connection: h2::client::Connection<CorkedIo<MeteredIo>, Bytes>,
-    cork: Cork<MeteredIo>,
+    mut connection: h2::client::Connection<CorkedIo<Watched<MeteredIo>>, Bytes>,
+    (cork, watch): (Cork<Watched<MeteredIo>>, Watch),
     record: Rc<ConnectionRecord>,
     pool: Weak<Pool>,
 ) {
@@ -330,7 +331,10 @@ async fn run(
             // It says GOAWAY; without its sender it ends by itself.
             let _ = ended.await;
         }
-        () = unanswered(pings) => record.close(Side::Local),
+        () = unanswered(pings) => {
+            watch.count_unanswered();
+            record.close(Side::Local);
+        }
     }
     if let Some(pool) = pool.upgrade() {
         pool.retire(&record);

@@ -23,6 +23,10 @@ pub(super) trait Exchange: Unpin {
     fn complete(self);
     /// The host ended the response early.
     fn fail(self, error: &BodyError);
+    /// Whether trailers of the response are passed on.
+    fn passes_trailers(&self) -> bool {
+        true
+    }
 }
 
 /// The body of a response, which its exchange outlives by nothing.
@@ -46,11 +50,18 @@ impl<E: Exchange> http_body::Body for ResponseBody<E> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        let going_on = matches!(&frame, Some(Ok(_))) && !self.body.is_end_stream();
+        let is_trailers = matches!(&frame, Some(Ok(frame)) if frame.is_trailers());
+        // Nothing comes after trailers.
+        let going_on = matches!(&frame, Some(Ok(_))) && !is_trailers && !self.body.is_end_stream();
         if !going_on && let Some(exchange) = self.exchange.take() {
+            let passed = !is_trailers || exchange.passes_trailers();
             match &frame {
                 Some(Err(error)) => exchange.fail(error),
                 Some(Ok(_)) | None => exchange.complete(),
+            }
+            if !passed {
+                self.body = Body::empty();
+                return Poll::Ready(None);
             }
         }
         Poll::Ready(frame)
