@@ -206,8 +206,12 @@ pub enum LogType {
     TcpPeriodic = 2,
     /// A connection of a TCP proxy has ended; also one that no filter served.
     TcpConnectionEnd = 3,
+    /// A request has begun.
+    DownstreamStart = 4,
     /// A request has ended.
     DownstreamEnd = 6,
+    /// A request has become a tunnel.
+    DownstreamTunnelSuccessfullyEstablished = 10,
     /// A connection of a TCP proxy has begun.
     TcpConnectionStart = 14,
 }

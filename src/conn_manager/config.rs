@@ -5,8 +5,9 @@ mod headers;
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Codec, ConfiguredFilter, HttpConnectionManager, StripPort, Timeouts, Underscores,
+    Codec, ConfiguredChain, ConfiguredFilter, HttpConnectionManager, StripPort, Timeouts, Underscores, UpgradeConfig,
     local_replies::LocalReplies,
+    proxy_status::ProxyStatus,
     stats::{CodecStats, ConnectionManagerStats, ResponseClasses},
 };
 use crate::{
@@ -120,17 +121,15 @@ impl HttpConnectionManager {
         field.ignored("tracing", tracing, "tracing is not implemented yet");
         field.unsupported("http3_protocol_options", http3_protocol_options);
         field.ignored("stream_flush_timeout", stream_flush_timeout, "the stream idle timeout counts");
-        field.ignored("access_log_flush_interval", access_log_flush_interval, "a request is logged at its end");
-        field.ignored(
-            "flush_access_log_on_new_request",
-            flush_access_log_on_new_request,
-            "a request is logged at its end",
+        field.ignored("access_log_flush_interval", access_log_flush_interval, NOT_PERIODIC);
+        let (logs_start, logs_tunnels) = access_log_moments(
+            *flush_access_log_on_new_request,
+            access_log_options.as_ref(),
+            field.key("access_log_options"),
         );
-        field.ignored("access_log_options", access_log_options, "a request is logged at its end");
         field.unsupported("forward_client_cert_matcher", forward_client_cert_matcher);
         field.ignored("proxy_100_continue", proxy_100_continue, "100 Continue is answered here");
         field.unsupported("path_normalization_options", path_normalization_options);
-        field.ignored("proxy_status_config", proxy_status_config, "the proxy-status header is not implemented yet");
         field.ignored("typed_header_validation_config", typed_header_validation_config, "headers are always validated");
         field.ignored("append_local_overload", append_local_overload, "there is no overload manager yet");
         field.ignored(
@@ -147,9 +146,9 @@ impl HttpConnectionManager {
             CommonOptions::from_proto(common_http_protocol_options.as_ref(), field.key("common_http_protocol_options"));
         let http1 = http1::Options::from_proto(http_protocol_options.as_ref(), field.key("http_protocol_options"));
         let routes = route_configuration(route_specifier.as_ref(), field, cx);
-        let filters = http_filters_from_proto(http_filters, field.key("http_filters"), cx, &scope);
+        let chain = http_filters_from_proto(http_filters, field.key("http_filters"), cx, &scope);
         let access_logs = access_logs(access_log, field.key("access_log"), cx);
-        let upgrades = upgrades(upgrade_configs, field.key("upgrade_configs"));
+        let upgrades = upgrades(upgrade_configs, field.key("upgrade_configs"), cx, &scope);
         let timeout = |name, value, default| timeout(field, name, value).unwrap_or(default);
         let timeouts = Timeouts {
             connection_idle: common.idle_timeout,
@@ -191,7 +190,7 @@ impl HttpConnectionManager {
         };
         let local_replies = LocalReplies::from_proto(local_reply_config.as_ref(), field.key("local_reply_config"));
         headers::check_request_ids(request_id_extension.as_ref(), field.key("request_id_extension"));
-        let (filters, router) = filters?;
+        let chain = chain?;
         let routes = routes?;
         let local_replies = local_replies?;
         Some(HttpConnectionManager {
@@ -211,8 +210,7 @@ impl HttpConnectionManager {
             frame_stats: http2::Stats::new(&cx.stats.scope("http2")),
             capture: capture(&routes, &access_logs, &local_replies),
             routes,
-            filters,
-            router,
+            chain,
             access_logs,
             headers: headers?,
             path,
@@ -220,6 +218,13 @@ impl HttpConnectionManager {
             strip_port: strip_port(*strip_matching_host_port, strip_port_mode.as_ref(), field),
             strip_trailing_host_dot: *strip_trailing_host_dot,
             upgrades,
+            logs_start,
+            logs_tunnels,
+            proxy_status: ProxyStatus::from_proto(
+                proxy_status_config.as_ref(),
+                (headers::name_of_server(server_name), cx.service_node),
+                field.key("proxy_status_config"),
+            ),
             timeouts,
             local_replies,
             early_mutations: headers::early_mutations(
@@ -343,7 +348,24 @@ fn route_configuration(
     }
 }
 
-type Filters = (Vec<ConfiguredFilter>, Router);
+/// What is said of entries at intervals.
+const NOT_PERIODIC: &str = "a request is logged when it begins and when it ends, not meanwhile";
+
+/// Which requests are logged before they end: all when they begin, tunnels when they stand.
+fn access_log_moments(
+    at_start: bool,
+    options: Option<&proto_manager::HcmAccessLogOptions>,
+    field: Field<'_>,
+) -> (bool, bool) {
+    let Some(options) = options else { return (at_start, false) };
+    let proto_manager::HcmAccessLogOptions {
+        access_log_flush_interval,
+        flush_access_log_on_new_request,
+        flush_log_on_tunnel_successfully_established,
+    } = options;
+    field.ignored("access_log_flush_interval", access_log_flush_interval, NOT_PERIODIC);
+    (*flush_access_log_on_new_request, *flush_log_on_tunnel_successfully_established)
+}
 
 /// The filters before the router, and the router, which must come last.
 fn http_filters_from_proto(
@@ -351,7 +373,7 @@ fn http_filters_from_proto(
     field: Field<'_>,
     cx: &FactoryContext<'_>,
     scope: &Scope,
-) -> Option<Filters> {
+) -> Option<ConfiguredChain> {
     let Some((last, before)) = filters.split_last() else {
         field.error("is required: the last filter must be envoy.filters.http.router");
         return None;
@@ -379,7 +401,7 @@ fn http_filters_from_proto(
         }
     };
     field.unsupported("disabled", disabled);
-    (!failed).then_some((configs, router?))
+    (!failed).then_some(ConfiguredChain { filters: configs, router: router? })
 }
 
 /// Filters that are left out with a warning, and what is missed by it. Only such are here whose absence changes neither who gets in
@@ -451,12 +473,18 @@ fn access_logs(logs: &[proto::accesslog::AccessLog], field: Field<'_>, cx: &Fact
         .collect()
 }
 
-fn upgrades(configs: &[proto_manager::UpgradeConfig], field: Field<'_>) -> Vec<String> {
+fn upgrades(
+    configs: &[proto_manager::UpgradeConfig],
+    field: Field<'_>,
+    cx: &FactoryContext<'_>,
+    scope: &Scope,
+) -> Vec<UpgradeConfig> {
     let mut upgrades = Vec::new();
     for (index, config) in configs.iter().enumerate() {
         let proto_manager::UpgradeConfig { upgrade_type, filters, enabled } = config;
         let field = field.index(index);
-        field.unsupported("filters", filters);
+        // Of filters that cannot be made it is reported what is wrong.
+        let own = || http_filters_from_proto(filters, field.key("filters"), cx, scope);
         if upgrade_type.eq_ignore_ascii_case("connect-udp") {
             field.key("upgrade_type").error("CONNECT-UDP: valid in Envoy, not implemented by Portreeve yet");
         }
@@ -466,9 +494,11 @@ fn upgrades(configs: &[proto_manager::UpgradeConfig], field: Field<'_>) -> Vec<S
                 .key("upgrade_type")
                 .error(format!("Error: multiple upgrade configs with the same name: '{upgrade_type}'"));
         }
-        if enabled.as_ref().is_none_or(|enabled| enabled.value) {
-            upgrades.push(upgrade_type.to_ascii_lowercase());
-        }
+        upgrades.push(UpgradeConfig {
+            protocol: upgrade_type.to_ascii_lowercase(),
+            enabled: enabled.as_ref().is_none_or(|enabled| enabled.value),
+            chain: if filters.is_empty() { None } else { own() },
+        });
     }
     upgrades
 }

@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use super::HttpConnectionManager;
+use super::{ConfiguredChain, HttpConnectionManager};
 use crate::{
     filter::{
         WorkerContext,
@@ -10,32 +10,33 @@ use crate::{
     },
     http::{Request, Response, local_reply::LocalReply},
     route::RouteRef,
+    router::Router,
 };
 
 /// The filters of one stream: those that have anything to do with its request. Without any it allocates nothing.
-pub(super) struct FilterChain(Vec<Box<dyn HttpFilter>>);
+pub(super) struct FilterChain<'m> {
+    filters: Vec<Box<dyn HttpFilter>>,
+    router: &'m Router,
+}
 
-impl FilterChain {
+impl<'m> FilterChain<'m> {
     pub(super) fn new(
-        manager: &HttpConnectionManager,
+        manager: &'m HttpConnectionManager,
         request: &Request,
         route: Option<&RouteRef>,
         worker: &Rc<WorkerContext>,
-    ) -> FilterChain {
-        let enabled = manager.filters.iter().filter(|filter| filter.is_enabled(route));
+    ) -> FilterChain<'m> {
+        let ConfiguredChain { filters, router } = manager.chain_of(request);
+        let enabled = filters.iter().filter(|filter| filter.is_enabled(route));
         let applies = enabled.filter(|filter| filter.config.applies_to(request));
         let place = |name| Place { name, route, worker };
-        FilterChain(applies.map(|filter| Arc::clone(&filter.config).new_stream(place(&filter.name))).collect())
+        let filters = applies.map(|filter| Arc::clone(&filter.config).new_stream(place(&filter.name))).collect();
+        FilterChain { filters, router }
     }
 
     /// The answer: of the first filter that gives one, else of the router.
-    pub(super) async fn decode(
-        &mut self,
-        manager: &HttpConnectionManager,
-        request: &mut Request,
-        stream: &mut Stream,
-    ) -> Result<Response, LocalReply> {
-        for filter in &mut self.0 {
+    pub(super) async fn decode(&mut self, request: &mut Request, stream: &mut Stream) -> Result<Response, LocalReply> {
+        for filter in &mut self.filters {
             match filter.decode_headers(request, stream).await {
                 Decoded::Continue => {}
                 Decoded::Respond(response) => {
@@ -48,12 +49,12 @@ impl FilterChain {
                 }
             }
         }
-        manager.router.route(request, stream).await
+        self.router.route(request, stream).await
     }
 
     /// Every filter sees the response, whoever made it.
     pub(super) async fn encode(&mut self, response: &mut Response, stream: &mut Stream) {
-        for filter in self.0.iter_mut().rev() {
+        for filter in self.filters.iter_mut().rev() {
             filter.encode_headers(response, stream).await;
         }
     }

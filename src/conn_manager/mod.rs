@@ -8,6 +8,7 @@ mod config;
 mod connection;
 mod filter_chain;
 mod local_replies;
+mod proxy_status;
 mod response;
 mod stats;
 mod stream;
@@ -24,7 +25,10 @@ use crate::{
         http::HttpFilterConfig,
         network::{NetworkFilter, NetworkFilterFactory},
     },
-    http::{header_mutations::OrderedMutations, headers::HeaderRules, http1, http2, path::PathRules},
+    http::{
+        Request, header_mutations::OrderedMutations, headers::HeaderRules, http1, http2, path::PathRules,
+        upgrade::Upgrade,
+    },
     net::Io,
     route::{RouteConfiguration, RouteRef, Switch},
     router::Router,
@@ -32,6 +36,7 @@ use crate::{
 };
 use connection::Connection;
 use local_replies::LocalReplies;
+use proxy_status::ProxyStatus;
 use stats::{CodecStats, ConnectionManagerStats, ResponseClasses};
 
 /// The row of this filter.
@@ -54,8 +59,7 @@ pub struct HttpConnectionManager {
     http2_stats: CodecStats,
     frame_stats: http2::Stats,
     routes: Arc<RouteConfiguration>,
-    filters: Vec<ConfiguredFilter>,
-    router: Router,
+    chain: ConfiguredChain,
     access_logs: Vec<AccessLog>,
     capture: HeaderCapture,
     headers: HeaderRules,
@@ -64,10 +68,14 @@ pub struct HttpConnectionManager {
     max_header_bytes: u32,
     strip_port: StripPort,
     strip_trailing_host_dot: bool,
-    /// Lower-case protocols that requests may upgrade to.
-    upgrades: Vec<String>,
+    upgrades: Vec<UpgradeConfig>,
+    /// Requests are logged when they begin, too: `flush_access_log_on_new_request`.
+    logs_start: bool,
+    /// Tunnels are logged when they begin, too: `flush_log_on_tunnel_successfully_established`.
+    logs_tunnels: bool,
     timeouts: Timeouts,
     local_replies: LocalReplies,
+    proxy_status: Option<ProxyStatus>,
     /// `early_header_mutation_extensions`: changes to requests before a route is looked for.
     early_mutations: Vec<OrderedMutations>,
     /// `scheme_header_transformation.match_upstream`
@@ -145,6 +153,38 @@ impl NetworkFilter for HttpConnectionManager {
         self.stats.downstream_cx_ssl_total.inc();
         self.stats.downstream_cx_destroy.inc();
         self.stats.downstream_cx_destroy_remote.inc();
+    }
+}
+
+/// The filters before the router, and the router, which comes last.
+#[derive(Debug)]
+struct ConfiguredChain {
+    filters: Vec<ConfiguredFilter>,
+    router: Router,
+}
+
+/// A protocol that requests may upgrade to, or that only routes may allow.
+#[derive(Debug)]
+struct UpgradeConfig {
+    protocol: String,
+    enabled: bool,
+    /// In place of the connection manager's own.
+    chain: Option<ConfiguredChain>,
+}
+
+impl UpgradeConfig {
+    fn is_for(&self, protocol: &[u8]) -> bool {
+        self.protocol.as_bytes().eq_ignore_ascii_case(protocol)
+    }
+}
+
+impl HttpConnectionManager {
+    /// The filters of a request: an upgrade may have some of its own.
+    fn chain_of(&self, request: &Request) -> &ConfiguredChain {
+        let own = request.extensions().get::<Upgrade>().and_then(|Upgrade(protocol)| {
+            self.upgrades.iter().find(|config| config.is_for(protocol.as_bytes()))?.chain.as_ref()
+        });
+        own.unwrap_or(&self.chain)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
         local_reply::LocalReply,
     },
     stats,
-    stream_info::{HeaderCapture, ResponseFlags, StreamInfo},
+    stream_info::{HeaderCapture, LogType, ResponseFlags, StreamInfo},
 };
 
 /// A request in progress. Dropped before its response is complete, it was given up by the client.
@@ -187,6 +187,13 @@ impl Exchange {
         info.attempt_count = 0;
         info.upstream = None;
         info.upstream_cluster = None;
+    }
+
+    /// An entry besides that of the end.
+    pub(super) fn log_also(&mut self, log_type: LogType) {
+        self.stream.info.log_type = log_type;
+        self.log();
+        self.stream.info.log_type = LogType::DownstreamEnd;
     }
 
     fn log(&self) {

@@ -18,6 +18,7 @@ use crate::{
         upgrade::{TcpTunnel, Upgrade, is_tunnel},
     },
     route::{Action, Lookup, RouteConfiguration, UpgradeConfig},
+    stream_info::LogType,
 };
 
 /// Serves one request; the response's body runs on after this has returned.
@@ -32,8 +33,12 @@ pub(super) async fn serve(connection: Rc<Connection>, mut request: Request) -> R
     let route = exchange.stream.route.as_ref();
     let mut chain = FilterChain::new(&connection.manager, &request, route, &connection.worker);
     exchange.keep_request_id(&request);
+    if connection.manager.logs_start && admitted.is_ok() {
+        exchange.stream.capture_request(&request);
+        exchange.log_also(LogType::DownstreamStart);
+    }
     let mut answer = match admitted {
-        Ok(()) => chain.decode(&connection.manager, &mut request, &mut exchange.stream).await,
+        Ok(()) => chain.decode(&mut request, &mut exchange.stream).await,
         Err(refusal) => {
             exchange.stream.capture_request(&request);
             Err(refusal)
@@ -48,7 +53,7 @@ pub(super) async fn serve(connection: Rc<Connection>, mut request: Request) -> R
             exchange.follow_redirect(redirect.status(), &request);
         }
         answer = match found {
-            Ok(()) => chain.decode(&connection.manager, &mut request, &mut exchange.stream).await,
+            Ok(()) => chain.decode(&mut request, &mut exchange.stream).await,
             Err(refusal) => Err(refusal),
         };
     }
@@ -62,6 +67,10 @@ pub(super) async fn serve(connection: Rc<Connection>, mut request: Request) -> R
         *response.body_mut() = Body::empty();
     }
     finish_headers(&connection, &mut response, &mut exchange);
+    if connection.manager.logs_tunnels && is_tunnel(&method, response.status()) {
+        exchange.stream.info.response_code = Some(response.status().as_u16());
+        exchange.log_also(LogType::DownstreamTunnelSuccessfullyEstablished);
+    }
     exchange.watch_response(response)
 }
 
@@ -121,7 +130,7 @@ fn upgrade_config<'a>(action: &'a Action, protocol: &[u8]) -> Option<&'a Upgrade
 }
 
 fn is_upgrade_known(connection: &Connection, protocol: &[u8]) -> bool {
-    connection.manager.upgrades.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(protocol))
+    connection.manager.upgrades.iter().any(|config| config.enabled && config.is_for(protocol))
 }
 
 /// What every response carries, whoever made it.
@@ -136,6 +145,9 @@ fn finish_headers(connection: &Connection, response: &mut Response, exchange: &m
     // A response may nominate what it likes: what cannot be honoured is left.
     let _ = headers::remove_hop_by_hop(response.headers_mut(), upgraded);
     headers::finish_response(response.headers_mut(), &manager.headers, exchange.take_request_id());
+    if let Some(proxy_status) = &manager.proxy_status {
+        proxy_status.append(response, &exchange.stream.info);
+    }
     if !response.headers().contains_key(header::DATE) {
         response.headers_mut().insert(header::DATE, connection.worker.date.now());
     }

@@ -57,9 +57,33 @@ impl Upgrade {
         *request.method_mut() = Method::GET;
         request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         request.headers_mut().insert(header::UPGRADE, protocol.clone());
-        // HTTP/2 has no use for the key, an HTTP/1.1 server insists on one.
-        request.headers_mut().entry(header::SEC_WEBSOCKET_KEY).or_insert_with(websocket_key);
         request.extensions_mut().insert(Upgrade(protocol));
+    }
+
+    /// Adds the key that an HTTP/1.1 server insists on, where the client had no use for one.
+    pub fn complete_http1(request: &mut Request) {
+        if request.extensions().get::<Upgrade>().is_some_and(Upgrade::is_websocket) {
+            request.headers_mut().entry(header::SEC_WEBSOCKET_KEY).or_insert_with(websocket_key);
+        }
+    }
+
+    /// Writes a request for an upgrade as the extended CONNECT that means the same, and returns the protocol that it asks for. A
+    /// CONNECT asks for none.
+    pub fn take_extended_connect(request: &mut Request) -> Option<Upgrade> {
+        let upgrade = request.extensions().get::<Upgrade>().filter(|_| *request.method() != Method::CONNECT)?.clone();
+        *request.method_mut() = Method::CONNECT;
+        request.headers_mut().remove(header::CONNECTION);
+        request.headers_mut().remove(header::UPGRADE);
+        Some(upgrade)
+    }
+
+    /// The opposite of [`Self::normalize_switching`], for a host's answer.
+    pub fn denormalize_switching<B>(&self, response: &mut http::Response<B>) {
+        if response.status() == StatusCode::OK {
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            response.headers_mut().insert(header::UPGRADE, self.0.clone());
+        }
     }
 
     /// Writes `101 Switching Protocols` as the HTTP/2 answer that means the same.

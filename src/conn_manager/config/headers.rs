@@ -44,7 +44,7 @@ pub(super) struct Fields<'a> {
 /// Converts and checks them.
 pub(super) fn rules(fields: &Fields<'_>, field: Field<'_>, cx: &FactoryContext<'_>) -> Option<HeaderRules> {
     let adds_user_agent = fields.add_user_agent.as_ref().is_some_and(|add| add.value);
-    let server_name = if fields.server_name.is_empty() { SERVER_NAME } else { fields.server_name };
+    let server_name = name_of_server(fields.server_name);
     let via = header_value(fields.via, field.key("via"));
     Some(HeaderRules {
         use_remote_address: fields.use_remote_address.as_ref().is_some_and(|value| value.value),
@@ -71,6 +71,11 @@ pub(super) fn rules(fields: &Fields<'_>, field: Field<'_>, cx: &FactoryContext<'
         server_header: server_header(*fields.server_header_transformation),
         server_name: header_value(server_name, field.key("server_name"))?,
     })
+}
+
+/// What the proxy calls itself.
+pub(super) fn name_of_server(server_name: &str) -> &str {
+    if server_name.is_empty() { SERVER_NAME } else { server_name }
 }
 
 fn header_value(text: &str, field: Field<'_>) -> Option<HeaderValue> {

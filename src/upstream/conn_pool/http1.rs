@@ -34,7 +34,7 @@ use crate::{
         copy_head,
         headers::X_FORWARDED_PROTO,
         to_authority_form, to_origin_form,
-        upgrade::{Halves, is_tunnel},
+        upgrade::{Halves, Upgrade, is_tunnel},
     },
     net::{Alpn, with_causes},
     proto::core::RoutingPriority,
@@ -152,6 +152,7 @@ impl Pool {
 
         let outgoing = std::mem::take(request.body_mut());
         let method = request.method().clone();
+        Upgrade::complete_http1(request);
         prepare(request, &host.cluster().protocol);
         attempt.first_byte_sent.set(Some(active.started()));
         let mut response = match sender.try_send_request(std::mem::take(request)).await {

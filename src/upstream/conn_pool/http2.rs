@@ -20,6 +20,7 @@ use bytes::Bytes;
 use h2::{
     Reason, RecvStream, SendStream,
     client::{Builder, ResponseFuture, SendRequest},
+    ext::Protocol,
 };
 use http::{HeaderValue, Method, Version, uri::Scheme};
 use http_body::Body as _;
@@ -44,6 +45,7 @@ use crate::{
         headers::X_FORWARDED_PROTO,
         http2::{Pump, SEND_BUFFER, Watch, Watched, unanswered},
         to_absolute_form,
+        upgrade::Upgrade,
     },
     net::Alpn,
     proto::core::RoutingPriority,
@@ -352,11 +354,15 @@ async fn exchange(
 ) -> Result<Response, UpstreamFailure> {
     let active = ActiveRequest::begin(host, attempt.priority, Resets::Counted).map_err(ConnectError::into_failure)?;
     prepare(request, host);
+    let upgrade = Upgrade::take_extended_connect(request);
     let mut sent = http::Request::new(());
     sent.method_mut().clone_from(request.method());
     sent.uri_mut().clone_from(request.uri());
     sent.headers_mut().clone_from(request.headers());
     *sent.version_mut() = Version::HTTP_2;
+    if let Some(protocol) = upgrade.as_ref().and_then(|Upgrade(protocol)| protocol.to_str().ok()) {
+        sent.extensions_mut().insert(Protocol::from(protocol));
+    }
 
     let body = std::mem::take(request.body_mut());
     let ended = body.is_end_stream();
@@ -372,8 +378,11 @@ async fn exchange(
         }
     };
     match poll_fn(|cx| running.poll(cx)).await {
-        Ok(response) => {
+        Ok(mut response) => {
             attempt.headers_received.set(Some(Instant::now()));
+            if let Some(upgrade) = upgrade {
+                upgrade.denormalize_switching(&mut response);
+            }
             slot.0.settle();
             active.answered(response.status());
             let slot = Rc::new(slot);

@@ -15,7 +15,7 @@ mod tunnel;
 
 use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc};
 
-use http::{HeaderName, Version};
+use http::{HeaderName, Method, Version};
 use tokio::{sync::OnceCell, time::Instant};
 
 use super::{
@@ -155,7 +155,7 @@ impl Pool {
         if request.extensions().get::<TcpTunnel>().is_some() {
             return Box::pin(tunnel::open(host, request, attempt)).await;
         }
-        if request.extensions().get::<Upgrade>().is_some() {
+        if request.extensions().get::<Upgrade>().is_some() && !is_sent_by_http2(request, host) {
             // Boxed, so that other requests do not carry its state.
             return Box::pin(self.http1.upgrade(host, request, attempt)).await;
         }
@@ -206,6 +206,18 @@ impl Pool {
             Ok(Alpn::Http11)
         }
     }
+}
+
+/// Whether a request for an upgrade, or a CONNECT, goes to the host by HTTP/2 as well: an upgrade only where `allow_connect` says that the
+/// host knows extended CONNECT.
+fn is_sent_by_http2(request: &Request, host: &HostRef) -> bool {
+    let options = &host.cluster().protocol;
+    let http2 = match options.protocol {
+        Protocol::Http1 | Protocol::Alpn => false,
+        Protocol::Http2 => true,
+        Protocol::Downstream => request.version() == Version::HTTP_2,
+    };
+    http2 && (options.http2.allow_connect || *request.method() == Method::CONNECT)
 }
 
 #[cfg(test)]
