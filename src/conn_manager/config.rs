@@ -132,11 +132,6 @@ impl HttpConnectionManager {
         field.unsupported("path_normalization_options", path_normalization_options);
         field.ignored("typed_header_validation_config", typed_header_validation_config, "headers are always validated");
         field.ignored("append_local_overload", append_local_overload, "there is no overload manager yet");
-        field.ignored(
-            "add_proxy_protocol_connection_state",
-            add_proxy_protocol_connection_state,
-            "no upstream is sent a PROXY header",
-        );
 
         let prefix = format!("http.{stat_prefix}");
         let scope = cx.stats.scope(&prefix);
@@ -218,6 +213,7 @@ impl HttpConnectionManager {
             strip_port: strip_port(*strip_matching_host_port, strip_port_mode.as_ref(), field),
             strip_trailing_host_dot: *strip_trailing_host_dot,
             upgrades,
+            tells_client: add_proxy_protocol_connection_state.as_ref().is_none_or(|tells| tells.value),
             logs_start,
             logs_tunnels,
             proxy_status: ProxyStatus::from_proto(

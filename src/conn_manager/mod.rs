@@ -69,6 +69,8 @@ pub struct HttpConnectionManager {
     strip_port: StripPort,
     strip_trailing_host_dot: bool,
     upgrades: Vec<UpgradeConfig>,
+    /// Connections upstream that begin with a PROXY header tell of the client: `add_proxy_protocol_connection_state`.
+    tells_client: bool,
     /// Requests are logged when they begin, too: `flush_access_log_on_new_request`.
     logs_start: bool,
     /// Tunnels are logged when they begin, too: `flush_log_on_tunnel_successfully_established`.

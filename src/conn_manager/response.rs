@@ -95,6 +95,7 @@ impl Exchange {
             capture: connection.capture.clone(),
             redirects: None,
             redirected: None,
+            tells_client: manager.tells_client || connection.info.proxy_protocol.is_some(),
         };
         Exchange {
             stream: Box::new(stream),

@@ -37,6 +37,8 @@ pub struct Stream {
     pub redirects: Option<Box<Redirects>>,
     /// The request that follows a redirect: it goes through all filters in place of the response.
     pub redirected: Option<Request>,
+    /// Connections upstream may tell of the client.
+    pub tells_client: bool,
 }
 
 /// The redirects that were followed for one request of a client.

@@ -11,7 +11,7 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use http_body::{Body as _, Frame};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -60,9 +60,10 @@ impl Upgrade {
         request.extensions_mut().insert(Upgrade(protocol));
     }
 
-    /// Adds the key that an HTTP/1.1 server insists on, where the client had no use for one.
+    /// Adds the key that an HTTP/1.1 server insists on, where a client of HTTP/2 had no use for one.
     pub fn complete_http1(request: &mut Request) {
-        if request.extensions().get::<Upgrade>().is_some_and(Upgrade::is_websocket) {
+        let upgrade = request.extensions().get::<Upgrade>();
+        if request.version() == Version::HTTP_2 && upgrade.is_some_and(Upgrade::is_websocket) {
             request.headers_mut().entry(header::SEC_WEBSOCKET_KEY).or_insert_with(websocket_key);
         }
     }

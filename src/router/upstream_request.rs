@@ -141,7 +141,7 @@ impl<'a> UpstreamRequest<'a> {
 
     /// One attempt, unless a deadline of the stream passes first.
     async fn attempt(&self, host: &HostRef, request: &mut Request, stream: &mut Stream) -> Result<Outcome, LocalReply> {
-        let client = Some(Rc::clone(&stream.info.connection));
+        let client = stream.tells_client.then(|| Rc::clone(&stream.info.connection));
         let attempt = UpstreamAttempt { priority: self.priority, client, ..UpstreamAttempt::default() };
         let deadlines = self.timeouts.of_attempt(self.cluster.cluster());
         if !deadlines.is_empty() {

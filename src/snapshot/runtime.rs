@@ -26,6 +26,9 @@ const KEYS_OF_ENVOY: &[&str] = &[
     "upstream.",
 ];
 
+/// How keys begin that are consulted where they count.
+const KEYS_IN_USE: &str = "overload.premature_reset_";
+
 /// The limits that all layers set; a later layer overrides those before it.
 pub(super) fn connection_limits(proto: &proto::bootstrap::LayeredRuntime, field: Field<'_>) -> ConnectionLimits {
     let proto::bootstrap::LayeredRuntime { layers } = proto;
@@ -56,7 +59,7 @@ fn read(values: &proto::Struct, prefix: &str, field: Field<'_>, limits: &mut Con
             limits.global = whole_number(value, field).map(ConnectionLimit::new);
         } else if TUNING.iter().any(|known| key.starts_with(known)) {
             field.warning("has no effect: it tunes Envoy itself");
-        } else if KEYS_OF_ENVOY.iter().any(|known| key.starts_with(known)) {
+        } else if KEYS_OF_ENVOY.iter().any(|known| key.starts_with(known)) && !key.starts_with(KEYS_IN_USE) {
             field.error(format!("runtime key {key:?} is valid in Envoy, not implemented by Portreeve yet"));
         }
     }

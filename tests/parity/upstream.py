@@ -150,11 +150,20 @@ class Upstream:
                         headers = [(str(name), str(value)) for name, value in event.headers]
                         record = self._record(protocol="HTTP/2", headers=headers, body=b"", tls=tls)
                         records[event.stream_id] = record, self.answers.next()
-                        if records[event.stream_id][1].get("early"):
+                        answer = records[event.stream_id][1]
+                        if (":method", "CONNECT") in headers and answer.get("status", 200) == 200:
+                            record["tunnel"] = b""
+                            peer.send_headers(event.stream_id, [(":status", "200"), *pairs(answer.get("headers", {}))])
+                        elif answer.get("early"):
                             self._answer_http2(connection, peer, event.stream_id, records[event.stream_id][1])
                     case h2.events.DataReceived():
                         peer.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                        records[event.stream_id][0]["body"] += event.data
+                        record = records[event.stream_id][0]
+                        if "tunnel" in record:
+                            record["tunnel"] += event.data
+                            peer.send_data(event.stream_id, event.data)
+                        else:
+                            record["body"] += event.data
                     case h2.events.TrailersReceived():
                         trailers = [(str(name), str(value)) for name, value in event.headers]
                         records[event.stream_id][0]["trailers"] = trailers
@@ -162,8 +171,10 @@ class Upstream:
                         if event.stream_id in records:
                             records[event.stream_id][0]["reset"] = int(event.error_code)
                     case h2.events.StreamEnded():
-                        answer = records[event.stream_id][1]
-                        if not answer.get("early"):
+                        record, answer = records[event.stream_id]
+                        if "tunnel" in record:
+                            peer.end_stream(event.stream_id)
+                        elif not answer.get("early"):
                             self._answer_http2(connection, peer, event.stream_id, answer)
             connection.sendall(peer.data_to_send())
 

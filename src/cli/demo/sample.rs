@@ -113,7 +113,9 @@ async fn serve(stream: TcpStream, worker: &'static str) {
     // How a connection ended is no concern of a sample.
     if http2 {
         let options = http2::Options::default();
-        let _ = http2::serve(stream, &options, 60 * 1024, service, std::future::pending()).await;
+        let _ =
+            http2::serve(stream, (&options, 60 * 1024), &http2::Watch::uncounted(), service, std::future::pending())
+                .await;
     } else {
         let options = http1::Options::default();
         let _ = http1::serve(stream, &options, &service, std::future::pending()).await;

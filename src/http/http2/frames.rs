@@ -23,8 +23,6 @@ const PREFACE: u32 = 24;
 stats::declare! {
     /// Of the HTTP/2 connections of all clients under `http2.`, of those to a cluster under `cluster.<name>.http2.`
     pub struct Stats {
-        /// GOAWAY frames sent.
-        goaway_sent: Counter,
         /// Connections closed for frames without content.
         inbound_empty_frames_flood: Counter,
         /// Connections closed for PRIORITY frames.
@@ -98,6 +96,11 @@ impl Watch {
         Watch { limits, stats: stats.clone(), flood: Rc::default() }
     }
 
+    /// A watch with Envoy's limits, whose counts nobody asks for.
+    pub fn uncounted() -> Watch {
+        Watch::new(Limits::default(), &Stats::new(&stats::Registry::new(0).scope("")))
+    }
+
     /// The flood that ended the connection.
     pub fn flood(&self) -> Option<Flood> {
         self.flood.get()
@@ -168,7 +171,6 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
-const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
@@ -226,7 +228,6 @@ impl Counts {
                     stats.stream_refused_errors.inc();
                 }
             }
-            GOAWAY => stats.goaway_sent.inc(),
             _ => {}
         }
     }

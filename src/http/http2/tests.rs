@@ -14,7 +14,9 @@ async fn connect<R: Future<Output = Response> + 'static>(
     graceful: impl Future<Output = ()> + 'static,
 ) -> client::SendRequest<Bytes> {
     let (near, far) = duplex(1 << 16);
-    spawn_local(async move { serve(far, &Options::default(), 1 << 16, service, graceful).await });
+    spawn_local(
+        async move { serve(far, (&Options::default(), 1 << 16), &Watch::uncounted(), service, graceful).await },
+    );
     let (client, connection) = client::handshake(near).await.unwrap();
     spawn_local(connection);
     client
