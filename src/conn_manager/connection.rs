@@ -342,6 +342,7 @@ impl Connection {
             let limit = self.runtime_number(PREMATURE_RESET_STREAMS, 500);
             if resets * 2 >= ended.max(limit) && !self.closed.get() {
                 self.manager.stats.downstream_rq_too_many_premature_resets.inc();
+                self.manager.stats.downstream_cx_protocol_error.inc();
                 self.closed.set(true);
                 self.aborted.notify_one();
             }

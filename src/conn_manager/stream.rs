@@ -35,7 +35,10 @@ pub(super) async fn serve(connection: Rc<Connection>, mut request: Request) -> R
     exchange.keep_request_id(&request);
     if connection.manager.logs_start && admitted.is_ok() {
         exchange.stream.capture_request(&request);
+        let cluster = exchange.stream.route.as_ref().and_then(|route| route.cluster(&request)).map(Into::into);
+        exchange.stream.info.upstream_cluster = cluster;
         exchange.log_also(LogType::DownstreamStart);
+        exchange.stream.info.upstream_cluster = None;
     }
     let mut answer = match admitted {
         Ok(()) => chain.decode(&mut request, &mut exchange.stream).await,

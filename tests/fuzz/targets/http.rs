@@ -28,7 +28,8 @@ pub fn http2(input: &[u8]) {
     let within = Duration::from_mins(1);
     let ended = tasks.block_on(&runtime, async {
         let options = http2::Options::default();
-        let connection = http2::serve(server, &options, 1 << 16, echo, std::future::pending());
+        let watch = http2::Watch::uncounted();
+        let connection = http2::serve(server, (&options, 1 << 16), &watch, echo, std::future::pending());
         timeout(within, async { tokio::join!(connection, send(client, &bytes)) }).await
     });
     assert!(ended.is_ok(), "the connection does not end");
