@@ -122,11 +122,7 @@ impl HttpConnectionManager {
         field.unsupported("http3_protocol_options", http3_protocol_options);
         field.ignored("stream_flush_timeout", stream_flush_timeout, "the stream idle timeout counts");
         field.ignored("access_log_flush_interval", access_log_flush_interval, NOT_PERIODIC);
-        let (logs_start, logs_tunnels) = access_log_moments(
-            *flush_access_log_on_new_request,
-            access_log_options.as_ref(),
-            field.key("access_log_options"),
-        );
+        let moments = access_log_moments(*flush_access_log_on_new_request, access_log_options.as_ref(), field);
         field.unsupported("forward_client_cert_matcher", forward_client_cert_matcher);
         field.ignored("proxy_100_continue", proxy_100_continue, "100 Continue is answered here");
         field.unsupported("path_normalization_options", path_normalization_options);
@@ -214,13 +210,9 @@ impl HttpConnectionManager {
             strip_trailing_host_dot: *strip_trailing_host_dot,
             upgrades,
             tells_client: add_proxy_protocol_connection_state.as_ref().is_none_or(|tells| tells.value),
-            logs_start,
-            logs_tunnels,
-            proxy_status: ProxyStatus::from_proto(
-                proxy_status_config.as_ref(),
-                (headers::name_of_server(server_name), cx.service_node),
-                field.key("proxy_status_config"),
-            ),
+            logs_start: moments.0,
+            logs_tunnels: moments.1,
+            proxy_status: proxy_status(proxy_status_config.as_ref(), server_name, field, cx),
             timeouts,
             local_replies,
             early_mutations: headers::early_mutations(
@@ -344,6 +336,16 @@ fn route_configuration(
     }
 }
 
+fn proxy_status(
+    config: Option<&proto_manager::ProxyStatusConfig>,
+    server_name: &str,
+    field: Field<'_>,
+    cx: &FactoryContext<'_>,
+) -> Option<ProxyStatus> {
+    let names = (headers::name_of_server(server_name), cx.service_node);
+    ProxyStatus::from_proto(config, names, field.key("proxy_status_config"))
+}
+
 /// What is said of entries at intervals.
 const NOT_PERIODIC: &str = "a request is logged when it begins and when it ends, not meanwhile";
 
@@ -353,6 +355,7 @@ fn access_log_moments(
     options: Option<&proto_manager::HcmAccessLogOptions>,
     field: Field<'_>,
 ) -> (bool, bool) {
+    let field = field.key("access_log_options");
     let Some(options) = options else { return (at_start, false) };
     let proto_manager::HcmAccessLogOptions {
         access_log_flush_interval,
