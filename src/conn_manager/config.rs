@@ -181,9 +181,7 @@ impl HttpConnectionManager {
         };
         let local_replies = LocalReplies::from_proto(local_reply_config.as_ref(), field.key("local_reply_config"));
         headers::check_request_ids(request_id_extension.as_ref(), field.key("request_id_extension"));
-        let chain = chain?;
-        let routes = routes?;
-        let local_replies = local_replies?;
+        let (chain, routes, local_replies) = (chain?, routes?, local_replies?);
         Some(HttpConnectionManager {
             codec: codec(*codec_type, field)?,
             http1: http1::Options {
@@ -215,10 +213,7 @@ impl HttpConnectionManager {
             proxy_status: proxy_status(proxy_status_config.as_ref(), server_name, field, cx),
             timeouts,
             local_replies,
-            early_mutations: headers::early_mutations(
-                early_header_mutation_extensions,
-                field.key("early_header_mutation_extensions"),
-            ),
+            early_mutations: headers::early_mutations(early_header_mutation_extensions, field),
             matches_upstream_scheme: headers::matches_upstream_scheme(scheme_header_transformation.as_ref()),
             underscores: common.underscores,
             keeps_after_error: stream_error_on_invalid_http_message.as_ref().is_some_and(|keep| keep.value),

@@ -85,6 +85,7 @@ impl Exchange {
         timer.set_max_duration(manager.timeouts.stream_duration);
         timer.set_request_timeout(manager.timeouts.request);
         let is_grpc = grpc::is_grpc(request.headers());
+        info.is_grpc = is_grpc;
         let stream = Stream {
             info,
             route: None,
@@ -188,6 +189,7 @@ impl Exchange {
         info.attempt_count = 0;
         info.upstream = None;
         info.upstream_cluster = None;
+        info.upstream_connection = None;
     }
 
     /// An entry besides that of the end.
@@ -244,6 +246,10 @@ impl Exchange {
         info.timing.first_downstream_tx = Some(info.start.elapsed());
         if let Some(capture) = &self.connection.capture {
             info.response_headers = HeaderCapture::take(&capture.response, response.headers());
+            if capture.sizes {
+                let status = response.status();
+                info.response_headers_bytes = HeaderCapture::size(response.headers(), &[(":status", status.as_str())]);
+            }
         }
         info.grpc_status = info.grpc_status.or_else(|| grpc::status(response.headers()));
         if response.body().is_end_stream() {
@@ -428,6 +434,9 @@ impl ResponseBody {
             stream.info.grpc_status = grpc::status(trailers).or(stream.info.grpc_status);
             if let Some(capture) = &self.exchange.connection.capture {
                 stream.info.response_trailers = HeaderCapture::take(&capture.trailers, trailers);
+                if capture.sizes {
+                    stream.info.response_trailers_bytes = HeaderCapture::size(trailers, &[]);
+                }
             }
         }
         if frame.is_trailers() || self.body.is_end_stream() {

@@ -5,7 +5,7 @@
 
 use std::{fmt, future, rc::Rc, sync::Arc};
 
-use http::HeaderValue;
+use http::{HeaderValue, header};
 
 use super::{FactoryContext, LocalFuture, WorkerContext, timer::StreamTimer};
 use crate::{
@@ -58,6 +58,19 @@ impl Stream {
         }
         if let Some(capture) = &self.capture {
             self.info.request_headers = HeaderCapture::take(&capture.request, request.headers());
+            if capture.sizes {
+                let info = &self.info;
+                let authority = info.authority.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default();
+                let path = info.path.as_ref().map_or("", |path| path.as_str());
+                let pseudo = [
+                    (":method", request.method().as_str()),
+                    (":scheme", info.scheme),
+                    (":authority", authority),
+                    (":path", path),
+                ];
+                let host = request.headers().get(header::HOST).map_or(0, |host| "host".len() + host.len());
+                self.info.request_headers_bytes = HeaderCapture::size(request.headers(), &pseudo) - host as u64;
+            }
         }
     }
 

@@ -401,7 +401,7 @@ mod tests {
 action: ACTION
 policies:
   b: {permissions: [{url_path: {path: {prefix: /}}}], principals: [{header: {name: x-role, string_match: {exact: admin}}}]}
-  a: {permissions: [{url_path: {path: {exact: /a}}}], principals: [{source_ip: {address_prefix: 127.0.0.0, prefix_len: 8}}]}
+  a: {permissions: [{url_path: {path: {exact: /a}}}], principals: [{direct_remote_ip: {address_prefix: 127.0.0.0, prefix_len: 8}}]}
 ";
         for (action, allowed) in [("ALLOW", true), ("DENY", false), ("LOG", true)] {
             let (rules, problems) = rules(&yaml.replace("ACTION", action), Subject::Requests);

@@ -4,7 +4,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, header};
 
 /// Whether the content type is `application/grpc`, with or without a suffix such as `+proto`; gRPC-Web is not,
 /// and parameters are not expected.
@@ -18,18 +18,6 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// The status of a call whose time ran out.
 pub const DEADLINE_EXCEEDED: u32 = 4;
-
-/// The gRPC status that stands for an HTTP status of a proxy.
-pub fn status_of_http(status: StatusCode) -> u32 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
-    }
-}
 
 /// `grpc-status` of a response's headers or trailers.
 pub fn status(headers: &HeaderMap) -> Option<u32> {

@@ -9,12 +9,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::{Refused, Response, body::Body, grpc};
-use crate::stream_info::ResponseFlags;
+use crate::stream_info::{ResponseFlags, grpc_status_of_http};
 
 /// What we answer ourselves, and why.
 #[derive(Debug, Clone)]
 pub struct LocalReply {
-    /// Status for an HTTP client; a gRPC client is told the status that `grpc::status_of_http` gives for it.
+    /// Status for an HTTP client; a gRPC client is told the status that `grpc_status_of_http` gives for it.
     pub status: StatusCode,
     /// What the access log shows.
     pub flags: ResponseFlags,
@@ -180,7 +180,7 @@ impl LocalReply {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             headers.insert(
                 "grpc-status",
-                HeaderValue::from(self.grpc_status.unwrap_or(grpc::status_of_http(self.status))),
+                HeaderValue::from(self.grpc_status.unwrap_or(grpc_status_of_http(self.status.as_u16()))),
             );
             if !self.body.is_empty() {
                 let message = self.body.strip_suffix(b"\n").unwrap_or(&self.body);

@@ -18,6 +18,7 @@ use crate::{
     http::{Request, Response, body::Body, grpc, local_reply::LocalReply},
     proto::grpc_http1_reverse_bridge::{FilterConfig, FilterConfigPerRoute},
     route::FilterSettingsFactory,
+    stream_info::grpc_status_of_http,
 };
 
 /// The row of this filter.
@@ -158,7 +159,7 @@ impl Bridged {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         }
         // An HTTP status of 200 is success here, whatever else it stands for.
-        let outcome = if status == StatusCode::OK { 0 } else { grpc::status_of_http(status) };
+        let outcome = if status == StatusCode::OK { 0 } else { grpc_status_of_http(status.as_u16()) };
         let trailers =
             HeaderMap::from_iter([(header::HeaderName::from_static("grpc-status"), HeaderValue::from(outcome))]);
         let body = Full::new(bytes).map_err(|never| match never {});

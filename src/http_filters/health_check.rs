@@ -224,12 +224,12 @@ impl HttpFilter for Check {
             return ready(Decoded::Continue);
         }
         stream.info.is_health_check = true;
-        config.stats.request_total.inc();
         config.untraced.inc();
         let cached = config.cache.as_ref().is_some_and(Cache::counts);
         if config.passes_through && !cached && !config.fails.load(Relaxed) {
             return ready(Decoded::Continue);
         }
+        config.stats.request_total.inc();
         Box::pin(async move {
             // The answer is for the whole request.
             while let Some(Ok(_)) = request.body_mut().frame().await {}

@@ -346,10 +346,6 @@ fn what_is_wrong_is_said_where_it_stands() {
             vec!["filter_chains[1].filter_chain_match: the connections of this filter chain are the same as those of filter_chains[0]".into()],
         ),
         (
-            format!("{{{address}, bind_to_port: false, use_original_dst: true, filter_chains: [{{{FILTERS}}}]}}"),
-            vec![format!("use_original_dst: {unsupported}"), format!("bind_to_port: {unsupported}")],
-        ),
-        (
             format!("{{{address}, freebind: true, transparent: false, socket_options: [{{level: 1, name: 9, int_value: 1}}], filter_chains: [{{{FILTERS}}}]}}"),
             Vec::new(),
         ),
@@ -363,6 +359,7 @@ fn what_is_wrong_is_said_where_it_stands() {
                   there are: envoy.extensions.filters.network.echo.v3.Echo, \
                   envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit, \
                   envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit, \
+                  envoy.extensions.filters.network.rbac.v3.RBAC, \
                   envoy.extensions.filters.network.sni_cluster.v3.SniCluster".into()],
         ),
         (

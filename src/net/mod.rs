@@ -59,3 +59,10 @@ pub fn with_causes(error: &dyn Error) -> String {
     }
     text
 }
+
+/// The system's words for an error, without its number.
+#[must_use]
+pub fn system_words(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split_once(" (os error").map_or(text.as_str(), |(words, _)| words).to_owned()
+}

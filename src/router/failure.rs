@@ -38,7 +38,8 @@ pub(super) fn reply(failure: UpstreamFailure, retried: bool, info: &mut StreamIn
     } else {
         format!("reset reason: {reason}")
     };
-    if matches!(failure.kind, FailureKind::Connect | FailureKind::Tls) && !failure.cause.is_empty() {
+    if matches!(failure.kind, FailureKind::Connect | FailureKind::Bind | FailureKind::Tls) && !failure.cause.is_empty()
+    {
         details = format!("{details}|{}", failure.cause.replace(char::is_whitespace, "_"));
         info.upstream_transport_failure_reason = Some(failure.cause);
     }

@@ -26,6 +26,7 @@ use crate::{
 struct Running {
     host: HostRef,
     attempt: Rc<UpstreamAttempt>,
+    begun: Instant,
     sending: Pin<Box<dyn Future<Output = Result<Response, UpstreamFailure>>>>,
     /// It has taken too long.
     is_slow: bool,
@@ -105,10 +106,13 @@ impl UpstreamRequest<'_> {
         let host = self.start(request, stream)?;
         let mut copy = self.copy(request);
         self.finalize_host(&host, &mut copy, stream);
-        let attempt = Rc::new(UpstreamAttempt { priority: self.priority, ..UpstreamAttempt::default() });
+        let client = stream.tells_client.then(|| Rc::clone(&stream.info.connection));
+        let attempt =
+            UpstreamAttempt { priority: self.priority, origin: self.origin, client, ..UpstreamAttempt::default() };
+        let attempt = Rc::new(attempt);
         let (cluster, to, told) = (Rc::clone(self.cluster), host.clone(), Rc::clone(&attempt));
         let sending = Box::pin(async move { cluster.send(&to, &mut copy, &told).await });
-        Ok(Running { host, attempt, sending, is_slow: false, followed: false })
+        Ok(Running { host, attempt, begun: Instant::now(), sending, is_slow: false, followed: false })
     }
 
     /// What becomes of the request after an attempt; None if it goes on.
@@ -138,7 +142,7 @@ impl UpstreamRequest<'_> {
             }
             return None;
         }
-        note_timing(&ended.attempt, stream);
+        note_timing(&ended.attempt, ended.begun, stream);
         stream.info.upstream = Some(Rc::clone(ended.host.info()));
         stream.timer.begin_attempt(TryTimeouts { response: None, ..attempts.deadlines });
         if let Some(sent) = sent {

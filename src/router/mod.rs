@@ -173,6 +173,7 @@ impl Router {
         }
         let counted_by = route.counted_by(request);
         let metadata_match = route.metadata_match(&stream.info);
+        stream.info.virtual_cluster = counted_by.virtual_cluster.map(|counted| Arc::clone(counted.name()));
         route.finalize_request(request, &mut stream.info, &cluster.cluster().name, self.originals());
         let timeout_status =
             if orders.timeout_by_no_content { StatusCode::NO_CONTENT } else { StatusCode::GATEWAY_TIMEOUT };
@@ -184,8 +185,7 @@ impl Router {
             let abandoned = &cluster.cluster().stats.retry_or_shadow_abandoned;
             mirror::mirror(route, request, stream, timeouts.response, abandoned);
         }
-        let retry_is_possible = retry.is_some();
-        let keeps_head = retry_is_possible || redirects.is_some();
+        let keeps_head = retry.is_some() || redirects.is_some();
         let kept = if keeps_head { keep_body(request, route, &cluster) } else { None };
         let mut upstream = UpstreamRequest {
             cluster: &cluster,
@@ -196,21 +196,16 @@ impl Router {
             priority: forward.priority,
             timeouts,
             timeout_status,
+            is_hedged: timeouts.is_hedged && retry.is_some(),
             retry,
             metadata_match,
-            is_hedged: timeouts.is_hedged && retry_is_possible,
             keeps_head,
             kept,
         };
         let websocket = request.extensions().get::<Upgrade>().is_some_and(Upgrade::is_websocket);
-        let mut answer = upstream.send(request, stream).await;
-        if websocket
-            && let Ok(response) = &mut answer
-            && is_handshake_unsuccessful(response)
-        {
-            *response.body_mut() = Body::empty();
-            response.headers_mut().remove(header::CONTENT_LENGTH);
-            let answer = self.respond(route, answer, stream);
+        let answer = upstream.send(request, stream).await;
+        if websocket && answer.as_ref().is_ok_and(is_handshake_unsuccessful) {
+            let answer = self.respond(route, answer.map(without_body), stream);
             stream.info.response_code_details = "websocket_handshake_unsuccessful".into();
             return answer;
         }
@@ -224,9 +219,7 @@ impl Router {
             if !stream.info.is_health_check {
                 upstream.count(response);
             }
-            if let Some(kept) = &upstream.kept {
-                kept.forget();
-            }
+            upstream.kept.as_ref().map(KeptBody::forget);
         }
         let answer = answer.map(|response| response_time::recorded(response, counted_by, stream.timer.request_end()));
         self.respond(route, answer, stream)
@@ -349,6 +342,13 @@ impl Router {
 fn is_handshake_unsuccessful(response: &Response) -> bool {
     let status = response.status();
     response.version() != Version::HTTP_2 && status != StatusCode::SWITCHING_PROTOCOLS && status.as_u16() < 400
+}
+
+/// The head of a response alone.
+fn without_body(response: Response) -> Response {
+    let mut response = response.map(|_| Body::empty());
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    response
 }
 
 /// Keeps the body of a request that may have to be sent again.

@@ -142,7 +142,9 @@ impl<'a> UpstreamRequest<'a> {
     /// One attempt, unless a deadline of the stream passes first.
     async fn attempt(&self, host: &HostRef, request: &mut Request, stream: &mut Stream) -> Result<Outcome, LocalReply> {
         let client = stream.tells_client.then(|| Rc::clone(&stream.info.connection));
-        let attempt = UpstreamAttempt { priority: self.priority, client, ..UpstreamAttempt::default() };
+        let attempt =
+            UpstreamAttempt { priority: self.priority, origin: self.origin, client, ..UpstreamAttempt::default() };
+        let begun = Instant::now();
         let deadlines = self.timeouts.of_attempt(self.cluster.cluster());
         if !deadlines.is_empty() {
             stream.timer.begin_attempt(deadlines);
@@ -155,7 +157,7 @@ impl<'a> UpstreamRequest<'a> {
         if !matches!(outcome, Ok(Ok(_))) && !deadlines.is_empty() {
             stream.timer.begin_attempt(TryTimeouts::default());
         }
-        note_timing(&attempt, stream);
+        note_timing(&attempt, begun, stream);
         match outcome {
             Ok(Ok(response)) => Ok(Outcome::Response(response)),
             Ok(Err(failure)) => Ok(Outcome::Failure { failure, sent: attempt.first_byte_sent.get().is_some() }),
@@ -249,9 +251,7 @@ impl<'a> UpstreamRequest<'a> {
 
     pub(super) fn count_retried(&self, outcome: &Outcome, host: &HostRef) {
         if let Outcome::Response(response) = outcome {
-            let cluster = self.cluster.cluster();
-            cluster.retried_completed.inc();
-            cluster.retried_codes.inc(response.status().as_u16());
+            self.cluster.cluster().responses.count_retried(response.status().as_u16());
             if !response.status().is_server_error() {
                 host.stats.rq_error.inc();
             }
@@ -332,10 +332,14 @@ impl<'a> UpstreamRequest<'a> {
     }
 }
 
-/// Writes down when what happened in an attempt.
-pub(super) fn note_timing(attempt: &UpstreamAttempt, stream: &mut Stream) {
+/// Writes down when what happened in an attempt that begun then, and on which connection.
+pub(super) fn note_timing(attempt: &UpstreamAttempt, begun: Instant, stream: &mut Stream) {
     let info = &mut stream.info;
     let since_start = |at: Option<Instant>| at.map(|at| at - info.start);
+    info.timing.connect_begin = since_start(attempt.connect_started.get());
+    info.timing.connect_end = since_start(attempt.connected.get());
+    info.timing.pool_ready = attempt.first_byte_sent.get().map(|at| at - begun);
+    info.upstream_connection = attempt.connection.take();
     info.timing.first_upstream_tx = since_start(attempt.first_byte_sent.get());
     info.timing.first_upstream_rx = since_start(attempt.headers_received.get());
 }

@@ -12,7 +12,7 @@ use tokio::net::TcpSocket;
 
 use crate::{
     config::Field,
-    net::socket_settings,
+    net::{socket_settings, system_words},
     proto::core::{self, ExtraSourceAddress, SocketOptionsOverride, socket_address::PortSpecifier},
     sys::socket_option::{SocketOption, SocketState},
 };
@@ -93,7 +93,10 @@ impl BindConfig {
         let socket = if host.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         SocketOption::set_all(options, SocketState::Prebind, &socket)?;
         if let Some(address) = address {
-            socket.bind(*address)?;
+            let told = |error: io::Error| {
+                io::Error::new(error.kind(), format!("failed to bind to {address}: {}", system_words(&error)))
+            };
+            socket.bind(*address).map_err(told)?;
         }
         SocketOption::set_all(options, SocketState::Bound, &socket)?;
         Ok(socket)

@@ -30,7 +30,7 @@ use crate::{
         core::Metadata,
         endpoint,
     },
-    stats::{Counter, Registry, ResponseCodes, Scope},
+    stats::{Registry, Scope},
     sys::socket::Keepalive,
     tls::{Renewal, Secrets},
 };
@@ -130,10 +130,6 @@ pub struct Cluster {
     pub responses: ResponseStats,
     http2_stats: OnceLock<http2::Stats>,
     http2_scope: Scope,
-    /// Responses that another attempt followed.
-    pub retried_completed: Counter,
-    /// The same by status: `retry.upstream_rq_<code>` and `retry.upstream_rq_<class>`.
-    pub retried_codes: ResponseCodes,
     /// How its hosts are chosen among by their labels.
     pub(super) subsets: Option<SubsetConfig>,
     pub(super) dns: DnsOptions,
@@ -259,8 +255,6 @@ impl Cluster {
             responses: ResponseStats::new(&scope),
             http2_stats: OnceLock::new(),
             http2_scope: scope.scope("http2"),
-            retried_completed: scope.scope("retry").counter("upstream_rq_completed"),
-            retried_codes: ResponseCodes::new(&scope.scope("retry"), "upstream_rq"),
             subsets,
             dns: DnsOptions::from_proto(&dns, field)?,
             endpoints: endpoints?,

@@ -24,6 +24,8 @@ stats::declare! {
         upstream_cx_connect_timeout: Counter,
         /// Time to make a connection, in milliseconds.
         upstream_cx_connect_ms: Histogram,
+        /// Requests that a connection served.
+        upstream_rq_per_cx: Histogram,
         /// Lifetime of a connection, in milliseconds.
         upstream_cx_length_ms: Histogram,
         /// Connections closed.

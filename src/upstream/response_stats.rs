@@ -1,21 +1,22 @@
 //! Responses of a cluster by status, and again by who asked and who answered: `cluster.<name>.upstream_rq_<code>`,
-//! `internal.`, `external.` and `canary.` before it.
+//! `internal.`, `external.`, `canary.` and `retry.` before it.
 
-use std::sync::OnceLock;
+use std::{sync::OnceLock, time::Duration};
 
 use http::{HeaderMap, HeaderName};
 
-use crate::stats::{Counter, ResponseCodes, Scope};
+use crate::stats::{Counter, Histogram, ResponseCodes, Scope};
 
 const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 const CANARY: HeaderName = HeaderName::from_static("x-envoy-upstream-canary");
 
 /// Where a request comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// From within: the connection manager says so by `x-envoy-internal`.
     Internal,
     /// From anywhere else.
+    #[default]
     External,
 }
 
@@ -25,6 +26,14 @@ impl Origin {
     pub fn of(request: &HeaderMap) -> Origin {
         let internal = request.get(&INTERNAL).is_some_and(|value| value == "true");
         if internal { Origin::Internal } else { Origin::External }
+    }
+
+    /// As statistics call it.
+    fn name(self) -> &'static str {
+        match self {
+            Origin::Internal => "internal",
+            Origin::External => "external",
+        }
     }
 }
 
@@ -36,6 +45,10 @@ pub struct ResponseStats {
     internal: OnceLock<Group>,
     external: OnceLock<Group>,
     canary: OnceLock<Group>,
+    /// Those that another attempt followed.
+    retry: OnceLock<Group>,
+    internal_time: OnceLock<Histogram>,
+    external_time: OnceLock<Histogram>,
 }
 
 #[derive(Debug)]
@@ -46,8 +59,16 @@ struct Group {
 
 impl ResponseStats {
     pub(super) fn new(scope: &Scope) -> ResponseStats {
-        let (internal, external, canary) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        ResponseStats { scope: scope.clone(), all: Group::new(scope), internal, external, canary }
+        ResponseStats {
+            scope: scope.clone(),
+            all: Group::new(scope),
+            internal: OnceLock::new(),
+            external: OnceLock::new(),
+            canary: OnceLock::new(),
+            retry: OnceLock::new(),
+            internal_time: OnceLock::new(),
+            external_time: OnceLock::new(),
+        }
     }
 
     /// Counts a response of a host.
@@ -61,11 +82,25 @@ impl ResponseStats {
     /// Counts a reply of ours in place of a host's.
     pub fn count_own(&self, status: u16, origin: Origin) {
         self.all.count(status);
-        let (group, name) = match origin {
-            Origin::Internal => (&self.internal, "internal"),
-            Origin::External => (&self.external, "external"),
+        let group = match origin {
+            Origin::Internal => &self.internal,
+            Origin::External => &self.external,
         };
-        group.get_or_init(|| Group::new(&self.scope.scope(name))).count(status);
+        group.get_or_init(|| Group::new(&self.scope.scope(origin.name()))).count(status);
+    }
+
+    /// Counts a response that another attempt follows.
+    pub fn count_retried(&self, status: u16) {
+        self.retry.get_or_init(|| Group::new(&self.scope.scope("retry"))).count(status);
+    }
+
+    /// Records how long a response took, by who asked.
+    pub(super) fn record_time(&self, time: Duration, origin: Origin) {
+        let histogram = match origin {
+            Origin::Internal => &self.internal_time,
+            Origin::External => &self.external_time,
+        };
+        histogram.get_or_init(|| self.scope.scope(origin.name()).histogram("upstream_rq_time")).record_time(time);
     }
 }
 

@@ -218,6 +218,7 @@ pub(super) fn matches_upstream_scheme(transformation: Option<&core::SchemeHeader
 
 /// Converts `early_header_mutation_extensions`.
 pub(super) fn early_mutations(extensions: &[core::TypedExtensionConfig], field: Field<'_>) -> Vec<OrderedMutations> {
+    let field = field.key("early_header_mutation_extensions");
     let convert = |(index, extension): (usize, &core::TypedExtensionConfig)| {
         let field = field.index(index);
         let core::TypedExtensionConfig { name: _, typed_config } = extension;

@@ -2,14 +2,11 @@
 //!
 //! The text is made once for each connection, and only where the configuration asks for it.
 
-use std::fmt::Write;
-
-use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 
 use super::{Downstream, X_FORWARDED_CLIENT_CERT};
-use crate::stream_info::{PeerCertificate, TlsInfo};
+use crate::stream_info::{ChainCertificate, PeerCertificate, TlsInfo, url_encoded};
 
 /// The settings for `x-forwarded-client-cert`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -91,7 +88,7 @@ impl ClientCertRules {
 
 impl CertDetails {
     fn text(self, tls: &TlsInfo, peer: &PeerCertificate) -> String {
-        let mut parts: Vec<String> = tls.local_uri_sans.iter().map(|uri| format!("By={uri}")).collect();
+        let mut parts: Vec<String> = local_uris(tls).iter().map(|uri| format!("By={uri}")).collect();
         parts.push(format!("Hash={}", peer.fingerprint_256));
         if self.cert {
             parts.push(format!("Cert=\"{}\"", url_encoded(&pem(tls.peer_chain.iter().take(1)))));
@@ -118,8 +115,9 @@ impl CertDetails {
 
     fn json(self, tls: &TlsInfo, peer: &PeerCertificate) -> String {
         let mut object = serde_json::Map::new();
-        if !tls.local_uri_sans.is_empty() {
-            object.insert("by".to_owned(), tls.local_uri_sans.clone().into());
+        let local_uris = local_uris(tls);
+        if !local_uris.is_empty() {
+            object.insert("by".to_owned(), local_uris.to_vec().into());
         }
         object.insert("hash".to_owned(), peer.fingerprint_256.clone().into());
         if self.cert {
@@ -144,32 +142,14 @@ impl CertDetails {
     }
 }
 
-/// Certificates in PEM form, each with its line breaks.
-fn pem<'a>(chain: impl Iterator<Item = &'a Box<[u8]>>) -> String {
-    const LINE: usize = 64;
-    let mut text = String::new();
-    for der in chain {
-        text.push_str("-----BEGIN CERTIFICATE-----\n");
-        let encoded = BASE64_STANDARD.encode(der);
-        for line in encoded.as_bytes().chunks(LINE) {
-            text.extend(line.iter().map(|byte| char::from(*byte)));
-            text.push('\n');
-        }
-        text.push_str("-----END CERTIFICATE-----\n");
-    }
-    text
+/// What our own certificate says of us.
+fn local_uris(tls: &TlsInfo) -> &[String] {
+    tls.local.as_ref().map_or(&[], |own| &own.uri_sans)
 }
 
-/// Everything but the unreserved characters of a URL as `%XX`.
-fn url_encoded(text: &str) -> String {
-    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(byte.into());
-        } else {
-            let _ = write!(encoded, "%{byte:02X}"); // writing to a String cannot fail
-        }
-        encoded
-    })
+/// Certificates in PEM form, one after the other.
+fn pem<'a>(chain: impl Iterator<Item = &'a ChainCertificate>) -> String {
+    chain.map(ChainCertificate::pem).collect()
 }
 
 /// Does with a request's header what the rules say.

@@ -269,10 +269,11 @@ impl Encoder {
     }
 }
 
-/// The phrase of a status. Envoy's table knows all that are registered but two.
+/// The phrase of a status, as Envoy's table has it: two that are registered are missing, and one is spelled as in RFC 9110.
 fn reason(status: StatusCode) -> &'static str {
     match status {
         StatusCode::IM_A_TEAPOT | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => "Unknown",
+        StatusCode::NON_AUTHORITATIVE_INFORMATION => "Non-Authoritative Information",
         _ => status.canonical_reason().unwrap_or("Unknown"),
     }
 }

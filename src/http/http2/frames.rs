@@ -117,7 +117,7 @@ impl Watch {
             io,
             inbound: Scanner::after(PREFACE),
             outbound: Scanner::after(0),
-            counts: Counts::default(),
+            counts: Counts { of_client: true, ..Counts::default() },
             watch: self.clone(),
         }
     }
@@ -147,6 +147,8 @@ pub struct Watched<S> {
 /// What has passed on one connection.
 #[derive(Debug, Default)]
 struct Counts {
+    /// The peer is a client: trailers are those of requests.
+    of_client: bool,
     /// The last stream that a client has opened.
     last_stream: u32,
     streams: u64,
@@ -183,7 +185,7 @@ impl Counts {
                 if frame.kind == HEADERS && frame.stream > self.last_stream {
                     self.last_stream = frame.stream;
                     self.streams += 1;
-                } else if frame.kind == HEADERS {
+                } else if frame.kind == HEADERS && self.of_client {
                     stats.trailers.inc();
                 }
                 if frame.length > 0 || frame.flags & END_STREAM != 0 {

@@ -1,10 +1,17 @@
 //! One attempt at a request: when what happened, and how it failed.
 
-use std::{cell::Cell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use tokio::time::Instant;
 
-use crate::{proto::core::RoutingPriority, stream_info::ConnectionInfo};
+use crate::{
+    proto::core::RoutingPriority,
+    stream_info::{ConnectionInfo, UpstreamConnectionInfo},
+    upstream::Origin,
+};
 
 /// An attempt that brought no response headers.
 #[derive(Debug)]
@@ -51,13 +58,17 @@ pub enum FailureKind {
 pub struct UpstreamAttempt {
     /// Which circuit breakers count it.
     pub priority: RoutingPriority,
+    /// Where the request comes from.
+    pub origin: Origin,
     /// The connection of the client that it is for.
     pub client: Option<Rc<ConnectionInfo>>,
     /// A new connection was begun for it; `None` when a pooled one served.
     pub connect_started: Cell<Option<Instant>>,
     /// The new connection was ready, TLS included.
     pub connected: Cell<Option<Instant>>,
-    /// The request was handed to a connection.
+    /// The connection that it was handed to.
+    pub connection: RefCell<Option<Rc<UpstreamConnectionInfo>>>,
+    /// When that was.
     pub first_byte_sent: Cell<Option<Instant>>,
     /// The response's headers came.
     pub headers_received: Cell<Option<Instant>>,

@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    hash::{BuildHasher, RandomState},
     io,
     rc::Rc,
     sync::{
@@ -18,9 +19,10 @@ use tokio::{
 
 use super::{FailureKind, UpstreamFailure, places::ConnectionPlace};
 use crate::{
-    net::{Address, Alpn, Io, Meter, Metered},
+    net::{Address, Alpn, Io, Meter, Metered, system_words},
     proto::core::RoutingPriority,
     stats::Gauge,
+    stream_info::{TlsInfo, UpstreamConnectionInfo},
     upstream::{Cluster, Host, HostRef, transport_socket::TransportSocketOptions},
 };
 
@@ -68,9 +70,10 @@ pub(super) async fn connect(
     host.stats.cx_total.inc();
     let started = Instant::now();
     match timeout(cluster.connect_timeout, connect_unbounded(host, options, alpn)).await {
-        Ok(Ok((io, alpn))) => {
+        Ok(Ok((io, tls))) => {
+            let alpn = tls.as_ref().and_then(TlsInfo::protocol);
             stats.upstream_cx_connect_ms.record_time(started.elapsed());
-            let record = Rc::new(ConnectionRecord::new(cluster, host, place));
+            let record = Rc::new(ConnectionRecord::new(cluster, host, place, connection_info(&io, tls)));
             let meter = TrafficMeter { traffic: Arc::clone(&record.traffic), cluster: Arc::clone(cluster) };
             let io = Metered::new(io, meter);
             Ok(Established { io, alpn, record })
@@ -101,14 +104,21 @@ async fn connect_unbounded(
     host: &HostRef,
     options: &TransportSocketOptions,
     alpn: &[Alpn],
-) -> Result<(Io, Option<Alpn>), ConnectError> {
+) -> Result<(Io, Option<TlsInfo>), ConnectError> {
     let (cluster, endpoint, socket) = (host.cluster(), &host.endpoint, host.transport_socket());
     let mut io = open_socket(&socket.address(endpoint), host).await?;
     let sent = socket.begin(&mut io, endpoint, options).await.map_err(|error| failed(&error))?;
     cluster.stats.upstream_cx_tx_bytes_total.add(sent as u64);
     let Some(tls) = socket.tls() else { return Ok((io, None)) };
     let name = options.server_name.as_deref().unwrap_or(&endpoint.hostname);
-    tls.connect(io, name, alpn).await.map_err(|error| ConnectError::new(FailureKind::Tls, &error))
+    let connected = tls.connect(io, name, alpn).await;
+    connected.map(|(io, tls)| (io, Some(tls))).map_err(|error| ConnectError::new(FailureKind::Tls, &error))
+}
+
+fn connection_info(io: &Io, tls: Option<TlsInfo>) -> UpstreamConnectionInfo {
+    // As likely unique as need be, and no worker need know of another's.
+    let id = RandomState::new().hash_one(io.local_address().port());
+    UpstreamConnectionInfo { id, local: io.local_address().clone(), tls }
 }
 
 fn failed(error: &io::Error) -> ConnectError {
@@ -117,9 +127,7 @@ fn failed(error: &io::Error) -> ConnectError {
 
 /// The system's words for an error, as Envoy says them of a connection.
 fn system_error(error: &io::Error) -> String {
-    let text = error.to_string();
-    let words = text.split_once(" (os error").map_or(text.as_str(), |(words, _)| words);
-    format!("delayed connect error: {words}")
+    format!("delayed connect error: {}", system_words(error))
 }
 
 async fn open_socket(address: &Address, host: &HostRef) -> Result<Io, ConnectError> {
@@ -130,7 +138,7 @@ async fn open_socket(address: &Address, host: &HostRef) -> Result<Io, ConnectErr
             let bound = cluster.bind_config.as_ref().map(|bind_config| bind_config.socket_for(*address)).transpose();
             let bound = bound.map_err(|error| {
                 cluster.stats.bind_errors.inc();
-                ConnectError::new(FailureKind::Bind, &system_error(&error))
+                ConnectError::new(FailureKind::Bind, &system_words(&error))
             })?;
             let stream = match bound {
                 Some(socket) => socket.connect(*address).await,
@@ -164,6 +172,8 @@ pub(super) struct ConnectionRecord {
     cluster: Arc<Cluster>,
     host_active: Gauge,
     traffic: Arc<Traffic>,
+    /// What logs tell of it.
+    info: Rc<UpstreamConnectionInfo>,
     started: Instant,
     /// Requests running now.
     active: Cell<u32>,
@@ -192,7 +202,12 @@ struct Traffic {
 }
 
 impl ConnectionRecord {
-    fn new(cluster: &Arc<Cluster>, host: &Host, place: ConnectionPlace) -> ConnectionRecord {
+    fn new(
+        cluster: &Arc<Cluster>,
+        host: &Host,
+        place: ConnectionPlace,
+        info: UpstreamConnectionInfo,
+    ) -> ConnectionRecord {
         cluster.stats.upstream_cx_active.inc();
         host.stats.cx_active.inc();
         let now = Instant::now();
@@ -200,6 +215,7 @@ impl ConnectionRecord {
             cluster: Arc::clone(cluster),
             host_active: host.stats.cx_active.clone(),
             traffic: Arc::default(),
+            info: Rc::new(info),
             started: now,
             active: Cell::new(0),
             served: Cell::new(0),
@@ -212,6 +228,11 @@ impl ConnectionRecord {
     /// The cluster it belongs to.
     pub(super) fn cluster(&self) -> &Arc<Cluster> {
         &self.cluster
+    }
+
+    /// What logs tell of it.
+    pub(super) fn info(&self) -> &Rc<UpstreamConnectionInfo> {
+        &self.info
     }
 
     /// When it was made.
@@ -291,6 +312,7 @@ impl Drop for ConnectionRecord {
         stats.upstream_cx_active.dec();
         self.host_active.dec();
         stats.upstream_cx_length_ms.record_time(self.started.elapsed());
+        stats.upstream_rq_per_cx.record(self.served.get().into());
         stats.upstream_cx_destroy.inc();
         let (side, with_active) = if self.closed_by.get() == Some(Side::Local) {
             (&stats.upstream_cx_destroy_local, &stats.upstream_cx_destroy_local_with_active_rq)

@@ -80,7 +80,7 @@ impl Pool {
             // Boxed, so that the many requests that find one do not carry its state.
             None => Box::pin(self.wait(host, attempt)).await.map_err(ConnectError::into_failure)?,
         };
-        let active = match ActiveRequest::begin(host, attempt.priority, Resets::None) {
+        let active = match ActiveRequest::begin(host, attempt, Resets::None) {
             Ok(active) => active,
             Err(overflow) => {
                 self.give_back(connection);
@@ -91,6 +91,7 @@ impl Pool {
         let spare = spare(request, &connection.record);
         let received = connection.record.received();
         connection.record.begin();
+        attempt.connection.replace(Some(Rc::clone(connection.record.info())));
         attempt.first_byte_sent.set(Some(active.started()));
         let mut lease = Lease { pool: Rc::downgrade(self), connection, active };
         match lease.connection.sender.try_send_request(std::mem::take(request)).await {
@@ -135,7 +136,7 @@ impl Pool {
         pending.end();
         drop(pending);
         let established = established.map_err(ConnectError::into_failure)?;
-        let active = ActiveRequest::begin(host, attempt.priority, Resets::None);
+        let active = ActiveRequest::begin(host, attempt, Resets::None);
         let active = active.map_err(ConnectError::into_failure)?;
         attempt.connected.set(Some(Instant::now()));
         let Established { io, record, .. } = established;
@@ -144,6 +145,7 @@ impl Pool {
             Ok(started) => started,
             Err(error) => return Err(ConnectError::new(FailureKind::Connect, &error).into_failure()),
         };
+        let info = Rc::clone(record.info());
         spawn_local(async move {
             // Its end is told by the response.
             let _ = connection.with_upgrades().await;
@@ -154,6 +156,7 @@ impl Pool {
         let method = request.method().clone();
         Upgrade::complete_http1(request);
         prepare(request, &host.cluster().protocol);
+        attempt.connection.replace(Some(info));
         attempt.first_byte_sent.set(Some(active.started()));
         let mut response = match sender.try_send_request(std::mem::take(request)).await {
             Ok(response) => response,

@@ -352,7 +352,7 @@ async fn exchange(
     request: &mut Request,
     attempt: &UpstreamAttempt,
 ) -> Result<Response, UpstreamFailure> {
-    let active = ActiveRequest::begin(host, attempt.priority, Resets::Counted).map_err(ConnectError::into_failure)?;
+    let active = ActiveRequest::begin(host, attempt, Resets::Counted).map_err(ConnectError::into_failure)?;
     prepare(request, host);
     let upgrade = Upgrade::take_extended_connect(request);
     let mut sent = http::Request::new(());
@@ -369,6 +369,7 @@ async fn exchange(
     let safe = ended && matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let recorder = Recorder::new(body);
     let before = Traffic::of(&slot.0.record);
+    attempt.connection.replace(Some(Rc::clone(slot.0.record.info())));
     attempt.first_byte_sent.set(Some(active.started()));
     let mut running = match slot.0.open(sent, ended) {
         Ok((response, stream)) => Attempt { response, pump: Pump::new(recorder, stream), uploaded: ended },

@@ -10,11 +10,11 @@ use http::StatusCode;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::{connect::ConnectError, places::overflow};
+use super::{attempt::UpstreamAttempt, connect::ConnectError, places::overflow};
 use crate::{
     http::body::{Body, BodyError},
     proto::core::RoutingPriority,
-    upstream::HostRef,
+    upstream::{HostRef, Origin},
 };
 
 /// What a running request holds. Dropped, it ends the request as given up.
@@ -80,6 +80,7 @@ impl<E: Exchange> http_body::Body for ResponseBody<E> {
 pub(super) struct ActiveRequest {
     host: HostRef,
     priority: RoutingPriority,
+    origin: Origin,
     resets: Resets,
     started: Instant,
     /// It has ended otherwise than by being given up.
@@ -100,9 +101,10 @@ impl ActiveRequest {
     /// If the circuit breaker of its priority is open.
     pub(super) fn begin(
         host: &HostRef,
-        priority: RoutingPriority,
+        attempt: &UpstreamAttempt,
         resets: Resets,
     ) -> Result<ActiveRequest, ConnectError> {
+        let &UpstreamAttempt { priority, origin, .. } = attempt;
         let requests = &host.cluster().circuit_breakers.of(priority).requests;
         if !requests.has_room() {
             return Err(overflow(&host.cluster().stats.upstream_rq_active_overflow));
@@ -113,7 +115,7 @@ impl ActiveRequest {
         stats.upstream_rq_active.inc();
         host.stats.rq_total.inc();
         host.stats.rq_active.inc();
-        Ok(ActiveRequest { host: host.clone(), priority, resets, started: Instant::now(), ended: false })
+        Ok(ActiveRequest { host: host.clone(), priority, origin, resets, started: Instant::now(), ended: false })
     }
 
     /// When it was handed to the connection.
@@ -139,7 +141,9 @@ impl ActiveRequest {
 impl Exchange for ActiveRequest {
     fn complete(mut self) {
         self.ended = true;
-        self.host.cluster().stats.upstream_rq_time.record_time(self.started.elapsed());
+        let (cluster, time) = (self.host.cluster(), self.started.elapsed());
+        cluster.stats.upstream_rq_time.record_time(time);
+        cluster.responses.record_time(time, self.origin);
     }
 
     fn fail(mut self, error: &BodyError) {

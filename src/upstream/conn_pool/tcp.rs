@@ -15,10 +15,11 @@ use super::{
     places::Pending,
 };
 use crate::{
-    net::{Address, Io},
+    net::Io,
     proto::core::RoutingPriority,
     stats::Gauge,
     stream_info::ConnectionInfo,
+    stream_info::UpstreamConnectionInfo,
     upstream::{
         HostRef,
         transport_socket::{ProxiedClient, TransportSocketOptions},
@@ -61,10 +62,10 @@ impl TcpConnection {
         Ok(TcpConnection { io: established.io, record: established.record, cluster_active, host_active })
     }
 
-    /// Our address on it.
+    /// What logs tell of it.
     #[must_use]
-    pub fn local_address(&self) -> &Address {
-        self.io.get_ref().local_address()
+    pub fn info(&self) -> &Rc<UpstreamConnectionInfo> {
+        self.record.info()
     }
 
     /// Notes that the host has closed it.
