@@ -3,20 +3,27 @@
 //! The data path writes facts here and reports nothing else; `conn_manager/stream.rs` reads them once, at the end.
 //! Names of flags are Envoy's (`%RESPONSE_FLAGS%`, `%RESPONSE_FLAGS_LONG%`).
 
+mod response_flags;
+
 use std::{
     borrow::Cow,
     collections::HashMap,
+    fmt::Write,
+    iter,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, uri::PathAndQuery};
 use tokio::{net::unix::UCred, time::Instant};
 
-use crate::net::Address;
+use crate::net::{Address, Alpn};
 use crate::proto;
+
+pub use response_flags::ResponseFlags;
 
 /// One accepted downstream connection; shared by its requests.
 #[derive(Debug)]
@@ -84,10 +91,59 @@ pub struct TlsInfo {
     pub peer_presented: bool,
     /// The verified peer certificate.
     pub peer: Option<Box<PeerCertificate>>,
-    /// The peer's certificates in DER form as it sent them, its own first; empty unless verified.
-    pub peer_chain: Vec<Box<[u8]>>,
-    /// URI subject alternative names of our certificate.
-    pub local_uri_sans: Vec<String>,
+    /// The peer's certificates as it sent them, its own first; empty unless verified.
+    pub peer_chain: Vec<ChainCertificate>,
+    /// Our certificate, where it is known which one that was.
+    pub local: Option<Arc<PeerCertificate>>,
+}
+
+impl TlsInfo {
+    /// The agreed application protocol, if it is one that we speak.
+    #[must_use]
+    pub fn protocol(&self) -> Option<Alpn> {
+        self.alpn.as_deref().and_then(Alpn::from_wire)
+    }
+}
+
+/// One of the certificates that a peer sent.
+#[derive(Debug, Default, Clone)]
+pub struct ChainCertificate {
+    /// In DER form.
+    pub der: Box<[u8]>,
+    /// Serial number, lower-case hexadecimal.
+    pub serial: String,
+    /// SHA-256 of the DER form, lower-case hexadecimal.
+    pub fingerprint_256: String,
+    /// SHA-1 of the DER form, lower-case hexadecimal.
+    pub fingerprint_1: String,
+}
+
+impl ChainCertificate {
+    /// The certificate in PEM form.
+    #[must_use]
+    pub fn pem(&self) -> String {
+        const LINE: usize = 64;
+        let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+        for line in BASE64_STANDARD.encode(&self.der).as_bytes().chunks(LINE) {
+            text.extend(line.iter().map(|byte| char::from(*byte)));
+            text.push('\n');
+        }
+        text.push_str("-----END CERTIFICATE-----\n");
+        text
+    }
+}
+
+/// Everything but what a URI may hold as it is, percent-encoded.
+#[must_use]
+pub fn url_encoded(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(byte.into());
+        } else {
+            let _ = write!(encoded, "%{byte:02X}"); // writing to a String cannot fail
+        }
+        encoded
+    })
 }
 
 /// The facts of a peer's certificate that logs, headers and authorization use.
@@ -107,6 +163,8 @@ pub struct PeerCertificate {
     pub email_sans: Vec<String>,
     /// SHA-256 of the DER form, lower-case hexadecimal.
     pub fingerprint_256: String,
+    /// SHA-1 of the DER form, lower-case hexadecimal.
+    pub fingerprint_1: String,
     /// Serial number, lower-case hexadecimal.
     pub serial: String,
     /// Start of validity.
@@ -130,6 +188,17 @@ pub struct UpstreamInfo {
     pub cluster_metadata: Option<Arc<proto::core::Metadata>>,
     /// The host's metadata.
     pub host_metadata: Option<proto::core::Metadata>,
+}
+
+/// One connection to a host; shared by its requests.
+#[derive(Debug)]
+pub struct UpstreamConnectionInfo {
+    /// Unique in all likelihood.
+    pub id: u64,
+    /// Our address on it.
+    pub local: Address,
+    /// Facts of the TLS handshake; `None` on a plain connection.
+    pub tls: Option<TlsInfo>,
 }
 
 /// One request and its response.
@@ -167,6 +236,8 @@ pub struct StreamInfo {
     pub response_code_details: Cow<'static, str>,
     /// What went wrong.
     pub flags: ResponseFlags,
+    /// Whether the request is one of gRPC.
+    pub is_grpc: bool,
     /// `grpc-status` of the response, from its trailers or headers.
     pub grpc_status: Option<u32>,
     /// Request body bytes read.
@@ -185,8 +256,16 @@ pub struct StreamInfo {
     pub upstream_cluster: Option<Arc<str>>,
     /// Protocol spoken upstream.
     pub upstream_protocol: Option<Version>,
-    /// Our address on the connection upstream.
-    pub upstream_local: Option<Address>,
+    /// The connection that the last attempt was sent on.
+    pub upstream_connection: Option<Rc<UpstreamConnectionInfo>>,
+    /// The virtual cluster that counts the request.
+    pub virtual_cluster: Option<Arc<str>>,
+    /// Bytes of names and values of the request's headers, where a log asked for them.
+    pub request_headers_bytes: u64,
+    /// The same of the response's headers.
+    pub response_headers_bytes: u64,
+    /// The same of the response's trailers.
+    pub response_trailers_bytes: u64,
     /// Why a connection upstream failed.
     pub upstream_transport_failure_reason: Option<String>,
     /// How many times a host was tried.
@@ -221,6 +300,12 @@ pub enum LogType {
 pub struct Timing {
     /// The last byte of the request was read.
     pub last_downstream_rx: Option<Duration>,
+    /// A new connection upstream was begun; none for a request that found one.
+    pub connect_begin: Option<Duration>,
+    /// The new connection was ready, TLS included.
+    pub connect_end: Option<Duration>,
+    /// How long it took until there was a connection for the last attempt: no moment, but a span.
+    pub pool_ready: Option<Duration>,
     /// The first byte was sent upstream.
     pub first_upstream_tx: Option<Duration>,
     /// The last byte was sent upstream.
@@ -268,6 +353,7 @@ impl StreamInfo {
             response_code: None,
             response_code_details: Cow::Borrowed(""),
             flags: ResponseFlags::NONE,
+            is_grpc: false,
             grpc_status: None,
             bytes_received: 0,
             bytes_sent: 0,
@@ -277,7 +363,11 @@ impl StreamInfo {
             upstream: None,
             upstream_cluster: None,
             upstream_protocol: None,
-            upstream_local: None,
+            upstream_connection: None,
+            virtual_cluster: None,
+            request_headers_bytes: 0,
+            response_headers_bytes: 0,
+            response_trailers_bytes: 0,
             upstream_transport_failure_reason: None,
             attempt_count: 0,
             timing: Timing::default(),
@@ -315,6 +405,17 @@ impl StreamInfo {
         self.upstream.as_ref().map(|upstream| &*upstream.cluster).or(self.upstream_cluster.as_deref())
     }
 
+    /// The `grpc-status` of the response, else what its HTTP status means to gRPC; `None` without a response.
+    pub fn grpc_status_or_mapped(&self) -> Option<u32> {
+        self.grpc_status.or_else(|| self.response_code.map(grpc_status_of_http))
+    }
+
+    /// What filters of requests and those of the connection have found out, by the name of the filter.
+    pub fn all_dynamic_metadata(&self) -> impl Iterator<Item = &HashMap<String, proto::Struct>> {
+        let of_connection = self.connection.proxy_protocol.as_ref().and_then(|header| header.metadata.as_ref());
+        iter::once(&self.dynamic_metadata).chain(of_connection.map(|metadata| &metadata.filter_metadata))
+    }
+
     /// A captured request header.
     pub fn request_header(&self, name: &HeaderName) -> Option<&HeaderValue> {
         find(&self.request_headers, name)
@@ -331,6 +432,18 @@ impl StreamInfo {
     }
 }
 
+/// The gRPC status that stands for an HTTP status of a proxy.
+pub fn grpc_status_of_http(status: u16) -> u32 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
+
 fn find<'a>(headers: &'a [(HeaderName, HeaderValue)], name: &HeaderName) -> Option<&'a HeaderValue> {
     headers.iter().find(|(n, _)| n == name).map(|(_, value)| value)
 }
@@ -344,6 +457,8 @@ pub struct HeaderCapture {
     pub response: Vec<HeaderName>,
     /// Of the response's trailers.
     pub trailers: Vec<HeaderName>,
+    /// How many bytes all of them have.
+    pub sizes: bool,
 }
 
 impl HeaderCapture {
@@ -352,8 +467,16 @@ impl HeaderCapture {
         names.iter().filter_map(|name| headers.get(name).map(|value| (name.clone(), value.clone()))).collect()
     }
 
+    /// Bytes of names and values, and of the pseudo headers that belong to them.
+    pub fn size(headers: &HeaderMap, pseudo: &[(&str, &str)]) -> u64 {
+        let fields = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+        let pseudo = pseudo.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        (fields + pseudo) as u64
+    }
+
     /// Asks for what `other` asks for as well.
     pub fn merge(&mut self, other: &HeaderCapture) {
+        self.sizes |= other.sizes;
         for (mine, theirs) in [
             (&mut self.request, &other.request),
             (&mut self.response, &other.response),
@@ -365,143 +488,5 @@ impl HeaderCapture {
                 }
             }
         }
-    }
-}
-
-/// A set of Envoy's response flags.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct ResponseFlags {
-    bits: u32,
-    /// One more than the number of each bit, six bits for each, the first set lowest: in this order Envoy prints them.
-    order: u64,
-}
-
-const BITS_PER_FLAG: u32 = 6;
-
-/// Flag, `%RESPONSE_FLAGS%`, `%RESPONSE_FLAGS_LONG%`.
-const FLAGS: &[(ResponseFlags, &str, &str)] = &[
-    (ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED, "URX", "UpstreamRetryLimitExceeded"),
-    (ResponseFlags::UPSTREAM_OVERFLOW, "UO", "UpstreamOverflow"),
-    (ResponseFlags::FAILED_LOCAL_HEALTH_CHECK, "LH", "FailedLocalHealthCheck"),
-    (ResponseFlags::NO_HEALTHY_UPSTREAM, "UH", "NoHealthyUpstream"),
-    (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "UT", "UpstreamRequestTimeout"),
-    (ResponseFlags::LOCAL_RESET, "LR", "LocalReset"),
-    (ResponseFlags::UPSTREAM_REMOTE_RESET, "UR", "UpstreamRemoteReset"),
-    (ResponseFlags::UPSTREAM_CONNECTION_FAILURE, "UF", "UpstreamConnectionFailure"),
-    (ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, "UC", "UpstreamConnectionTermination"),
-    (ResponseFlags::NO_ROUTE_FOUND, "NR", "NoRouteFound"),
-    (ResponseFlags::DELAY_INJECTED, "DI", "DelayInjected"),
-    (ResponseFlags::FAULT_INJECTED, "FI", "FaultInjected"),
-    (ResponseFlags::RATE_LIMITED, "RL", "RateLimited"),
-    (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "DC", "DownstreamConnectionTermination"),
-    (ResponseFlags::STREAM_IDLE_TIMEOUT, "SI", "StreamIdleTimeout"),
-    (ResponseFlags::INVALID_ENVOY_REQUEST_HEADERS, "IH", "InvalidEnvoyRequestHeaders"),
-    (ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "DPE", "DownstreamProtocolError"),
-    (ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "UMSDR", "UpstreamMaxStreamDurationReached"),
-    (ResponseFlags::DURATION_TIMEOUT, "DT", "DurationTimeout"),
-    (ResponseFlags::UPSTREAM_PROTOCOL_ERROR, "UPE", "UpstreamProtocolError"),
-    (ResponseFlags::NO_CLUSTER_FOUND, "NC", "NoClusterFound"),
-    (ResponseFlags::OVERLOAD_MANAGER, "OM", "OverloadManagerTerminated"),
-    (ResponseFlags::DOWNSTREAM_REMOTE_RESET, "DR", "DownstreamRemoteReset"),
-];
-
-impl ResponseFlags {
-    /// Nothing went wrong.
-    pub const NONE: ResponseFlags = ResponseFlags { bits: 0, order: 0 };
-    /// Local service failed its health check.
-    pub const FAILED_LOCAL_HEALTH_CHECK: ResponseFlags = ResponseFlags::single(0);
-    /// No host could be chosen.
-    pub const NO_HEALTHY_UPSTREAM: ResponseFlags = ResponseFlags::single(1);
-    /// The route's timeout ran out.
-    pub const UPSTREAM_REQUEST_TIMEOUT: ResponseFlags = ResponseFlags::single(2);
-    /// We reset the stream.
-    pub const LOCAL_RESET: ResponseFlags = ResponseFlags::single(3);
-    /// The host reset the stream.
-    pub const UPSTREAM_REMOTE_RESET: ResponseFlags = ResponseFlags::single(4);
-    /// No connection to the host.
-    pub const UPSTREAM_CONNECTION_FAILURE: ResponseFlags = ResponseFlags::single(5);
-    /// The host closed the connection.
-    pub const UPSTREAM_CONNECTION_TERMINATION: ResponseFlags = ResponseFlags::single(6);
-    /// A circuit breaker is open.
-    pub const UPSTREAM_OVERFLOW: ResponseFlags = ResponseFlags::single(7);
-    /// No route matched.
-    pub const NO_ROUTE_FOUND: ResponseFlags = ResponseFlags::single(8);
-    /// The client closed the connection.
-    pub const DOWNSTREAM_CONNECTION_TERMINATION: ResponseFlags = ResponseFlags::single(9);
-    /// Nothing moved for the stream idle timeout.
-    pub const STREAM_IDLE_TIMEOUT: ResponseFlags = ResponseFlags::single(10);
-    /// The client broke the protocol.
-    pub const DOWNSTREAM_PROTOCOL_ERROR: ResponseFlags = ResponseFlags::single(11);
-    /// The host broke the protocol.
-    pub const UPSTREAM_PROTOCOL_ERROR: ResponseFlags = ResponseFlags::single(12);
-    /// `max_stream_duration` ran out.
-    pub const UPSTREAM_MAX_STREAM_DURATION_REACHED: ResponseFlags = ResponseFlags::single(13);
-    /// The route names a cluster that does not exist.
-    pub const NO_CLUSTER_FOUND: ResponseFlags = ResponseFlags::single(14);
-    /// The process is overloaded.
-    pub const OVERLOAD_MANAGER: ResponseFlags = ResponseFlags::single(15);
-    /// The client reset the stream.
-    pub const DOWNSTREAM_REMOTE_RESET: ResponseFlags = ResponseFlags::single(16);
-
-    /// Another attempt would have been due, and there had been enough.
-    pub const UPSTREAM_RETRY_LIMIT_EXCEEDED: ResponseFlags = ResponseFlags::single(17);
-    /// The headers by which a request orders the router about are wrong.
-    pub const INVALID_ENVOY_REQUEST_HEADERS: ResponseFlags = ResponseFlags::single(18);
-    /// A connection lasted as long as it may.
-    pub const DURATION_TIMEOUT: ResponseFlags = ResponseFlags::single(19);
-
-    /// A fault filter kept the request waiting.
-    pub const DELAY_INJECTED: ResponseFlags = ResponseFlags::single(20);
-    /// A fault filter answered.
-    pub const FAULT_INJECTED: ResponseFlags = ResponseFlags::single(21);
-    /// There were too many requests.
-    pub const RATE_LIMITED: ResponseFlags = ResponseFlags::single(22);
-
-    const fn single(bit: u32) -> ResponseFlags {
-        ResponseFlags { bits: 1 << bit, order: bit as u64 + 1 }
-    }
-
-    /// Adds the flags of `other`, after those that are set already.
-    pub fn set(&mut self, other: ResponseFlags) {
-        for bit in other.bits_in_order() {
-            if self.bits & 1 << bit == 0 {
-                let place = u64::from(bit + 1).checked_shl(BITS_PER_FLAG * self.bits.count_ones());
-                self.order |= place.unwrap_or_default();
-                self.bits |= 1 << bit;
-            }
-        }
-    }
-
-    fn bits_in_order(self) -> impl Iterator<Item = u32> {
-        let places = (0..u64::BITS / BITS_PER_FLAG).map(move |place| self.order >> (BITS_PER_FLAG * place) & 0x3f);
-        places.filter_map(|bit| u32::try_from(bit).ok()?.checked_sub(1))
-    }
-
-    /// Whether all flags of `other` are set.
-    pub fn contains(self, other: ResponseFlags) -> bool {
-        self.bits & other.bits == other.bits
-    }
-
-    /// Whether any flag of `other` is set.
-    pub fn intersects(self, other: ResponseFlags) -> bool {
-        self.bits & other.bits != 0
-    }
-
-    /// Whether none is set.
-    pub fn is_empty(self) -> bool {
-        self.bits == 0
-    }
-
-    /// The short and the long names of the flags set, in the order in which they were set.
-    pub fn names(self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        self.bits_in_order().filter_map(|bit| {
-            let row = FLAGS.iter().find(|(flag, ..)| flag.bits == 1 << bit);
-            row.map(|(_, short, long)| (*short, *long))
-        })
-    }
-
-    /// The flag with this short name, such as "UH".
-    pub fn from_short_name(name: &str) -> Option<ResponseFlags> {
-        FLAGS.iter().find(|(_, short, _)| *short == name).map(|(flag, ..)| *flag)
     }
 }

@@ -8,7 +8,8 @@ use crate::stream_info::PeerCertificate;
 
 use super::grpc_status;
 use super::operator::{
-    ADDRESSES, Header, HostSource, METADATA, MOMENTS, Operator, PRECISIONS, PathSource, Query, ServerName, Whitespace,
+    ADDRESSES, CertificateOf, Header, HostSource, METADATA, MOMENTS, Operator, PRECISIONS, PathSource, Query, SIZES,
+    ServerName, Whitespace,
 };
 use super::plain::{ABSENT, COMMANDS, UNANSWERED};
 use super::print::Printed;
@@ -198,7 +199,8 @@ const REFUSED: &[&str] = &["CEL", "TYPED_CEL"];
 fn known_names() -> impl Iterator<Item = &'static str> {
     let plain = COMMANDS.iter().map(|(name, _)| *name);
     let with_argument = WITH_ARGUMENT.iter().map(|(name, ..)| *name);
-    plain.chain(with_argument).chain([OTHERS, ABSENT, UNANSWERED].into_iter().flatten().copied())
+    let sizes = SIZES.iter().map(|(name, _)| *name);
+    plain.chain(with_argument).chain(sizes).chain([OTHERS, ABSENT, UNANSWERED].into_iter().flatten().copied())
 }
 
 /// An empty argument counts as none.
@@ -226,6 +228,9 @@ fn resolve(name: &str, argument: &str, has_length: bool) -> Resolved {
 fn without_argument(name: &str) -> Option<Operator> {
     if let Some((_, print)) = COMMANDS.iter().find(|(known, _)| *known == name) {
         return Some(Operator::Plain(*print));
+    }
+    if let Some((_, size)) = SIZES.iter().find(|(known, _)| *known == name) {
+        return Some(Operator::Sized(*size));
     }
     if let Some(known) = UNANSWERED.iter().find(|known| **known == name) {
         return Some(Operator::Unanswered(known));
@@ -255,10 +260,10 @@ fn with_argument(name: &str, argument: &str) -> Result<Operator, String> {
         "START_TIME_LOCAL" => Operator::StartTime(time_format(argument, Zone::Local)?),
         "EMIT_TIME" => Operator::EmitTime(time_format(argument, Zone::Utc)?),
         "EMIT_TIME_LOCAL" => Operator::EmitTime(time_format(argument, Zone::Local)?),
-        "DOWNSTREAM_PEER_CERT_V_START" => peer_validity(|peer| peer.not_before, argument)?,
-        "DOWNSTREAM_PEER_CERT_V_END" => peer_validity(|peer| peer.not_after, argument)?,
-        "UPSTREAM_PEER_CERT_V_START" => Operator::Unanswered("UPSTREAM_PEER_CERT_V_START"),
-        "UPSTREAM_PEER_CERT_V_END" => Operator::Unanswered("UPSTREAM_PEER_CERT_V_END"),
+        "DOWNSTREAM_PEER_CERT_V_START" => validity(|s| s.peer(), |peer| peer.not_before, argument)?,
+        "DOWNSTREAM_PEER_CERT_V_END" => validity(|s| s.peer(), |peer| peer.not_after, argument)?,
+        "UPSTREAM_PEER_CERT_V_START" => validity(|s| s.upstream_peer_certificate(), |peer| peer.not_before, argument)?,
+        "UPSTREAM_PEER_CERT_V_END" => validity(|s| s.upstream_peer_certificate(), |peer| peer.not_after, argument)?,
         "RESPONSE_CODE_DETAILS" if argument == "ALLOW_WHITESPACES" => Operator::Details(Whitespace::Keep),
         "RESPONSE_CODE_DETAILS" => Operator::Details(Whitespace::Underscore),
         "GRPC_STATUS" => grpc_status::Style::parse(argument)
@@ -320,12 +325,13 @@ fn time_format(argument: &str, zone: Zone) -> Result<TimeFormat, String> {
     TimeFormat::parse(argument, zone).map_err(|error: NewLine| error.to_string())
 }
 
-fn peer_validity(
+fn validity(
+    of: CertificateOf,
     bound: fn(&PeerCertificate) -> Option<std::time::SystemTime>,
     argument: &str,
 ) -> Result<Operator, String> {
     let format = if argument.is_empty() { "%Y-%m-%dT%H:%M:%S.000Z" } else { argument };
-    Ok(Operator::PeerValidity(bound, time_format(format, Zone::Utc)?))
+    Ok(Operator::Validity(of, bound, time_format(format, Zone::Utc)?))
 }
 
 /// `X:Y`, both optional.
@@ -392,6 +398,9 @@ fn filter_state(argument: &str) -> Result<Operator, String> {
 /// Of whom, and `NAMESPACE:KEY:KEY`.
 fn metadata(of: &str, path: &str) -> Result<Operator, String> {
     let path = path.split(':').map(str::to_owned).collect();
+    if of == "DYNAMIC" {
+        return Ok(Operator::DynamicMetadata(path));
+    }
     if let Some((_, metadata)) = METADATA.iter().find(|(known, _)| *known == of) {
         return Ok(Operator::Metadata(*metadata, path));
     }

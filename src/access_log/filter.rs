@@ -3,18 +3,19 @@
 //! A filter that is not implemented is an error and not a warning, although it touches no traffic: ignoring it would write more than the
 //! author asked for, perhaps what must not be kept.
 
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::time::UNIX_EPOCH;
 
 use http::HeaderName;
 
 use crate::config::Field;
-use crate::matcher::HeaderMatcher;
+use crate::matcher::{HeaderMatcher, MetadataMatcher};
 use crate::proto::accesslog::access_log_filter::FilterSpecifier;
 use crate::proto::accesslog::comparison_filter::Op;
 use crate::proto::accesslog::{
     AccessLogFilter, AndFilter, ComparisonFilter, DurationFilter, GrpcStatusFilter, HeaderFilter, LogTypeFilter,
-    NotHealthCheckFilter, OrFilter, ResponseFlagFilter, RuntimeFilter, StatusCodeFilter,
+    MetadataFilter, NotHealthCheckFilter, OrFilter, ResponseFlagFilter, RuntimeFilter, StatusCodeFilter,
+    TraceableFilter,
 };
 use crate::proto::core::RuntimeUInt32;
 use crate::proto::type_v3::FractionalPercent;
@@ -39,13 +40,8 @@ pub enum Filter {
     StatusCode(Comparison),
     /// `duration_filter`, in milliseconds.
     Duration(Comparison),
-    /// `runtime_filter`: so many of so many streams, chosen by request id.
-    Sample {
-        /// How many are logged,
-        chosen: RuntimeNumber,
-        /// of so many.
-        of: u64,
-    },
+    /// `runtime_filter`
+    Sample(Sample),
     /// `and_filter`
     All(Vec<Filter>),
     /// `or_filter`
@@ -70,6 +66,13 @@ pub enum Filter {
         /// Whether the listed ones are the ones left out.
         exclude: bool,
     },
+    /// `metadata_filter`: of what filters have found out.
+    Metadata {
+        /// What is wanted of a value that is there; without one, none will do.
+        matcher: Option<MetadataMatcher>,
+        /// Whether streams without the value are logged.
+        if_absent: bool,
+    },
     /// The same for every stream.
     Constant(bool),
     /// `not_health_check_filter`
@@ -81,6 +84,15 @@ pub enum Filter {
 pub struct Comparison {
     op: Op,
     value: RuntimeNumber,
+}
+
+/// So many of so many streams.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    chosen: RuntimeNumber,
+    of: u64,
+    /// Chosen for each log anew, and not by request id.
+    independent: bool,
 }
 
 impl Filter {
@@ -118,9 +130,13 @@ impl Filter {
                 let name = command::header(&matcher.name).map_err(|reason| field.key("name").error(reason));
                 Some(Filter::Header(name.ok()?, HeaderMatcher::from_proto(matcher, field)?))
             }
-            FilterSpecifier::TraceableFilter(filter) => unsupported("traceable_filter", filter, field),
-            FilterSpecifier::ExtensionFilter(filter) => unsupported("extension_filter", filter, field),
-            FilterSpecifier::MetadataFilter(filter) => unsupported("metadata_filter", filter, field),
+            // Nothing is traced, so nobody forces it.
+            FilterSpecifier::TraceableFilter(TraceableFilter {}) => Some(Filter::Constant(false)),
+            FilterSpecifier::MetadataFilter(filter) => metadata(filter, field.key("metadata_filter")),
+            FilterSpecifier::ExtensionFilter(filter) => {
+                field.unsupported("extension_filter", &Some(filter));
+                None
+            }
         }
     }
 
@@ -133,7 +149,7 @@ impl Filter {
                 let milliseconds = info.timing.end.unwrap_or_default().as_millis();
                 comparison.holds(u64::try_from(milliseconds).unwrap_or(u64::MAX), runtime)
             }
-            Filter::Sample { chosen, of } => stable_random(info) % of < chosen.value(runtime),
+            Filter::Sample(sample) => sample.takes(info, runtime),
             Filter::All(filters) => filters.iter().all(|filter| filter.passes(info, runtime)),
             Filter::Any(filters) => filters.iter().any(|filter| filter.passes(info, runtime)),
             Filter::Header(name, matcher) => {
@@ -141,8 +157,16 @@ impl Filter {
             }
             Filter::Flags(flags) => info.flags.intersects(*flags),
             Filter::AnyFlag => !info.flags.is_empty(),
-            Filter::GrpcStatus { statuses, exclude } => statuses.contains(&info.grpc_status.unwrap_or(0)) != *exclude,
+            Filter::GrpcStatus { statuses, exclude } => {
+                statuses.contains(&info.grpc_status_or_mapped().unwrap_or(UNKNOWN)) != *exclude
+            }
             Filter::LogType { types, exclude } => types.contains(&(info.log_type as i32)) != *exclude,
+            Filter::Metadata { matcher, if_absent } => {
+                let found = matcher
+                    .as_ref()
+                    .and_then(|matcher| info.all_dynamic_metadata().find_map(|metadata| matcher.passes(metadata)));
+                found.unwrap_or(*if_absent)
+            }
             Filter::Constant(passes) => *passes,
             Filter::NotHealthCheck => !info.is_health_check,
         }
@@ -151,7 +175,7 @@ impl Filter {
     /// Adds the headers that the filter reads.
     pub fn capture(&self, capture: &mut HeaderCapture) {
         match self {
-            Filter::Sample { .. } => operator::add(&mut capture.request, &REQUEST_ID),
+            Filter::Sample(Sample { independent: false, .. }) => operator::add(&mut capture.request, &REQUEST_ID),
             Filter::Header(Header::Named(name), _) => operator::add(&mut capture.request, name),
             Filter::All(filters) | Filter::Any(filters) => filters.iter().for_each(|filter| filter.capture(capture)),
             _ => {}
@@ -159,10 +183,8 @@ impl Filter {
     }
 }
 
-fn unsupported<T>(name: &'static str, filter: &T, field: Field<'_>) -> Option<Filter> {
-    field.unsupported(name, &Some(filter));
-    None
-}
+/// The gRPC status of what says nothing of one.
+const UNKNOWN: u32 = 2;
 
 /// Converts all, so that all errors are reported.
 fn list(filters: &[AccessLogFilter], field: Field<'_>) -> Option<Vec<Filter>> {
@@ -174,7 +196,6 @@ fn list(filters: &[AccessLogFilter], field: Field<'_>) -> Option<Vec<Filter>> {
 
 fn sample(filter: &RuntimeFilter, field: Field<'_>) -> Option<Filter> {
     let RuntimeFilter { runtime_key, percent_sampled, use_independent_randomness } = filter;
-    field.ignored("use_independent_randomness", use_independent_randomness, "requests are chosen by their id");
     let FractionalPercent { numerator, denominator } = percent_sampled.unwrap_or_default();
     let of = match DenominatorType::try_from(denominator) {
         Ok(DenominatorType::Hundred) => 100,
@@ -186,7 +207,23 @@ fn sample(filter: &RuntimeFilter, field: Field<'_>) -> Option<Filter> {
         }
     };
     let chosen = RuntimeUInt32 { default_value: numerator, runtime_key: runtime_key.clone() };
-    Some(Filter::Sample { chosen: RuntimeNumber::from_proto(&chosen), of })
+    let chosen = RuntimeNumber::from_proto(&chosen);
+    Some(Filter::Sample(Sample { chosen, of, independent: *use_independent_randomness }))
+}
+
+impl Sample {
+    fn takes(&self, info: &StreamInfo, runtime: &Runtime) -> bool {
+        let random = if self.independent { RandomState::new().hash_one(self.of) } else { stable_random(info) };
+        random % self.of < self.chosen.value(runtime)
+    }
+}
+
+fn metadata(filter: &MetadataFilter, field: Field<'_>) -> Option<Filter> {
+    let MetadataFilter { matcher, match_if_key_not_found } = filter;
+    let if_absent = match_if_key_not_found.is_none_or(|flag| flag.value);
+    let Some(matcher) = matcher else { return Some(Filter::Metadata { matcher: None, if_absent }) };
+    let matcher = MetadataMatcher::from_proto(matcher, field.key("matcher"))?;
+    Some(Filter::Metadata { matcher: Some(matcher), if_absent })
 }
 
 /// A number that is the same for all logs of one request.

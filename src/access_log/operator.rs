@@ -4,15 +4,16 @@
 //! the configuration is loaded and print into a caller's buffer without allocation.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, HeaderValue};
 
 use crate::matcher::CidrRange;
 use crate::net::Address;
-use crate::proto::Value;
 use crate::proto::core::Metadata;
 use crate::proto::value::Kind;
+use crate::proto::{Struct, Value};
 use crate::stream_info::{HeaderCapture, PeerCertificate, StreamInfo};
 
 use super::command::Command;
@@ -27,6 +28,8 @@ use super::time::TimeFormat;
 pub enum Operator {
     /// A row of `plain.rs`.
     Plain(Print),
+    /// `%REQUEST_HEADERS_BYTES%` and the like.
+    Sized(fn(&StreamInfo) -> u64),
     /// The same for every stream.
     Constant(String),
     /// Absent, because Portreeve has nothing of the kind.
@@ -43,8 +46,8 @@ pub enum Operator {
     StartTime(TimeFormat),
     /// `%EMIT_TIME(X)%`
     EmitTime(TimeFormat),
-    /// `%DOWNSTREAM_PEER_CERT_V_START(X)%` and `_V_END`
-    PeerValidity(fn(&PeerCertificate) -> Option<SystemTime>, TimeFormat),
+    /// `%DOWNSTREAM_PEER_CERT_V_START(X)%` and the like: of which certificate, and which end.
+    Validity(CertificateOf, fn(&PeerCertificate) -> Option<SystemTime>, TimeFormat),
     /// `%RESPONSE_CODE_DETAILS(X)%`
     Details(Whitespace),
     /// `%GRPC_STATUS(X)%`
@@ -63,6 +66,8 @@ pub enum Operator {
     AddressWithoutPort(AddressOf, Option<u8>),
     /// `%CLUSTER_METADATA(X:Y)%` and the like: of whom, and the path in it.
     Metadata(MetadataOf, Vec<String>),
+    /// `%DYNAMIC_METADATA(X:Y)%`: the path in it.
+    DynamicMetadata(Vec<String>),
     /// `%COALESCE({...})%`: the first one that is there.
     Coalesce(Vec<Command>),
     /// `%COMMON_DURATION(START:END:PRECISION)%`
@@ -152,13 +157,22 @@ pub const ADDRESSES: &[(&str, AddressOf)] = &[
     ("UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", |s| s.upstream_local().map(Cow::Borrowed)),
 ];
 
+/// The sizes of headers, by name.
+pub const SIZES: &[(&str, fn(&StreamInfo) -> u64)] = &[
+    ("REQUEST_HEADERS_BYTES", |info| info.request_headers_bytes),
+    ("RESPONSE_HEADERS_BYTES", |info| info.response_headers_bytes),
+    ("RESPONSE_TRAILERS_BYTES", |info| info.response_trailers_bytes),
+];
+
+/// The certificate of one of the peers.
+pub type CertificateOf = for<'a> fn(&Scope<'a>) -> Option<&'a PeerCertificate>;
+
 /// The metadata of one of the things that a stream has to do with.
 pub type MetadataOf = for<'a> fn(&Scope<'a>) -> Option<&'a Metadata>;
 
 /// What `%METADATA%` can be asked for, and knows.
 pub const METADATA: &[(&str, MetadataOf)] = &[
     ("CLUSTER", |s| s.info.upstream.as_ref()?.cluster_metadata.as_deref()),
-    ("DYNAMIC", |s| s.info.connection.proxy_protocol.as_ref()?.metadata.as_ref()),
     ("UPSTREAM_HOST", |s| s.info.upstream.as_ref()?.host_metadata.as_ref()),
 ];
 
@@ -172,6 +186,9 @@ pub type Precision = fn(Duration) -> u128;
 pub const MOMENTS: &[(&str, Moment)] = &[
     ("DS_RX_BEG", |_| Some(Duration::ZERO)),
     ("DS_RX_END", |info| info.timing.last_downstream_rx),
+    ("US_CX_BEG", |info| info.timing.connect_begin),
+    ("US_CX_END", |info| info.timing.connect_end.filter(|_| !is_encrypted(info))),
+    ("US_HS_END", |info| info.timing.connect_end.filter(|_| is_encrypted(info))),
     ("US_TX_BEG", |info| info.timing.first_upstream_tx),
     ("US_TX_END", |info| info.timing.last_upstream_tx),
     ("US_RX_BEG", |info| info.timing.first_upstream_rx),
@@ -179,6 +196,10 @@ pub const MOMENTS: &[(&str, Moment)] = &[
     ("DS_TX_BEG", |info| info.timing.first_downstream_tx),
     ("DS_TX_END", |info| info.timing.end),
 ];
+
+fn is_encrypted(info: &StreamInfo) -> bool {
+    info.upstream_connection.as_ref().is_some_and(|connection| connection.tls.is_some())
+}
 
 /// The units of `%COMMON_DURATION%`.
 pub const PRECISIONS: &[(&str, Precision)] =
@@ -190,6 +211,7 @@ impl Operator {
         let info = scope.info;
         match self {
             Operator::Plain(print) => print(scope, out),
+            Operator::Sized(size) => number(out, Some(size(info))),
             Operator::Constant(value) => text(out, Some(value)),
             Operator::Absent | Operator::Unanswered(_) => Printed::Absent,
             Operator::Request(main, alternative) => {
@@ -204,7 +226,7 @@ impl Operator {
             }),
             Operator::StartTime(format) => time(out, format, Some(info.start_time)),
             Operator::EmitTime(format) => time(out, format, Some(SystemTime::now())),
-            Operator::PeerValidity(bound, format) => time(out, format, scope.peer().and_then(bound)),
+            Operator::Validity(of, bound, format) => time(out, format, of(scope).and_then(bound)),
             Operator::Details(whitespace) => {
                 let details = Some(&*info.response_code_details).filter(|details| !details.is_empty());
                 match whitespace {
@@ -212,7 +234,7 @@ impl Operator {
                     Whitespace::Underscore => underscored(out, details),
                 }
             }
-            Operator::GrpcStatus(style) => style.print(info.grpc_status, out),
+            Operator::GrpcStatus(style) => style.print(scope.grpc_status(), out),
             Operator::Path(query, source) => {
                 let path = match source {
                     PathSource::Original => scope.original_path(),
@@ -232,7 +254,12 @@ impl Operator {
             }),
             Operator::ServerName(which, source) => text(out, server_name(scope, *which, *source)),
             Operator::AddressWithoutPort(of, bits) => without_port(out, of(scope).as_deref(), *bits),
-            Operator::Metadata(of, path) => value(out, find(of(scope), path).as_deref()),
+            Operator::Metadata(of, path) => {
+                value(out, of(scope).and_then(|metadata| find(&metadata.filter_metadata, path)).as_deref())
+            }
+            Operator::DynamicMetadata(path) => {
+                value(out, info.all_dynamic_metadata().find_map(|metadata| find(metadata, path)).as_deref())
+            }
             Operator::Coalesce(commands) => commands
                 .iter()
                 .map(|command| command.print(scope, out))
@@ -245,6 +272,10 @@ impl Operator {
     /// Adds the headers that the operator needs at the end of a stream.
     pub fn capture(&self, capture: &mut HeaderCapture) {
         let (names, main, alternative) = match self {
+            Operator::Sized(_) => {
+                capture.sizes = true;
+                return;
+            }
             Operator::Coalesce(commands) => {
                 return commands.iter().for_each(|command| command.operator.capture(capture));
             }
@@ -345,9 +376,9 @@ fn without_port(out: &mut Vec<u8>, address: Option<&Address>, bits: Option<u8>) 
 }
 
 /// The value at `path`, which begins with the namespace; only a namespace without more is copied.
-fn find<'a>(metadata: Option<&'a Metadata>, path: &[String]) -> Option<Cow<'a, Value>> {
+fn find<'a>(metadata: &'a HashMap<String, Struct>, path: &[String]) -> Option<Cow<'a, Value>> {
     let (namespace, keys) = path.split_first()?;
-    let namespace = metadata?.filter_metadata.get(namespace)?;
+    let namespace = metadata.get(namespace)?;
     let Some((first, keys)) = keys.split_first() else {
         return Some(Cow::Owned(Value { kind: Some(Kind::StructValue(namespace.clone())) }));
     };

@@ -6,8 +6,9 @@ use std::time::Duration;
 use http::Version;
 
 use crate::net::Address;
+use crate::stream_info::{ChainCertificate, PeerCertificate, TlsInfo, url_encoded};
 
-use super::print::{Printed, display, list, milliseconds, names, number, text, underscored};
+use super::print::{Printed, display, host, list, milliseconds, names, number, text, underscored};
 use super::scope::Scope;
 
 /// Appends what an operator stands for.
@@ -74,6 +75,41 @@ pub const COMMANDS: &[(&str, Print)] = &[
     ("TLS_JA4_FINGERPRINT", |s, out| {
         text(out, s.info.connection.fingerprints.as_ref().and_then(|fingerprints| fingerprints.ja4.as_ref()))
     }),
+    ("DOWNSTREAM_PEER_FINGERPRINT_1", |s, out| text(out, s.peer().map(|peer| &peer.fingerprint_1))),
+    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256", |s, out| chain(out, s.tls(), |link| &link.fingerprint_256)),
+    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1", |s, out| chain(out, s.tls(), |link| &link.fingerprint_1)),
+    ("DOWNSTREAM_PEER_CHAIN_SERIALS", |s, out| chain(out, s.tls(), |link| &link.serial)),
+    ("DOWNSTREAM_PEER_CERT", |s, out| pem(out, s.tls())),
+    ("DOWNSTREAM_LOCAL_SUBJECT", |s, out| text(out, own(s.tls()).map(|own| &own.subject))),
+    ("DOWNSTREAM_LOCAL_DNS_SAN", |s, out| names(out, own(s.tls()).map(|own| &own.dns_sans))),
+    ("DOWNSTREAM_LOCAL_URI_SAN", |s, out| names(out, own(s.tls()).map(|own| &own.uri_sans))),
+    ("DOWNSTREAM_LOCAL_IP_SAN", |s, out| names(out, own(s.tls()).map(|own| &own.ip_sans))),
+    ("DOWNSTREAM_LOCAL_EMAIL_SAN", |s, out| names(out, own(s.tls()).map(|own| &own.email_sans))),
+    ("UPSTREAM_TLS_VERSION", |s, out| text(out, s.upstream_tls().map(|tls| tls.version))),
+    ("UPSTREAM_TLS_CIPHER", |s, out| text(out, s.upstream_tls().map(|tls| tls.cipher))),
+    ("UPSTREAM_PEER_SUBJECT", |s, out| text(out, s.upstream_peer_certificate().map(|peer| &peer.subject))),
+    ("UPSTREAM_PEER_ISSUER", |s, out| text(out, s.upstream_peer_certificate().map(|peer| &peer.issuer))),
+    ("UPSTREAM_PEER_DNS_SAN", |s, out| names(out, s.upstream_peer_certificate().map(|peer| &peer.dns_sans))),
+    ("UPSTREAM_PEER_URI_SAN", |s, out| names(out, s.upstream_peer_certificate().map(|peer| &peer.uri_sans))),
+    ("UPSTREAM_PEER_IP_SAN", |s, out| names(out, s.upstream_peer_certificate().map(|peer| &peer.ip_sans))),
+    ("UPSTREAM_PEER_CERT", |s, out| pem(out, s.upstream_tls())),
+    ("UPSTREAM_LOCAL_DNS_SAN", |s, out| names(out, own(s.upstream_tls()).map(|own| &own.dns_sans))),
+    ("UPSTREAM_LOCAL_URI_SAN", |s, out| names(out, own(s.upstream_tls()).map(|own| &own.uri_sans))),
+    ("UPSTREAM_LOCAL_IP_SAN", |s, out| names(out, own(s.upstream_tls()).map(|own| &own.ip_sans))),
+    ("UPSTREAM_CONNECTION_ID", |s, out| {
+        number(out, Some(s.info.upstream_connection.as_ref().map_or(0, |connection| connection.id)))
+    }),
+    ("UPSTREAM_CONNECTION_IDS_ATTEMPTED", |s, out| {
+        display(out, s.info.upstream_connection.as_ref().map(|connection| connection.id))
+    }),
+    ("UPSTREAM_CONNECTION_POOL_READY_DURATION", |s, out| milliseconds(out, s.info.timing.pool_ready)),
+    ("UPSTREAM_HOSTS_ATTEMPTED", |s, out| display(out, s.host_reached().map(|host| &host.address))),
+    ("UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT", |s, out| host(out, s.host_reached().map(|host| &host.address))),
+    ("UPSTREAM_HOST_NAMES_ATTEMPTED", |s, out| text(out, s.host_reached().map(|host| &host.host_name))),
+    ("UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT", |s, out| {
+        text(out, s.host_reached().map(|host| without_port(&host.host_name)))
+    }),
+    ("VIRTUAL_CLUSTER_NAME", |s, out| text(out, s.info.virtual_cluster.as_deref())),
     ("LISTENER_NAME", |s, out| text(out, Some(&*s.info.connection.listener).filter(|name| !name.is_empty()))),
     ("CONNECTION_ID", |s, out| number(out, Some(s.info.connection.id))),
     ("FILTER_CHAIN_NAME", |s, out| {
@@ -85,7 +121,7 @@ pub const COMMANDS: &[(&str, Print)] = &[
     ("CUSTOM_FLAGS", |_, out| text(out, Some(""))),
     ("LOCAL_REPLY_BODY", |s, out| text(out, Some(s.local_reply_body))),
     ("UNIQUE_ID", |_, out| unique_id(out)),
-    ("GRPC_STATUS_NUMBER", |s, out| number(out, s.info.grpc_status)),
+    ("GRPC_STATUS_NUMBER", |s, out| number(out, s.grpc_status())),
 ];
 
 /// Operators of Envoy that tell of what Portreeve does not have, such as spans and HTTP/3: absent, as in an Envoy without them.
@@ -109,17 +145,7 @@ pub const UNANSWERED: &[&str] = &[
     "DOWNSTREAM_HEADER_BYTES_RECEIVED",
     "DOWNSTREAM_HEADER_BYTES_SENT",
     "DOWNSTREAM_LOCAL_CLOSE_REASON",
-    "DOWNSTREAM_LOCAL_DNS_SAN",
-    "DOWNSTREAM_LOCAL_EMAIL_SAN",
-    "DOWNSTREAM_LOCAL_IP_SAN",
     "DOWNSTREAM_LOCAL_OTHERNAME_SAN",
-    "DOWNSTREAM_LOCAL_SUBJECT",
-    "DOWNSTREAM_LOCAL_URI_SAN",
-    "DOWNSTREAM_PEER_CERT",
-    "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1",
-    "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256",
-    "DOWNSTREAM_PEER_CHAIN_SERIALS",
-    "DOWNSTREAM_PEER_FINGERPRINT_1",
     "DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256",
     "DOWNSTREAM_PEER_ISSUER_SERIAL",
     "DOWNSTREAM_PEER_OTHERNAME_SAN",
@@ -128,40 +154,35 @@ pub const UNANSWERED: &[&str] = &[
     "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
     "DOWNSTREAM_WIRE_BYTES_RECEIVED",
     "DOWNSTREAM_WIRE_BYTES_SENT",
-    "REQUEST_HEADERS_BYTES",
-    "RESPONSE_HEADERS_BYTES",
-    "RESPONSE_TRAILERS_BYTES",
-    "UPSTREAM_CONNECTION_ID",
-    "UPSTREAM_CONNECTION_IDS_ATTEMPTED",
-    "UPSTREAM_CONNECTION_POOL_READY_DURATION",
     "UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
     "UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
     "UPSTREAM_DETECTED_CLOSE_TYPE",
     "UPSTREAM_HEADER_BYTES_RECEIVED",
     "UPSTREAM_HEADER_BYTES_SENT",
-    "UPSTREAM_HOSTS_ATTEMPTED",
-    "UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT",
-    "UPSTREAM_HOST_NAMES_ATTEMPTED",
-    "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT",
     "UPSTREAM_LOCAL_CLOSE_REASON",
-    "UPSTREAM_LOCAL_DNS_SAN",
-    "UPSTREAM_LOCAL_IP_SAN",
-    "UPSTREAM_LOCAL_URI_SAN",
-    "UPSTREAM_PEER_CERT",
-    "UPSTREAM_PEER_DNS_SAN",
-    "UPSTREAM_PEER_IP_SAN",
-    "UPSTREAM_PEER_ISSUER",
-    "UPSTREAM_PEER_SUBJECT",
-    "UPSTREAM_PEER_URI_SAN",
     "UPSTREAM_SERVER_NAME",
-    "UPSTREAM_TLS_CIPHER",
     "UPSTREAM_TLS_GROUP",
     "UPSTREAM_TLS_SESSION_ID",
-    "UPSTREAM_TLS_VERSION",
     "UPSTREAM_WIRE_BYTES_RECEIVED",
     "UPSTREAM_WIRE_BYTES_SENT",
-    "VIRTUAL_CLUSTER_NAME",
 ];
+
+/// Our own certificate.
+fn own(tls: Option<&TlsInfo>) -> Option<&PeerCertificate> {
+    tls?.local.as_deref()
+}
+
+/// One fact of each certificate that the peer sent.
+fn chain(out: &mut Vec<u8>, tls: Option<&TlsInfo>, fact: fn(&ChainCertificate) -> &String) -> Printed {
+    let certificates = tls.map_or(&[][..], |tls| &tls.peer_chain);
+    names(out, Some(&certificates.iter().map(fact).collect::<Vec<_>>()))
+}
+
+/// The peer's certificate, for a URL.
+fn pem(out: &mut Vec<u8>, tls: Option<&TlsInfo>) -> Printed {
+    let certificate = tls.and_then(|tls| tls.peer_chain.first());
+    text(out, certificate.map(|certificate| url_encoded(&certificate.pem())))
+}
 
 /// What lies between two moments, if both have come, in this order.
 pub fn between(start: Option<Duration>, end: Option<Duration>) -> Option<Duration> {

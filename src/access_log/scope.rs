@@ -6,7 +6,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::net::Address;
-use crate::stream_info::{PeerCertificate, StreamInfo, TlsInfo};
+use crate::stream_info::{PeerCertificate, StreamInfo, TlsInfo, UpstreamInfo};
 
 /// Holds the path as the client sent it, where a route has rewritten it.
 pub const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
@@ -74,13 +74,32 @@ impl<'a> Scope<'a> {
 
     /// The address of the host, once there was a connection to it.
     pub(super) fn upstream_peer(&self) -> Option<&'a Address> {
-        let connected = self.info.upstream_protocol.is_some() || self.info.upstream_local.is_some();
+        let connected = self.info.upstream_protocol.is_some() || self.info.upstream_connection.is_some();
         self.info.upstream.as_ref().filter(|_| connected).map(|upstream| &upstream.address)
     }
 
     /// Our address on the connection to it.
     pub(super) fn upstream_local(&self) -> Option<&'a Address> {
-        self.info.upstream_local.as_ref()
+        self.info.upstream_connection.as_deref().map(|connection| &connection.local)
+    }
+
+    pub(super) fn upstream_tls(&self) -> Option<&'a TlsInfo> {
+        self.info.upstream_connection.as_deref()?.tls.as_ref()
+    }
+
+    /// The certificate of the host.
+    pub(super) fn upstream_peer_certificate(&self) -> Option<&'a PeerCertificate> {
+        self.upstream_tls()?.peer.as_deref()
+    }
+
+    /// The host that the last attempt reached: all that Envoy tells of attempts.
+    pub(super) fn host_reached(&self) -> Option<&'a UpstreamInfo> {
+        self.info.upstream.as_deref().filter(|_| self.info.upstream_connection.is_some())
+    }
+
+    /// What the response says to gRPC; `None` of what was no gRPC request.
+    pub(super) fn grpc_status(&self) -> Option<u32> {
+        if self.info.is_grpc { self.info.grpc_status_or_mapped() } else { None }
     }
 
     /// The client: the trusted one of `x-forwarded-for`, else the connection's peer.

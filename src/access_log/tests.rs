@@ -172,10 +172,7 @@ fn mistakes_in_a_format_are_explained() {
             "%FILTER_STATE(k:X)%",
             "%FILTER_STATE(k:X)% at position 0: expected a key, and behind a colon PLAIN, TYPED or FIELD:NAME",
         ),
-        (
-            "%DOWNSTREAM_LOCAL_SUBJECT%",
-            "%DOWNSTREAM_LOCAL_SUBJECT% is valid in Envoy, not implemented by Portreeve yet",
-        ),
+        ("%DOWNSTREAM_TLS_GROUP%", "%DOWNSTREAM_TLS_GROUP% is valid in Envoy, not implemented by Portreeve yet"),
     ] {
         assert_eq!(Format::parse(format).unwrap_err().to_string(), expected, "{format}");
     }

@@ -67,6 +67,7 @@ pub(super) fn json<'a>(histograms: &[HistogramReading], bounds: impl Fn(&str) ->
             let listed = each(&|histogram| {
                 let buckets: Vec<String> = buckets(histogram, bounds(&histogram.name), detail)
                     .map(|(bound, interval, cumulative)| {
+                        let bound = shortest(bound);
                         format!("{{\"upper_bound\":{bound},\"interval\":{interval},\"cumulative\":{cumulative}}}")
                     })
                     .collect();
@@ -107,7 +108,7 @@ fn summary(interval: &Distribution, cumulative: &Distribution) -> String {
     let values = interval.quantiles().into_iter().zip(cumulative.quantiles());
     let quantiles: Vec<String> = (QUANTILES.into_iter().zip(values))
         .map(|(quantile, (interval, cumulative))| {
-            format!("P{}({},{})", percent(quantile), number(interval, "nan"), number(cumulative, "nan"))
+            format!("P{}({},{})", percent(quantile), general(interval), general(cumulative))
         })
         .collect();
     quantiles.join(" ")
@@ -124,14 +125,19 @@ fn bins(distribution: &Distribution) -> String {
 fn json_bins(distribution: &Distribution) -> String {
     let bins: Vec<String> = distribution
         .bins()
-        .map(|(lower, width, count)| format!("{{\"lower_bound\":{lower},\"width\":{width},\"count\":{count}}}"))
+        .map(|(lower, width, count)| {
+            let (lower, width) = (shortest(lower), shortest(width));
+            format!("{{\"lower_bound\":{lower},\"width\":{width},\"count\":{count}}}")
+        })
         .collect();
     bins.join(",")
 }
 
 /// The quantiles of a histogram.
 fn values(histogram: &HistogramReading) -> String {
-    let values = |distribution: &Distribution| distribution.quantiles().map(|value| number(value, "null"));
+    let values = |distribution: &Distribution| {
+        distribution.quantiles().map(|value| if value.is_nan() { "null".to_owned() } else { shortest(value) })
+    };
     let pairs: Vec<String> = values(&histogram.cumulative)
         .into_iter()
         .zip(values(&histogram.interval))
@@ -149,19 +155,32 @@ pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// `nothing` in place of what is not a number.
-fn number(value: f64, nothing: &str) -> String {
-    if value.is_nan() { nothing.to_owned() } else { value.to_string() }
-}
-
-/// A bound as Envoy's text has it: `1.8e+06` from a million on.
+/// A number as Envoy's text has it: six digits, `1.8e+06` from a million on, `nan` if there is none.
 fn general(value: f64) -> String {
+    if value.is_nan() {
+        return "nan".to_owned();
+    }
     if value < 1e6 {
         return value.to_string();
     }
-    let scientific = format!("{value:e}");
-    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    format!("{digits}e+{exponent:0>2}")
+    scientific(value)
+}
+
+/// A number as Envoy's JSON has it: whatever is shorter, `3e+05` or `1800000`.
+fn shortest(value: f64) -> String {
+    let (plain, scientific) = (value.to_string(), scientific(value));
+    if scientific.len() < plain.len() { scientific } else { plain }
+}
+
+fn scientific(value: f64) -> String {
+    let text = format!("{value:e}");
+    match text.split_once("e-") {
+        Some((digits, exponent)) => format!("{digits}e-{exponent:0>2}"),
+        None => {
+            let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+            format!("{digits}e+{exponent:0>2}")
+        }
+    }
 }
 
 /// To one decimal digit, because 99.9 is not exactly 100 times 0.999.

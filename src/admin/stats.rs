@@ -19,7 +19,7 @@ const USED_ONLY: Parameter =
 const FILTER: Parameter = Parameter::any("filter", "Regular expression for filtering stats by name");
 const INVERT_FILTER: Parameter = Parameter::any("invert_filter", "Include what the filter does not match");
 const TEXT_READOUTS: Parameter = Parameter::any("text_readouts", "Include texts as gauges; there are none");
-const FORMATS: [&str; 4] = ["html", "json", "prometheus", "text"];
+const FORMATS: [&str; 5] = ["html", "active-html", "json", "prometheus", "text"];
 const TYPES: [&str; 5] = ["All", "Counters", "Gauges", "Histograms", "TextReadouts"];
 const HIDDEN: [&str; 3] = ["include", "only", "exclude"];
 
@@ -44,10 +44,9 @@ pub(super) const PARAMETERS: &[Parameter] = &[
 
 /// Answers `/stats`.
 pub(super) fn respond(registry: &Arc<Registry>, config: &StatsConfig, query: &Query) -> Answer {
-    let detail = match query.get("histogram_buckets").map(Detail::parse) {
-        None => Detail::Summary,
-        Some(Some(detail)) => detail,
-        Some(None) => return usage("histogram_buckets", &Detail::NAMES),
+    let detail = match detail(query) {
+        Ok(detail) => detail,
+        Err(refusal) => return refusal,
     };
     let hidden = query.get("hidden").unwrap_or("exclude");
     if !HIDDEN.contains(&hidden) {
@@ -61,6 +60,10 @@ pub(super) fn respond(registry: &Arc<Registry>, config: &StatsConfig, query: &Qu
     if !TYPES.contains(&kind) {
         return Answer::bad_request("invalid &type= param");
     }
+    let format = query.get("format").unwrap_or("text");
+    if format == "prometheus" {
+        return prometheus_answer(&readings, config, detail);
+    }
     for (name, emptied) in [("Counters", &mut readings.counters), ("Gauges", &mut readings.gauges)] {
         if hidden == "only" || kind != "All" && kind != name {
             emptied.clear();
@@ -69,31 +72,49 @@ pub(super) fn respond(registry: &Arc<Registry>, config: &StatsConfig, query: &Qu
     if hidden == "only" || kind != "All" && kind != "Histograms" {
         readings.histograms.clear();
     }
-    match query.get("format").unwrap_or("text") {
+    let detail = detail.unwrap_or(Detail::Summary);
+    match format {
         "text" => Answer::text(text(&readings, config, detail)),
-        "html" => Answer::html(html(&text(&readings, config, detail))),
+        "html" => Answer::html(html(&text(&readings, config, detail), "")),
+        "active-html" => Answer::html(html(&text(&readings, config, detail), REFRESH)),
         "json" => Answer::json(json(&readings, config, detail)),
-        "prometheus" => prometheus_answer(&readings, config, detail),
         _ => usage("format", &FORMATS),
+    }
+}
+
+/// The histograms of Prometheus' protobuf form, which nobody has asked for yet.
+const NATIVE: &str = "prometheusnative";
+
+/// What `histogram_buckets` asks for, if anything.
+fn detail(query: &Query) -> Result<Option<Detail>, Answer> {
+    let named = query.get("histogram_buckets");
+    match named.map(Detail::parse) {
+        Some(None) if named == Some(NATIVE) => Err(Answer::bad_request(
+            "unsupported prometheusnative histogram type when not using protobuf exposition format",
+        )),
+        Some(None) => {
+            let names = [&Detail::NAMES[..], &[NATIVE]].concat().join("|");
+            Err(Answer::bad_request(format!("usage: /stats?histogram_buckets=({names})\n")))
+        }
+        parsed => Ok(parsed.flatten()),
     }
 }
 
 /// Answers `/stats/prometheus`.
 pub(super) fn prometheus(registry: &Arc<Registry>, config: &StatsConfig, query: &Query) -> Answer {
-    let detail = match query.get("histogram_buckets") {
-        None | Some("cumulative") => Detail::Cumulative,
-        Some("summary") => Detail::Summary,
-        Some(_) => return usage("histogram_buckets", &["cumulative", "summary"]),
-    };
-    match select(registry, config, query) {
-        Ok(readings) => prometheus_answer(&readings, config, detail),
-        Err(refusal) => refusal,
-    }
+    let answer = || Ok(prometheus_answer(&select(registry, config, query)?, config, detail(query)?));
+    answer().unwrap_or_else(|refusal| refusal)
 }
 
 /// Quantiles only where they are asked for: they cannot be added up.
-fn prometheus_answer(readings: &Readings, config: &StatsConfig, detail: Detail) -> Answer {
-    let style = if detail == Detail::Summary { HistogramStyle::Summary } else { HistogramStyle::Buckets };
+fn prometheus_answer(readings: &Readings, config: &StatsConfig, detail: Option<Detail>) -> Answer {
+    let style = match detail {
+        None | Some(Detail::Cumulative) => HistogramStyle::Buckets,
+        Some(Detail::Summary) => HistogramStyle::Summary,
+        Some(Detail::Disjoint | Detail::Detailed) => {
+            return Answer::bad_request("unsupported prometheus histogram bucket mode");
+        }
+    };
     let exposition = Exposition { tagging: &config.tagging, buckets: &|name| config.buckets(name), style };
     Answer::text(stats::write_prometheus(readings, exposition))
 }
@@ -106,7 +127,7 @@ fn usage(parameter: &str, values: &[&str]) -> Answer {
 fn select(registry: &Arc<Registry>, config: &StatsConfig, query: &Query) -> Result<Readings, Answer> {
     let filter = match query.get("filter").map(Regex::new).transpose() {
         Ok(filter) => filter,
-        Err(error) => return Err(Answer::bad_request(format!("Invalid re2 regex: {error}"))),
+        Err(error) => return Err(Answer::bad_request(format!("Invalid re2 regex: {}", last_line(&error)))),
     };
     let (used_only, invert) = (query.has("usedonly"), query.has("invert_filter"));
     let wanted = |name: &str, used: bool| {
@@ -119,6 +140,11 @@ fn select(registry: &Arc<Registry>, config: &StatsConfig, query: &Query) -> Resu
     readings.gauges.retain(|gauge| wanted(&gauge.name, gauge.used));
     readings.histograms.retain(|histogram| wanted(&histogram.name, histogram.used));
     Ok(readings)
+}
+
+/// The sentence that says what is wrong with a regular expression; the lines before it draw where.
+fn last_line(error: &regex::Error) -> String {
+    error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
 /// Counters and gauges in one order, by name.
@@ -140,10 +166,13 @@ fn text(readings: &Readings, config: &StatsConfig, detail: Detail) -> String {
     text
 }
 
-fn html(text: &str) -> String {
+/// What makes a page stay up to date by itself.
+const REFRESH: &str = "<meta http-equiv='refresh' content='2'>";
+
+fn html(text: &str, head: &str) -> String {
     let text = text.replace('&', "&amp;").replace('<', "&lt;");
     format!(
-        "<!DOCTYPE html>\n<html lang='en'>\n<head><meta charset='utf-8'><title>Portreeve Stats</title></head>\n\
+        "<!DOCTYPE html>\n<html lang='en'>\n<head><meta charset='utf-8'>{head}<title>Portreeve Stats</title></head>\n\
          <body>\n<pre>\n{text}</pre>\n</body>\n</html>\n"
     )
 }

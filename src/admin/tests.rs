@@ -264,7 +264,10 @@ async fn an_unknown_path_is_404_and_lists_the_known_ones() {
     assert_eq!(status, 404);
     assert!(body.starts_with("invalid path. admin commands are:\n  /: Admin home page\n"), "{body}");
     assert!(body.contains("\n  /quitquitquit (POST): exit the server\n"), "{body}");
-    assert!(body.contains("\n      format: Format to use; One of (html, json, prometheus, text)\n"), "{body}");
+    assert!(
+        body.contains("\n      format: Format to use; One of (html, active-html, json, prometheus, text)\n"),
+        "{body}"
+    );
 }
 
 #[tokio::test]
@@ -352,10 +355,13 @@ P99(nan,1.05) P99.5(nan,1.05) P99.9(nan,1.05) P100(nan,1.05)
 async fn a_bad_question_about_stats_is_400() {
     let process = Fake::new();
     for (query, why) in [
-        ("filter=(", "Invalid re2 regex: regex parse error"),
-        ("format=active-html", "usage: /stats?format=(html|json|prometheus|text)"),
+        ("filter=(", "Invalid re2 regex: unclosed group"),
+        ("format=nope", "usage: /stats?format=(html|active-html|json|prometheus|text)"),
         ("type=Foo", "invalid &type= param"),
-        ("histogram_buckets=some", "usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary)"),
+        (
+            "histogram_buckets=some",
+            "usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary|prometheusnative)",
+        ),
         ("hidden=yes", "usage: /stats?hidden=(include|only|exclude)"),
     ] {
         let (status, body) = get(&process, &format!("/stats?{query}")).await;

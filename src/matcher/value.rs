@@ -119,6 +119,12 @@ impl MetadataMatcher {
     pub fn matches(&self, metadata: &HashMap<String, proto::Struct>) -> bool {
         self.value.matches(value_at(metadata, &self.filter, &self.path)) != self.invert
     }
+
+    /// Whether the value matches, if there is one, whatever `invert` says: as filters of access logs have it.
+    #[must_use]
+    pub fn passes(&self, metadata: &HashMap<String, proto::Struct>) -> Option<bool> {
+        value_at(metadata, &self.filter, &self.path).map(|value| self.value.matches(Some(value)))
+    }
 }
 
 /// The value of metadata below a filter's name and these keys.

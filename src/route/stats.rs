@@ -1,5 +1,7 @@
 //! Statistics of requests by virtual cluster (`vhost.<virtual host>.vcluster.<name>.`) and by route (`stat_prefix`).
 
+use std::sync::Arc;
+
 use http::{Request, StatusCode};
 
 use crate::{
@@ -33,7 +35,7 @@ stats::declare! {
 /// What is counted under one name.
 #[derive(Debug)]
 pub struct NamedStats {
-    name: String,
+    name: Arc<str>,
     /// Counters and times.
     pub stats: RequestStats,
     /// `upstream_rq_200`, `upstream_rq_2xx` and so on.
@@ -44,7 +46,7 @@ impl NamedStats {
     pub(super) fn new(name: &str, scope: &Scope) -> NamedStats {
         let scope = scope.scope(name);
         NamedStats {
-            name: name.to_owned(),
+            name: name.into(),
             stats: RequestStats::new(&scope),
             codes: ResponseCodes::new(&scope, "upstream_rq"),
         }
@@ -52,7 +54,7 @@ impl NamedStats {
 
     /// The name of the virtual cluster, or the route's `stat_prefix`.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 

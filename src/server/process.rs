@@ -111,6 +111,7 @@ impl Process {
     pub fn live(&self, listening: Vec<(String, Address)>) {
         self.listening.get_or_init(|| listening);
         self.state.set(State::Live);
+        self.gauges.live(admin::Process::snapshot(self).listeners.len(), self);
     }
 
     /// How things stand, for the control socket.

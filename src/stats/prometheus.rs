@@ -97,7 +97,7 @@ fn write_summary(text: &mut String, metric: &str, labels: &str, histogram: &Hist
         let value = if value.is_nan() { "nan".to_owned() } else { value.to_string() };
         let _ = writeln!(text, "{metric}{{{labels}{comma}quantile=\"{quantile}\"}} {value}");
     }
-    write_totals(text, metric, labels, &histogram.cumulative);
+    write_totals(text, metric, labels, &histogram.interval);
 }
 
 fn write_totals(text: &mut String, metric: &str, labels: &str, distribution: &Distribution) {

@@ -29,9 +29,10 @@ pub struct Tagging {
 
 impl Tagging {
     pub(super) fn extract<'a>(&'a self, name: &'a str) -> Tagged<'a> {
+        let fixed = &self.fixed;
         let mut tagged = match &self.only_defaults {
-            None => extract(name, |_| true),
-            Some(wanted) => extract(name, |label| {
+            None => extract(name, fixed, |_| true),
+            Some(wanted) => extract(name, fixed, |label| {
                 let short = label.strip_prefix("envoy_").unwrap_or(label);
                 wanted.iter().any(|wanted| wanted == label || wanted.strip_prefix("envoy.") == Some(short))
             }),
@@ -42,8 +43,6 @@ impl Tagging {
             tagged.tags.push((label, found.get(2).unwrap_or(taken).as_str()));
             cut(name, taken.range(), &mut tagged.parts);
         }
-        let fixed = self.fixed.iter().map(|(label, value)| (label.as_str(), value.as_str()));
-        tagged.tags.splice(0..0, fixed);
         tagged
     }
 }
@@ -52,8 +51,13 @@ impl Tagging {
 fn cut<'a>(name: &'a str, range: Range<usize>, parts: &mut Vec<&'a str>) {
     let mut left = Vec::with_capacity(parts.len());
     for part in parts.drain(..) {
-        let start = part.as_ptr() as usize - name.as_ptr() as usize;
-        let end = start + part.len();
+        // Some parts were put in place of what stood in the name, and have no place in it.
+        let start = (part.as_ptr() as usize).wrapping_sub(name.as_ptr() as usize);
+        let end = start.wrapping_add(part.len());
+        if start >= end || end > name.len() {
+            left.push(part);
+            continue;
+        }
         if range.end <= start || range.start >= end {
             left.push(part);
         } else {
@@ -96,16 +100,15 @@ const PATTERNS: &[(&str, &str)] = &[
     ("envoy_rbac_prefix", "$.rbac."),
 ];
 
-/// Takes those of Envoy's tags out of `name` that are wanted.
-fn extract(name: &str, wanted: impl Fn(&str) -> bool) -> Tagged<'_> {
+/// Takes those of Envoy's tags out of `name` that are wanted, and adds the fixed ones where Envoy has them.
+fn extract<'a>(name: &'a str, fixed: &'a [(String, String)], wanted: impl Fn(&str) -> bool) -> Tagged<'a> {
     let mut parts = split(name);
     let mut tags = Vec::new();
-    if wanted("envoy_response_code") {
-        extract_response_code(&mut parts, &mut tags);
-    }
+    extract_response_code(&mut parts, &mut tags, &wanted);
     if wanted("envoy_worker_id") {
         extract_worker(&mut parts, &mut tags);
     }
+    tags.extend(fixed.iter().map(|(label, value)| (label.as_str(), value.as_str())));
     let mut taken = Vec::new();
     for &(label, pattern) in PATTERNS {
         if wanted(label)
@@ -140,19 +143,23 @@ fn split(name: &str) -> Vec<&str> {
 }
 
 /// `..._rq_200` and `..._rq_2xx`.
-fn extract_response_code<'a>(parts: &mut Vec<&'a str>, tags: &mut Vec<(&'a str, &'a str)>) {
+fn extract_response_code<'a>(
+    parts: &mut Vec<&'a str>,
+    tags: &mut Vec<(&'a str, &'a str)>,
+    wanted: impl Fn(&str) -> bool,
+) {
     let Some((base, code)) = parts.last().and_then(|part| part.rsplit_once('_')) else {
         return;
     };
     if !base.ends_with("_rq") || code.len() != 3 || !code.starts_with(|c: char| c.is_ascii_digit()) {
         return;
     }
-    if code.ends_with("xx") {
+    if code.ends_with("xx") && wanted("envoy_response_code_class") {
         // "upstream_rq" and "xx" are joined by an underscore as the parts of any name are.
         parts.pop();
         parts.extend([base, "xx"]);
         tags.push(("envoy_response_code_class", &code[..1]));
-    } else if code.bytes().all(|byte| byte.is_ascii_digit()) {
+    } else if code.bytes().all(|byte| byte.is_ascii_digit()) && wanted("envoy_response_code") {
         parts.pop();
         parts.push(base);
         tags.push(("envoy_response_code", code));
@@ -193,7 +200,7 @@ mod tests {
     use super::*;
 
     fn tagged(name: &str) -> String {
-        let Tagged { parts, tags } = extract(name, |_| true);
+        let Tagged { parts, tags } = extract(name, &[], |_| true);
         let tags: Vec<String> = tags.into_iter().map(|(label, value)| format!("{label}={value}")).collect();
         format!("{} {}", parts.join("_"), tags.join(","))
     }
@@ -277,6 +284,11 @@ mod tests {
             "cluster_upstream_cx_total [(\"zone\", \"z\"), (\"my_cluster\", \"a.b\")]"
         );
         assert_eq!(tagged(&own, "http.h.rq_total"), "http_h_rq_total [(\"zone\", \"z\")]");
+        assert_eq!(
+            tagged(&all, "cluster.a.upstream_rq_2xx"),
+            "cluster_upstream_rq_xx [(\"envoy_response_code_class\", \"2\"), (\"zone\", \"z\"), (\"envoy_cluster_name\", \"a\"), \
+             (\"my_cluster\", \"a\")]"
+        );
         assert_eq!(
             tagged(&all, "cluster.a.upstream_cx_total"),
             "cluster_upstream_cx_total [(\"zone\", \"z\"), (\"envoy_cluster_name\", \"a\"), (\"my_cluster\", \"a\")]"

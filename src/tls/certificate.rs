@@ -45,7 +45,7 @@ pub struct LoadedCertificate {
     /// The file, `<inline>`, or the environment variable with a `$` before it.
     pub path: String,
     /// What the certificate says.
-    pub facts: PeerCertificate,
+    pub facts: Arc<PeerCertificate>,
     /// From when to when the OCSP response that is stapled to it holds.
     pub ocsp: Option<(SystemTime, Option<SystemTime>)>,
 }
@@ -53,7 +53,7 @@ pub struct LoadedCertificate {
 impl LoadedCertificate {
     /// That of an authority.
     pub(super) fn authority(origin: &Origin, facts: PeerCertificate) -> LoadedCertificate {
-        LoadedCertificate { path: origin.to_string(), facts, ocsp: None }
+        LoadedCertificate { path: origin.to_string(), facts: facts.into(), ocsp: None }
     }
 }
 
@@ -119,7 +119,7 @@ impl Certificate {
             must_staple: x509::must_staple(&key.cert[0]),
             loaded: LoadedCertificate {
                 path: chain.origin.to_string(),
-                facts,
+                facts: facts.into(),
                 ocsp: ocsp.as_ref().map(OcspResponse::validity),
             },
             stapled: with_response(&key, ocsp.as_ref()),

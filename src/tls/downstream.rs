@@ -203,8 +203,8 @@ impl DownstreamTls {
             alpn: session.alpn_protocol().map(Into::into),
             peer_presented: session.peer_certificates().is_some(),
             peer: chain.first().and_then(|der| x509::facts(der)).map(Box::new),
-            peer_chain: chain.iter().map(|der| der.to_vec().into()).collect(),
-            local_uri_sans: own.map(|own| own.facts.uri_sans.clone()).unwrap_or_default(),
+            peer_chain: x509::chain(chain),
+            local: own.map(|own| Arc::clone(&own.facts)),
         }
     }
 

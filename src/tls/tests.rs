@@ -98,11 +98,11 @@ async fn handshake(server: &DownstreamTls, client: &UpstreamTls, host: &str, alp
         Ok(info)
     };
     let connect = async {
-        let (mut io, alpn) = client.connect(Io::unix(theirs).unwrap(), host, alpn).await?;
+        let (mut io, info) = client.connect(Io::unix(theirs).unwrap(), host, alpn).await?;
         assert_eq!(io.read_u8().await?, b's');
         io.write_all(b"c").await?;
         io.flush().await?;
-        Ok(alpn)
+        Ok(info.protocol())
     };
     tokio::join!(accept, connect)
 }

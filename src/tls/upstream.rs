@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use rustls::{
-    ClientConfig,
+    ClientConfig, ClientConnection,
     client::Resumption,
     pki_types::{IpAddr, Ipv4Addr, ServerName},
     sign::SingleCertAndKey,
@@ -15,11 +15,19 @@ use crate::{
     net::{Alpn, Io},
     proto::tls::UpstreamTlsContext,
     stats::Scope,
+    stream_info::TlsInfo,
 };
 
 use super::{
-    LoadedCertificate, Secrets, TlsError, WatchedFiles, certificate::Certificate, common_context::CommonContext,
-    files::FileReader, key_log::ConnectionKeyLog, stats::TlsStats, validation::Validation, verifier::ServerVerifier,
+    LoadedCertificate, Secrets, TlsError, WatchedFiles,
+    certificate::Certificate,
+    common_context::CommonContext,
+    files::FileReader,
+    key_log::ConnectionKeyLog,
+    stats::{self, TlsStats},
+    validation::Validation,
+    verifier::ServerVerifier,
+    x509,
 };
 
 /// Servers whose sessions are kept unless `max_session_keys` says otherwise.
@@ -143,7 +151,7 @@ impl UpstreamTls {
     ///
     /// # Errors
     /// If the peers cannot agree, the server's certificate is not acceptable, or the connection fails.
-    pub async fn connect(&self, io: Io, host_name: &str, alpn: &[Alpn]) -> Result<(Io, Option<Alpn>), TlsError> {
+    pub async fn connect(&self, io: Io, host_name: &str, alpn: &[Alpn]) -> Result<(Io, TlsInfo), TlsError> {
         let server_name = match server_name(host_name) {
             Some(name) if self.auto_host_sni && !host_name.is_empty() => name,
             _ => self.server_name.clone(),
@@ -159,14 +167,28 @@ impl UpstreamTls {
             Ok(stream) => {
                 let session = stream.get_ref().1;
                 self.stats.count(session);
-                let alpn = session.alpn_protocol().and_then(Alpn::from_wire);
-                Ok((Io::tls_client(stream), alpn))
+                let info = self.info(session);
+                Ok((Io::tls_client(stream), info))
             }
             Err(error) => {
                 let error = TlsError::from(error);
                 self.stats.count_failure(&error);
                 Err(error)
             }
+        }
+    }
+
+    fn info(&self, session: &ClientConnection) -> TlsInfo {
+        let chain = session.peer_certificates().unwrap_or_default();
+        TlsInfo {
+            version: session.protocol_version().map_or("", stats::version_name),
+            cipher: stats::cipher_name(session),
+            sni: None,
+            alpn: session.alpn_protocol().map(Into::into),
+            peer_presented: !chain.is_empty(),
+            peer: chain.first().and_then(|der| x509::facts(der)).map(Box::new),
+            peer_chain: x509::chain(chain),
+            local: self.certificate().map(|own| Arc::clone(&own.facts)),
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use x509_parser::{
     certificate::X509Certificate,
     der_parser::{ber::BerObjectContent, der::parse_der, oid},
@@ -17,7 +17,7 @@ use x509_parser::{
     x509::{AttributeTypeAndValue, X509Name},
 };
 
-use crate::stream_info::PeerCertificate;
+use crate::stream_info::{ChainCertificate, PeerCertificate};
 
 /// The facts of a certificate in DER form; `None` if it is damaged.
 pub(super) fn facts(der: &[u8]) -> Option<PeerCertificate> {
@@ -26,6 +26,7 @@ pub(super) fn facts(der: &[u8]) -> Option<PeerCertificate> {
         subject: rfc2253(certificate.subject()),
         issuer: rfc2253(certificate.issuer()),
         fingerprint_256: hex(&sha256(der)),
+        fingerprint_1: hex(digest(&SHA1_FOR_LEGACY_USE_ONLY, der).as_ref()),
         serial: hex(&certificate.tbs_certificate.serial.to_bytes_be()),
         not_before: time(certificate.validity().not_before),
         not_after: time(certificate.validity().not_after),
@@ -55,6 +56,17 @@ pub(super) fn workload_uri(der: &[u8]) -> Option<String> {
         GeneralName::URI(uri) => Some((*uri).to_owned()),
         _ => None,
     })
+}
+
+/// The certificates of a peer, as it sent them.
+pub(super) fn chain(certificates: &[impl AsRef<[u8]>]) -> Vec<ChainCertificate> {
+    let read = |der: &[u8]| ChainCertificate {
+        serial: serial(der).map(|bytes| hex(bytes.strip_prefix(&[0]).unwrap_or(bytes))).unwrap_or_default(),
+        fingerprint_256: hex(&sha256(der)),
+        fingerprint_1: hex(digest(&SHA1_FOR_LEGACY_USE_ONLY, der).as_ref()),
+        der: der.into(),
+    };
+    certificates.iter().map(|der| read(der.as_ref())).collect()
 }
 
 /// The serial number, as the certificate has it.

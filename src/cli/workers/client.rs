@@ -172,8 +172,8 @@ impl Connector {
             Target::Unix(path) => Io::unix(UnixStream::connect(path).await?)?,
         };
         let Some(tls) = self.tls else { return Ok(TokioIo::new(io)) };
-        let (io, alpn) = tls.connect(io, &self.name, &[Alpn::H2]).await?;
-        if alpn != Some(Alpn::H2) {
+        let (io, agreed) = tls.connect(io, &self.name, &[Alpn::H2]).await?;
+        if agreed.protocol() != Some(Alpn::H2) {
             bail!("the server does not offer HTTP/2");
         }
         Ok(TokioIo::new(io))

@@ -112,7 +112,7 @@ impl<'a> Session<'a> {
         // Boxed, so that the connection does not carry to its end what it took to connect.
         match Box::pin(self.connect()).await {
             Some((cluster, Connected::Tcp(upstream))) => {
-                self.info.upstream_local = Some(upstream.local_address().clone());
+                self.info.upstream_connection = Some(Rc::clone(upstream.info()));
                 self.connected();
                 self.relay(io, &cluster, upstream, drain).await;
             }

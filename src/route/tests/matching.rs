@@ -370,8 +370,8 @@ virtual_hosts:
         let request = request(method, path, &[]);
         let route = find(&table, &request).unwrap();
         let counted_by = route.counted_by(&request);
-        assert_eq!(counted_by.virtual_cluster.map(super::super::stats::NamedStats::name), Some(expected));
-        assert_eq!(counted_by.route.map(super::super::stats::NamedStats::name), Some("all"));
+        assert_eq!(counted_by.virtual_cluster.map(|counted| &**counted.name()), Some(expected));
+        assert_eq!(counted_by.route.map(|counted| &**counted.name()), Some("all"));
     }
 }
 
