@@ -170,20 +170,13 @@ impl Input for MessageInput {
         let any = field.required("typed_config", typed_config)?;
         let field = field.key("typed_config");
         let type_name = any.type_url.rsplit('/').next().unwrap_or_default();
-        let named = |name: &str| {
-            let header = RequestHeader::new(name);
-            if header.is_none() {
-                field.key("header_name").error("not a valid header name");
-            }
-            header
-        };
         if type_name == HttpRequestHeaderMatchInput::full_name() {
             let HttpRequestHeaderMatchInput { header_name } = field.unpack(any)?;
-            return named(&header_name).map(MessageInput::Request);
+            return RequestHeader::of_input(&header_name, field).map(MessageInput::Request);
         }
         if type_name == HttpResponseHeaderMatchInput::full_name() {
             let HttpResponseHeaderMatchInput { header_name } = field.unpack(any)?;
-            return named(&header_name).map(MessageInput::Response);
+            return RequestHeader::of_input(&header_name, field).map(MessageInput::Response);
         }
         field.error(format!("{type_name}: valid in Envoy, not implemented by Portreeve here yet"));
         None

@@ -186,11 +186,7 @@ impl Input for RequestInput {
             return None;
         }
         let HttpRequestHeaderMatchInput { header_name } = field.unpack(any)?;
-        let header = RequestHeader::new(&header_name);
-        if header.is_none() {
-            field.key("header_name").error("not a valid header name");
-        }
-        header.map(RequestInput)
+        RequestHeader::of_input(&header_name, field).map(RequestInput)
     }
 
     fn read<'d>(&'d self, data: &'d RequestInputs<'_>) -> Option<Cow<'d, [u8]>> {

@@ -55,6 +55,15 @@ impl RequestHeader {
         Name::new(name).ok().map(RequestHeader)
     }
 
+    /// The header that an input's `header_name` names; reported if it is none.
+    pub fn of_input(header_name: &str, field: Field<'_>) -> Option<RequestHeader> {
+        let header = RequestHeader::new(header_name);
+        if header.is_none() {
+            field.key("header_name").error("not a valid header name");
+        }
+        header
+    }
+
     /// Its first value; None if the request does not have it.
     #[must_use]
     pub fn first<'r>(&self, request: RequestHead<'r>) -> Option<&'r [u8]> {

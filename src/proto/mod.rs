@@ -28,6 +28,7 @@ pub use envoy_types::pb::envoy::config::route::v3 as route;
 pub use envoy_types::pb::envoy::config::trace::v3 as trace;
 pub use envoy_types::pb::envoy::extensions::access_loggers::file::v3 as file_access_log;
 pub use envoy_types::pb::envoy::extensions::access_loggers::stream::v3 as stream_access_log;
+pub use envoy_types::pb::envoy::extensions::bootstrap::internal_listener::v3 as internal_listener;
 pub use envoy_types::pb::envoy::extensions::common::matching::v3 as matching;
 pub use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as common_fault;
 pub use envoy_types::pb::envoy::extensions::filters::common::matcher::action::v3 as match_action;

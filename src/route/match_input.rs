@@ -35,11 +35,7 @@ impl Input for RequestInput {
         let found = any.type_url.rsplit('/').next().unwrap_or_default();
         if found == HttpRequestHeaderMatchInput::full_name() {
             let HttpRequestHeaderMatchInput { header_name } = field.unpack(any)?;
-            let header = RequestHeader::new(&header_name);
-            if header.is_none() {
-                field.key("header_name").error("not a valid header name");
-            }
-            return header.map(RequestInput::Header);
+            return RequestHeader::of_input(&header_name, field).map(RequestInput::Header);
         }
         if found == environment_variable::Config::full_name() {
             let environment_variable::Config { name } = field.unpack(any)?;

@@ -13,6 +13,7 @@ use crate::net::{ConnectionLimit, ConnectionLimits};
 use crate::proto;
 use crate::proto::core::TypedExtensionConfig;
 use crate::proto::downstream_connections::DownstreamConnectionsConfig;
+use crate::proto::internal_listener::InternalListener;
 use crate::proto::overload::{OverloadManager, ResourceMonitor, resource_monitor};
 use crate::upstream::BindConfig;
 
@@ -121,7 +122,7 @@ impl Bootstrap {
 
         let extensions = field.key("bootstrap_extensions");
         for (index, extension) in bootstrap_extensions.iter().enumerate() {
-            accept_only(Some(extension), BOOTSTRAP_EXTENSIONS, extensions.index(index));
+            bootstrap_extension(extension, extensions.index(index));
         }
         accept_only(typed_dns_resolver_config.as_ref(), DNS_RESOLVERS, field.key("typed_dns_resolver_config"));
         accept_only(default_regex_engine.as_ref(), REGEX_ENGINES, field.key("default_regex_engine"));
@@ -153,8 +154,6 @@ const DNS_RESOLVERS: &[&str] = &[
     "envoy.extensions.network.dns_resolver.apple.v3.AppleDnsResolverConfig",
 ];
 
-const BOOTSTRAP_EXTENSIONS: &[&str] = &["envoy.extensions.bootstrap.internal_listener.v3.InternalListener"];
-
 const REGEX_ENGINES: &[&str] = &["envoy.extensions.regex_engines.v3.GoogleRE2"];
 
 const LISTENER_MANAGERS: &[&str] = &["envoy.config.bootstrap.v3.ListenerManager"];
@@ -166,6 +165,19 @@ fn accept_only(extension: Option<&TypedExtensionConfig>, types: &[&str], field: 
     if !types.contains(&found) {
         field.error(format!("{found} is valid in Envoy, not implemented by Portreeve yet"));
     }
+}
+
+/// Internal listeners are there without an extension.
+fn bootstrap_extension(extension: &TypedExtensionConfig, field: Field<'_>) {
+    accept_only(Some(extension), &[InternalListener::full_name().as_str()], field);
+    let Some(any) =
+        extension.typed_config.as_ref().filter(|any| any.type_url.ends_with(&InternalListener::full_name()))
+    else {
+        return;
+    };
+    let field = field.key("typed_config");
+    let Some(InternalListener { buffer_size_kb }) = field.unpack(any) else { return };
+    field.ignored("buffer_size_kb", &buffer_size_kb, "64 KiB may wait on each side");
 }
 
 /// Only where connections come from matters.
